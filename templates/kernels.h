@@ -1,0 +1,12 @@
+/* The one door to the templates: builds every kernel of a plan. */
+#ifndef TDAGEN_KERNELS_H
+#define TDAGEN_KERNELS_H
+
+#include <mlir-c/IR.h>
+#include "../compiler/plan.h"
+
+/* A builtin.module that holds one gpu.module named "kernels", verified; a null module after a diagnostic. The caller
+ * destroys it. */
+MlirModule kernels_build(MlirContext context, Arena *arena, Diag *diag, const Spec *spec, const Plan *plan);
+
+#endif
