@@ -27,7 +27,7 @@ typedef struct PlanOptions {
 typedef struct Plan Plan;
 
 /* NULL after a diagnostic. Allocated in the arena. */
-const Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options);
+Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options);
 /* The whole plan as text: --emit=plan. */
 void plan_print(const Plan *plan, FILE *out);
 /* For people: tiles, stages, shared memory, why this plan, whether exact zeros are proved and by which factor. */

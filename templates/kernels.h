@@ -6,7 +6,7 @@
 #include "../compiler/plan.h"
 
 /* A builtin.module that holds one gpu.module named "kernels", verified; a null module after a diagnostic. The caller
- * destroys it. */
-MlirModule kernels_build(MlirContext context, Arena *arena, Diag *diag, const Spec *spec, const Plan *plan);
+ * destroys it. Records in the plan what each launch takes as arguments, for the manifest. */
+MlirModule kernels_build(MlirContext context, Arena *arena, Diag *diag, const Spec *spec, Plan *plan);
 
 #endif
