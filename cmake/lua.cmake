@@ -1,0 +1,13 @@
+# tdagen_lua: Lua 5.4, as an archive where there is one, so that tdagen runs where no Lua is.
+find_path(LUA54_INCLUDE_DIR lua.h PATH_SUFFIXES lua5.4 lua54)
+if(TDAGEN_SHARED)
+  find_library(LUA54_LIBRARY NAMES lua5.4 lua54 lua)
+else()
+  find_library(LUA54_LIBRARY NAMES liblua5.4.a liblua54.a lua5.4 lua54 lua)
+endif()
+if(NOT LUA54_INCLUDE_DIR OR NOT LUA54_LIBRARY)
+  message(FATAL_ERROR "Lua 5.4 is not installed: apt-get install liblua5.4-dev")
+endif()
+add_library(tdagen_lua INTERFACE)
+target_include_directories(tdagen_lua SYSTEM INTERFACE ${LUA54_INCLUDE_DIR})
+target_link_libraries(tdagen_lua INTERFACE ${LUA54_LIBRARY} m ${CMAKE_DL_LIBS})
