@@ -42,7 +42,7 @@ void arena_free(Arena *arena)
 		c->run(c->user);
 	for (Chunk *chunk = arena->chunks, *next; chunk; chunk = next) {
 		next = chunk->next;
-#ifndef NDEBUG
+#ifdef TDAGEN_DEBUG
 		memset(chunk->data, 0xCD, chunk->used);        /* so that a use after the end shows */
 #endif
 		free(chunk);

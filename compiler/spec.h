@@ -39,6 +39,7 @@ typedef struct Spec {
 	int64_t window;                    /* |i - j| < window; 0: no window */
 	Param params[SPEC_MAX_PARAMS];     /* learned ones; constants are folded into the expressions */
 	int param_count;
+	const char *param_names[SPEC_MAX_PARAMS];
 	const Expr *threshold;             /* over i, view, head, layer, q_len, k_len, params */
 	const Expr *score;                 /* the same and s, j */
 	const Expr *weight;                /* the same and s, tau, j */
