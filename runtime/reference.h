@@ -1,0 +1,43 @@
+/*
+ * The f64 reference: forward and backward of a spec, computed from the maths and the expressions of its manifest alone.
+ * Nothing is shared with the templates or with the compiler's derivatives.
+ */
+#ifndef TDA_REFERENCE_H
+#define TDA_REFERENCE_H
+
+#include "manifest.h"
+
+/*
+ * All tensors are contiguous f64 in host memory and belong to the caller:
+ *     q[view], dq[view]       [batch, heads, q_len, head_dim]
+ *     k[view], dk[view]       [batch, kv_heads, k_len, head_dim]
+ *     v, dv                   [batch, kv_heads, k_len, value_dim]
+ *     o, grad_o               [batch, heads, q_len, value_dim]
+ *     param[p], dparam[p]     manifest_param_length(p) values; param[p] NULL: the initial value everywhere
+ * Inputs should hold values as rounded to the spec's dtype.
+ */
+typedef struct Reference {
+	const Manifest *manifest;
+	int64_t batch, heads, kv_heads, q_len, k_len;
+	int64_t layer, layers;
+	const double *q[TDA_MAX_VIEWS], *k[TDA_MAX_VIEWS], *v;
+	const double *param[TDA_MAX_PARAMS];
+	const double *grad_o;          /* NULL: forward only */
+
+	double *o;                     /* out; all outputs of the backward are wanted when grad_o is given */
+	double *dq[TDA_MAX_VIEWS], *dk[TDA_MAX_VIEWS], *dv;
+	double *dparam[TDA_MAX_PARAMS];
+	/* out, each may be NULL: for each row of q, over all views, */
+	int32_t *row_survivors;        /* pairs whose weight is not 0 */
+	int32_t *row_near;             /* pairs with |s - tau| <= slack: rounding decides whether they survive */
+	/* the same for each row of k and v [batch, kv_heads, k_len], over all query heads of the group */
+	int32_t *key_survivors, *key_near;
+
+	int64_t survivors, near;       /* out: sums of the above */
+	int64_t visible;               /* out: (row, key) pairs that the mask allows, times views */
+} Reference;
+
+/* Uses up to `threads` threads (1 or more); the result does not depend on how many. */
+tda_status reference_run(Reference *reference, int threads);
+
+#endif
