@@ -1,0 +1,281 @@
+/* The command line: one table of options, read by the parser, by --help and by the suggestions. */
+#include "options.h"
+
+#include <string.h>
+
+#include "suggest.h"
+
+enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
+	FOR_ALL = FOR_COMPILE | FOR_CHECK | FOR_RUN };
+
+typedef enum OptionId {
+	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
+	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_RUNTIME, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
+} OptionId;
+
+typedef struct OptionRow {
+	OptionId id;
+	const char *name;
+	const char *value;                 /* what --help calls its value; NULL: it takes none */
+	unsigned commands;
+	const char *help;                  /* NULL: for tests, not shown */
+} OptionRow;
+
+static const OptionRow rows[] = {
+	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
+	{ OPTION_TARGET, "--target", "TARGET", FOR_ALL, "sm_80 (the default: this and every later GPU) or sm_90a" },
+	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_ALL, "dense or sparse, instead of what suits the spec" },
+	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_ALL, "write the spec's lines into the PTX, for profilers" },
+	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
+	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
+	{ OPTION_EXPLAIN, "--explain", NULL, FOR_COMPILE, "print what the kernels will do, what it costs and why" },
+	{ OPTION_HEADER, "--header", "FILE", FOR_COMPILE, "write a C header with the PTX and its constants" },
+	{ OPTION_RUNTIME, "--device", "DEVICE", FOR_CHECK | FOR_RUN, "gpu, sim or (run) reference; by default gpu where one is" },
+	{ OPTION_RUNTIME, "--in", "PATH", FOR_RUN, "a folder of .npy files or an .npz: q1, k1, ..., v, do, parameters" },
+	{ OPTION_RUNTIME, "--out", "DIR", FOR_RUN, "where o, dq1, dk1, ..., dv and gradients of parameters go, as .npy" },
+	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
+	{ OPTION_RUNTIME, "--layer", "N", FOR_RUN, "the layer whose parameters are used, from 0" },
+	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
+	{ OPTION_DEFECT, "--defect", "KIND", FOR_ALL, NULL },
+	{ OPTION_LICENSES, "--licenses", NULL, FOR_ALL, "print the licences of tdagen and of what is linked into it" },
+	{ OPTION_VERSION, "--version", NULL, FOR_ALL, "print the version" },
+	{ OPTION_HELP, "--help", NULL, FOR_ALL, "print this" },
+};
+enum { ROW_COUNT = sizeof rows / sizeof *rows };
+
+/* Compiling has no word of its own. */
+static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run" };
+static const char *const plan_names[] = { "dense", "sparse" };
+static const PlanKind plan_kinds[] = { PLAN_DENSE, PLAN_SPARSE };
+static const char *const defect_names[] = { "drop-tile", "shift-tau" };
+static const Defect defects[] = { DEFECT_DROP_TILE, DEFECT_SHIFT_TAU };
+
+void options_print_help(FILE *out)
+{
+	fputs("tdagen compiles a spec of threshold attention, written in Lua, to forward and backward GPU kernels in PTX.\n\n"
+		"  tdagen SPEC -o FILE [options]           compile\n"
+		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
+		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n\n", out);
+	for (int i = 0; i < ROW_COUNT; i++) {
+		if (rows[i].help) {
+			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
+
+			fprintf(out, "%*s%s\n", 26 - width, "", rows[i].help);
+		}
+	}
+	fputs("\nStages:", out);
+	for (int id = 0; id < STAGE_COUNT; id++)
+		fprintf(out, "%s %s (%s)", id ? "," : "", pipeline_stages[id].name, pipeline_stages[id].what);
+	fputs("\nExit status: 0 done; 1 an error in the spec, or a failed check; 2 a wrong command line; "
+		"3 a failure of tdagen.\n", out);
+}
+
+static bool usage_error(const char *problem, const char *word, const char *advice)
+{
+	fprintf(stderr, "tdagen: %s '%s'\n", problem, word);
+	if (advice)
+		fprintf(stderr, "tdagen: %s\n", advice);
+	fputs("tdagen: see tdagen --help\n", stderr);
+	return false;
+}
+
+static bool unknown(Arena *arena, const char *problem, const char *word, const char *const *known, int count)
+{
+	const char *near = suggest_word(word, known, count);
+	char *advice = arena_strdup(arena, near ? arena_printf(arena, "did you mean '%s'?", near) : "it can be");
+
+	for (int i = 0; i < count && !near; i++)
+		advice = arena_printf(arena, "%s%s %s", advice, i ? "," : "", known[i]);
+	return usage_error(problem, word, advice);
+}
+
+/* The row for a word of the command line: "--name" or "--name=value", whose value is then given back. */
+static const OptionRow *find_row(const char *word, const char **value)
+{
+	size_t length = strcspn(word, "=");
+
+	*value = word[length] == '=' ? word + length + 1 : NULL;
+	for (int i = 0; i < ROW_COUNT; i++) {
+		if (strlen(rows[i].name) == length && strncmp(rows[i].name, word, length) == 0)
+			return &rows[i];
+	}
+	return NULL;
+}
+
+static bool unknown_option(Arena *arena, Command command, const char *word)
+{
+	const char *names[ROW_COUNT];
+	int count = 0;
+
+	for (int i = 0; i < ROW_COUNT; i++) {
+		if (rows[i].help && (rows[i].commands & 1u << command))
+			names[count++] = rows[i].name;
+	}
+	const char *near = suggest_word(arena_strndup(arena, word, strcspn(word, "=")), names, count);
+
+	return usage_error("unknown option", word, near ? arena_printf(arena, "did you mean '%s'?", near) : NULL);
+}
+
+static bool set_choice(Arena *arena, const char *option, const char *value, const char *const *names, int count, int *chosen)
+{
+	for (int i = 0; i < count; i++) {
+		if (strcmp(value, names[i]) == 0) {
+			*chosen = i;
+			return true;
+		}
+	}
+	return unknown(arena, arena_printf(arena, "unknown value of %s:", option), value, names, count);
+}
+
+static bool set_target(Arena *arena, Options *options, const char *value)
+{
+	const char *names[TARGET_COUNT];
+	int chosen;
+
+	for (int i = 0; i < TARGET_COUNT; i++)
+		names[i] = target_name((Target)i);
+	if (!set_choice(arena, "--target", value, names, TARGET_COUNT, &chosen))
+		return false;
+	options->plan.target = (Target)chosen;
+	return true;
+}
+
+static bool set_emit(Arena *arena, Options *options, const char *value)
+{
+	const char *names[STAGE_COUNT + 1];
+
+	for (int id = 0; id < STAGE_COUNT; id++)
+		names[id] = pipeline_stages[id].name;
+	names[EMIT_ALL] = "all";
+	return set_choice(arena, "--emit", value, names, STAGE_COUNT + 1, &options->emit);
+}
+
+static bool add_setting(Arena *arena, Options *options, const char *value)
+{
+	size_t key = strcspn(value, "=");
+
+	if (key == 0 || value[key] != '=')
+		return usage_error("--set takes KEY=VALUE, not", value, NULL);
+	for (int i = 0; i < options->setting_count; i++) {
+		if (strlen(options->settings[i].key) == key && strncmp(options->settings[i].key, value, key) == 0)
+			return usage_error("--set given twice for one key:", value, NULL);
+	}
+	options->settings[options->setting_count++] =
+		(SpecOption){ .key = arena_strndup(arena, value, key), .value = value + key + 1 };
+	return true;
+}
+
+static bool apply(Arena *arena, Options *options, const OptionRow *row, const char *value)
+{
+	int chosen = 0;
+
+	switch (row->id) {
+	case OPTION_OUTPUT: options->output = value; return true;
+	case OPTION_HEADER: options->header = value; return true;
+	case OPTION_DUMP_DIR: options->dump_dir = value; return true;
+	case OPTION_EXPLAIN: options->explain = true; return true;
+	case OPTION_LINEINFO: options->plan.line_info = true; return true;
+	case OPTION_TIMING: options->timing = true; return true;
+	case OPTION_LICENSES: options->licenses = true; return true;
+	case OPTION_VERSION: options->version = true; return true;
+	case OPTION_HELP: options->help = true; return true;
+	case OPTION_TARGET: return set_target(arena, options, value);
+	case OPTION_SET: return add_setting(arena, options, value);
+	case OPTION_EMIT: return set_emit(arena, options, value);
+	case OPTION_PLAN:
+		if (!set_choice(arena, row->name, value, plan_names, 2, &chosen))
+			return false;
+		options->plan.kind = plan_kinds[chosen];
+		return true;
+	case OPTION_DEFECT:
+		if (!set_choice(arena, row->name, value, defect_names, 2, &chosen))
+			return false;
+		options->plan.defect = defects[chosen];
+		return true;
+	case OPTION_RUNTIME:
+		options->runtime_args[options->runtime_arg_count++] = row->name;
+		if (row->value)
+			options->runtime_args[options->runtime_arg_count++] = value;
+		return true;
+	}
+	return false;
+}
+
+/* The option at argv[*at]; moves *at to its last word. */
+static bool parse_option(Arena *arena, Options *options, int argc, char **argv, int *at)
+{
+	const char *word = argv[*at], *value;
+	const OptionRow *row = find_row(word, &value);
+
+	if (!row)
+		return unknown_option(arena, options->command, word);
+	if (!(row->commands & 1u << options->command)) {
+		return usage_error(arena_printf(arena, "%s has no option", options->command == COMMAND_COMPILE ?
+			"compiling" : command_names[options->command]), row->name, NULL);
+	}
+	if (!row->value && value)
+		return usage_error("this option takes no value:", word, NULL);
+	if (row->value && !value) {
+		if (*at + 1 >= argc)
+			return usage_error(arena_printf(arena, "%s is missing after", row->value), word, NULL);
+		value = argv[++*at];
+	}
+	if (row->value && !*value)
+		return usage_error(arena_printf(arena, "%s is empty after", row->value), row->name, NULL);
+	return apply(arena, options, row, value);
+}
+
+/* What only the whole command line can tell. */
+static bool check_combination(const Options *options)
+{
+	bool to_files = options->emit == EMIT_ALL || options->dump_dir;
+
+	if (options->help || options->version || options->licenses)
+		return true;
+	if (!options->spec) {
+		fputs("tdagen: no spec given\ntdagen: for example: tdagen dsl/specs/tda.lua -o tda.ptx; see tdagen --help\n", stderr);
+		return false;
+	}
+	if (options->command != COMMAND_COMPILE)
+		return true;
+	if (options->emit == EMIT_ALL && !options->dump_dir)
+		return usage_error("this needs --dump-dir DIR:", "--emit all", NULL);
+	if (options->dump_dir && options->emit == EMIT_NOTHING)
+		return usage_error("this needs --emit STAGE:", "--dump-dir", "did you mean --emit all?");
+	if (!options->output && !to_files && options->emit == EMIT_NOTHING && !options->explain && !options->header)
+		return usage_error("nothing to do with", options->spec, "give -o FILE, --emit STAGE, --explain or --header FILE");
+	return true;
+}
+
+bool options_parse(Arena *arena, int argc, char **argv, Options *options)
+{
+	bool only_files = false;               /* after -- */
+	int first = 1;
+
+	*options = (Options){ .emit = EMIT_NOTHING };
+	options->settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
+	options->runtime_args = ARENA_ARRAY(arena, const char *, 2 * argc + 1);
+	for (int command = COMMAND_CHECK; argc > 1 && command < COMMAND_COUNT; command++) {
+		if (strcmp(argv[1], command_names[command]) == 0) {
+			options->command = (Command)command;
+			first = 2;
+		}
+	}
+	for (int at = first; at < argc; at++) {
+		if (!only_files && strcmp(argv[at], "--") == 0) {
+			only_files = true;
+		} else if (!only_files && argv[at][0] == '-' && argv[at][1]) {
+			if (!parse_option(arena, options, argc, argv, &at))
+				return false;
+		} else if (options->spec) {
+			const char *near = suggest_word(options->spec, command_names + 1, COMMAND_COUNT - 1);
+
+			return usage_error("one spec at a time; a second was given:", argv[at],
+				near ? arena_printf(arena, "did you mean 'tdagen %s'?", near) : NULL);
+		} else {
+			options->spec = argv[at];
+		}
+	}
+	return check_combination(options);
+}

@@ -1,0 +1,40 @@
+/* The command line, as plain data. */
+#ifndef TDAGEN_OPTIONS_H
+#define TDAGEN_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include "arena.h"
+#include "pipeline.h"
+#include "plan.h"
+#include "spec.h"
+
+typedef enum Command { COMMAND_COMPILE, COMMAND_CHECK, COMMAND_RUN, COMMAND_COUNT } Command;
+
+enum { EMIT_NOTHING = -1, EMIT_ALL = STAGE_COUNT };
+
+typedef struct Options {
+	Command command;
+	const char *spec;                  /* the path given */
+	PlanOptions plan;
+	SpecOption *settings;              /* --set, in the order given; room for one per argument */
+	int setting_count;
+	bool timing;
+	/* compile */
+	const char *output;                /* "-": standard output */
+	const char *header;
+	const char *dump_dir;
+	int emit;                          /* a StageId, EMIT_ALL or EMIT_NOTHING */
+	bool explain;
+	/* check and run: handed to the runtime's own command line, in the order given */
+	const char **runtime_args;
+	int runtime_arg_count;
+	/* instead of all that */
+	bool help, version, licenses;
+} Options;
+
+/* Reads the command line. On a mistake prints it to standard error, with a suggestion, and returns false: exit with 2. */
+bool options_parse(Arena *arena, int argc, char **argv, Options *options);
+void options_print_help(FILE *out);
+
+#endif
