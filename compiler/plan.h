@@ -24,7 +24,69 @@ typedef struct PlanOptions {
 	bool line_info;                    /* .loc lines in the PTX */
 } PlanOptions;
 
-typedef struct Plan Plan;
+/* What a launch computes, and so which template builds it. */
+typedef enum Role {
+	ROLE_Q_TERMS,                      /* 1/|q|, tau */
+	ROLE_K_TERMS,                      /* 1/|k| */
+	ROLE_FORWARD,
+	ROLE_NORM_BACKWARD,                /* do through the output norm, partial sums of dgain */
+	ROLE_BACKWARD_Q,                   /* dq, partial sums of the parameters' gradients */
+	ROLE_BACKWARD_KV,                  /* dk and dv */
+	ROLE_REDUCE,                       /* partial sums to one parameter's gradient */
+	ROLE_COUNT
+} Role;
+
+enum { PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 80, PLAN_MAX_BUFFERS = 48, PLAN_TERM_ROWS = 64, PLAN_WARP_ROWS = 16 };
+
+typedef enum ArgKind { ARG_PTR, ARG_I32, ARG_I64 } ArgKind;
+typedef struct LaunchArg {
+	ArgKind kind;
+	const char *source;                /* a pointer's name, or a formula (docs/manifest.md) */
+} LaunchArg;
+
+typedef struct Launch {
+	Role role;
+	const char *entry;                 /* the PTX entry */
+	bool backward;                     /* phase */
+	const char *when;                  /* skipped where this pointer is null; NULL: always launched */
+	const char *grid;                  /* formula: number of CTAs */
+	int warps;                         /* each owns 16 rows of the CTA's tile */
+	int rows;                          /* of the CTA's tile */
+	int cols;                          /* of a streamed tile */
+	int slots;                         /* of the ring of streamed tiles */
+	bool retain;                       /* backward_kv: the do tile stays in the ring until dv needs it */
+	int first_view, view_count;        /* whose dq or dk this launch computes */
+	bool values;                       /* backward_kv: computes dv */
+	int pass;                          /* backward_q: which part of the partial sums it writes */
+	int param;                         /* reduce: which parameter */
+	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
+	int register_estimate;
+	LaunchArg args[PLAN_MAX_ARGS];     /* filled by the template as it asks for them */
+	int arg_count;
+} Launch;
+
+typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD } BufferKind;
+typedef struct Buffer {
+	const char *name;
+	BufferKind kind;
+	const char *bytes;                 /* formula */
+} Buffer;
+
+typedef struct Plan {
+	const Spec *spec;
+	PlanOptions options;
+	bool sparse;
+	bool zeros_proved;                 /* the weight is exactly 0 wherever s <= tau */
+	const Expr *factor;                /* which factor proves it, or NULL */
+	const Expr *obstacle;              /* what stands in the way, or NULL */
+	int tau_views;                     /* buffers of thresholds: 1 when no view differs, else views */
+	int backward_q_passes;
+	int shared_limit;                  /* bytes a CTA may use on the target */
+	Buffer buffers[PLAN_MAX_BUFFERS];
+	int buffer_count;
+	Launch launches[PLAN_MAX_LAUNCHES];
+	int launch_count;
+} Plan;
 
 /* NULL after a diagnostic. Allocated in the arena. */
 Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options);
@@ -37,5 +99,14 @@ Target plan_target(const Plan *plan);
 const char *target_name(Target target);            /* sm_80, sm_90a */
 const char *target_features(Target target);        /* LLVM's feature string, "+ptx80" */
 bool target_from_name(const char *name, Target *target);
+const char *role_name(Role role);
+
+/* Does the gradient of parameter `param` come through the launches of ROLE_BACKWARD_Q? */
+bool plan_has_partials(const Plan *plan, int param);
+/* Formula of the number of row blocks of backward_q, hence of partial sums a head. */
+const char *plan_row_blocks(const Plan *plan, Arena *arena);
+/* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
+ * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
+int plan_row_bytes(const Spec *spec, int cols);
 
 #endif

@@ -1,0 +1,570 @@
+#include "ir.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <mlir-c/BuiltinAttributes.h>
+#include <mlir-c/BuiltinTypes.h>
+
+enum { ATTR_CACHE_SIZE = 1024, MAX_OPERANDS = 16 };
+
+/* Attributes are written as text; each text is parsed once. */
+struct AttrCache {
+	struct { const char *text; MlirAttribute attr; } entry[ATTR_CACHE_SIZE];
+	int used;
+};
+
+static const char *const type_names[IR_TYPE_COUNT] = {
+	[IR_I1] = "i1", [IR_I16] = "i16", [IR_I32] = "i32", [IR_I64] = "i64", [IR_F16] = "f16", [IR_BF16] = "bf16",
+	[IR_F32] = "f32", [IR_GLOBAL] = "!llvm.ptr<1>", [IR_SHARED] = "!llvm.ptr<3>",
+	[IR_V2F16] = "vector<2xf16>", [IR_V2BF16] = "vector<2xbf16>", [IR_V2F32] = "vector<2xf32>",
+	[IR_V2I32] = "vector<2xi32>", [IR_V4I32] = "vector<4xi32>",
+	[IR_S2I32] = "!llvm.struct<(i32, i32)>", [IR_S4I32] = "!llvm.struct<(i32, i32, i32, i32)>",
+	[IR_S4F32] = "!llvm.struct<(f32, f32, f32, f32)>",
+};
+
+static MlirStringRef str(const char *text)
+{
+	return mlirStringRefCreateFromCString(text);
+}
+
+static Val null_val(void)
+{
+	return (Val){ NULL };
+}
+
+bool val_is_null(Val v)
+{
+	return mlirValueIsNull(v);
+}
+
+bool ir_failed(const Builder *b)
+{
+	return b->failed;
+}
+
+static void fail(Builder *b, const char *what)
+{
+	if (!b->failed)
+		diag_internal(b->diag, (Loc){ 0, 0 }, "building the IR failed: %s", what);
+	b->failed = true;
+}
+
+void ir_init(Builder *b, MlirContext context, Arena *arena, Diag *diag)
+{
+	memset(b, 0, sizeof *b);
+	b->context = context;
+	b->arena = arena;
+	b->diag = diag;
+	b->attrs = ARENA_NEW(arena, AttrCache);
+	b->location = mlirLocationUnknownGet(context);
+	for (int i = 0; i < IR_TYPE_COUNT; i++) {
+		b->types[i] = mlirTypeParseGet(context, str(type_names[i]));
+		if (mlirTypeIsNull(b->types[i]))
+			fail(b, type_names[i]);
+	}
+}
+
+void ir_at(Builder *b, Loc loc)
+{
+	if (loc.line > 0)
+		b->location = mlirLocationFileLineColGet(b->context, str(diag_path(b->diag)), (unsigned)loc.line,
+		                                         (unsigned)loc.column);
+}
+
+MlirAttribute ir_attr(Builder *b, const char *text)
+{
+	uint32_t hash = 2166136261u;
+	for (const char *p = text; *p; p++)
+		hash = (hash ^ (unsigned char)*p) * 16777619u;
+	uint32_t at = hash % ATTR_CACHE_SIZE;
+	while (b->attrs->entry[at].text && strcmp(b->attrs->entry[at].text, text) != 0)
+		at = (at + 1) % ATTR_CACHE_SIZE;
+	if (b->attrs->entry[at].text)
+		return b->attrs->entry[at].attr;
+	MlirAttribute attr = mlirAttributeParseGet(b->context, str(text));
+	if (mlirAttributeIsNull(attr))
+		fail(b, text);
+	if (b->attrs->used < ATTR_CACHE_SIZE / 2) {
+		b->attrs->used++;
+		b->attrs->entry[at].text = arena_strdup(b->arena, text);
+		b->attrs->entry[at].attr = attr;
+	}
+	return attr;
+}
+
+/* The state of an op whose attributes are given as the inside of a dictionary. */
+static MlirOperationState op_state(Builder *b, const char *name, const char *attrs)
+{
+	MlirOperationState state = mlirOperationStateGet(str(name), b->location);
+	if (attrs) {
+		MlirAttribute dict = ir_attr(b, arena_printf(b->arena, "{%s}", attrs));
+		if (!mlirAttributeIsNull(dict))
+			for (intptr_t i = 0; i < mlirDictionaryAttrGetNumElements(dict); i++) {
+				MlirNamedAttribute named = mlirDictionaryAttrGetElement(dict, i);
+				mlirOperationStateAddAttributes(&state, 1, &named);
+			}
+	}
+	return state;
+}
+
+static MlirOperation finish(Builder *b, MlirOperationState *state)
+{
+	MlirOperation op = mlirOperationCreate(state);
+	if (mlirOperationIsNull(op))
+		fail(b, "an op could not be created");
+	else
+		mlirBlockAppendOwnedOperation(b->block, op);
+	return op;
+}
+
+static bool any_null(int count, const Val *operands)
+{
+	for (int i = 0; i < count; i++)
+		if (val_is_null(operands[i]))
+			return true;
+	return false;
+}
+
+Val ir_op(Builder *b, const char *name, const char *attrs, IrType type, int count, const Val *operands)
+{
+	if (b->failed)
+		return null_val();
+	if (any_null(count, operands)) {
+		fail(b, name);
+		return null_val();
+	}
+	MlirOperationState state = op_state(b, name, attrs);
+	mlirOperationStateAddOperands(&state, count, operands);
+	if (type != IR_TYPE_COUNT)
+		mlirOperationStateAddResults(&state, 1, &b->types[type]);
+	MlirOperation op = finish(b, &state);
+	return b->failed || type == IR_TYPE_COUNT ? null_val() : mlirOperationGetResult(op, 0);
+}
+
+MlirOperation ir_region_op(Builder *b, const char *name, const char *attrs, int count, const Val *operands, int results,
+                           const MlirType *types, int regions, MlirRegion *region)
+{
+	MlirOperationState state = op_state(b, name, attrs);
+	mlirOperationStateAddOperands(&state, count, operands);
+	mlirOperationStateAddResults(&state, results, types);
+	mlirOperationStateAddOwnedRegions(&state, regions, region);
+	return finish(b, &state);
+}
+
+MlirOperation ir_kernel_module(Builder *b, MlirModule *module)
+{
+	*module = mlirModuleCreateParse(b->context, str(
+		"module attributes {gpu.container_module} { gpu.module @kernels {"
+		"llvm.mlir.global external @dynamic_shared() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>"
+		"} }"));
+	if (mlirModuleIsNull(*module)) {
+		fail(b, "the module");
+		return (MlirOperation){ NULL };
+	}
+	return mlirBlockGetFirstOperation(mlirModuleGetBody(*module));
+}
+
+bool ir_verify(Builder *b, MlirModule module)
+{
+	if (!mlirOperationVerify(mlirModuleGetOperation(module)))
+		fail(b, "the kernels do not verify");
+	return !b->failed;
+}
+
+void ir_module_free(MlirModule *module)
+{
+	if (!mlirModuleIsNull(*module))
+		mlirModuleDestroy(*module);
+	*module = (MlirModule){ NULL };
+}
+
+static Val unary(Builder *b, const char *name, const char *attrs, IrType type, Val x)
+{
+	return ir_op(b, name, attrs, type, 1, &x);
+}
+
+static Val binary(Builder *b, const char *name, const char *attrs, IrType type, Val x, Val y)
+{
+	return ir_op(b, name, attrs, type, 2, (Val[]){ x, y });
+}
+
+static IrType type_of(Builder *b, Val x)
+{
+	if (val_is_null(x))
+		return IR_I32;
+	MlirType type = mlirValueGetType(x);
+	for (int i = 0; i < IR_TYPE_COUNT; i++)
+		if (mlirTypeEqual(type, b->types[i]))
+			return (IrType)i;
+	fail(b, "a value has a type that the builder does not know");
+	return IR_I32;
+}
+
+/* Integers. */
+
+static Val constant(Builder *b, IrType type, int64_t value)
+{
+	if (b->failed)
+		return null_val();
+	MlirOperationState state = mlirOperationStateGet(str("arith.constant"), b->location);
+	MlirNamedAttribute named = mlirNamedAttributeGet(mlirIdentifierGet(b->context, str("value")),
+	                                                 mlirIntegerAttrGet(b->types[type], value));
+	mlirOperationStateAddAttributes(&state, 1, &named);
+	mlirOperationStateAddResults(&state, 1, &b->types[type]);
+	return mlirOperationGetResult(finish(b, &state), 0);
+}
+
+Val val_i32(Builder *b, int32_t value)
+{
+	return constant(b, IR_I32, value);
+}
+
+Val val_i64(Builder *b, int64_t value)
+{
+	return constant(b, IR_I64, value);
+}
+
+Val val_true(Builder *b)
+{
+	return constant(b, IR_I1, 1);
+}
+
+#define INT_BINARY(function, op)                                              \
+	Val function(Builder *b, Val x, Val y)                                \
+	{                                                                     \
+		return binary(b, op, NULL, type_of(b, x), x, y);              \
+	}
+INT_BINARY(val_add, "arith.addi")
+INT_BINARY(val_sub, "arith.subi")
+INT_BINARY(val_mul, "arith.muli")
+INT_BINARY(val_div, "arith.divsi")
+INT_BINARY(val_rem, "arith.remsi")
+INT_BINARY(val_min, "arith.minsi")
+INT_BINARY(val_max, "arith.maxsi")
+INT_BINARY(val_and, "arith.andi")
+INT_BINARY(val_or, "arith.ori")
+INT_BINARY(val_shl, "arith.shli")
+INT_BINARY(val_shr, "arith.shrui")
+
+/* With a constant on the right; identities emit nothing. */
+Val val_add_i32(Builder *b, Val x, int32_t y)
+{
+	return y == 0 ? x : val_add(b, x, val_i32(b, y));
+}
+
+Val val_mul_i32(Builder *b, Val x, int32_t y)
+{
+	return y == 1 ? x : val_mul(b, x, val_i32(b, y));
+}
+
+/* Never negative here, so powers of two become shifts and masks. */
+Val val_div_i32(Builder *b, Val x, int32_t y)
+{
+	return y == 1 ? x : binary(b, "arith.divui", NULL, IR_I32, x, val_i32(b, y));
+}
+
+Val val_rem_i32(Builder *b, Val x, int32_t y)
+{
+	return binary(b, "arith.remui", NULL, IR_I32, x, val_i32(b, y));
+}
+
+Val val_to_i64(Builder *b, Val x)
+{
+	return unary(b, "arith.extsi", NULL, IR_I64, x);
+}
+
+Val val_compare(Builder *b, IrCompare how, Val x, Val y)
+{
+	static const char *const predicate[] = {
+		[IR_EQ] = "predicate = 0 : i64", [IR_NE] = "predicate = 1 : i64", [IR_LT] = "predicate = 2 : i64",
+		[IR_LE] = "predicate = 3 : i64", [IR_GT] = "predicate = 4 : i64", [IR_GE] = "predicate = 5 : i64",
+	};
+	return binary(b, "arith.cmpi", predicate[how], IR_I1, x, y);
+}
+
+Val val_select(Builder *b, Val condition, Val x, Val y)
+{
+	return ir_op(b, "arith.select", NULL, type_of(b, x), 3, (Val[]){ condition, x, y });
+}
+
+/* float32. */
+
+Val val_f32(Builder *b, double value)
+{
+	if (b->failed)
+		return null_val();
+	MlirOperationState state = mlirOperationStateGet(str("arith.constant"), b->location);
+	MlirNamedAttribute named = mlirNamedAttributeGet(mlirIdentifierGet(b->context, str("value")),
+	                                                 mlirFloatAttrDoubleGet(b->context, b->types[IR_F32], (float)value));
+	mlirOperationStateAddAttributes(&state, 1, &named);
+	mlirOperationStateAddResults(&state, 1, &b->types[IR_F32]);
+	return mlirOperationGetResult(finish(b, &state), 0);
+}
+
+static const char contract[] = "fastmath = #arith.fastmath<contract>";
+static const char strict[] = "fastmath = #arith.fastmath<none>";
+
+#define FLOAT_BINARY(function, op, flags)                                     \
+	Val function(Builder *b, Val x, Val y)                                \
+	{                                                                     \
+		return binary(b, op, flags, IR_F32, x, y);                    \
+	}
+FLOAT_BINARY(val_fadd, "arith.addf", contract)
+FLOAT_BINARY(val_fsub, "arith.subf", contract)
+FLOAT_BINARY(val_fmul, "arith.mulf", contract)
+FLOAT_BINARY(val_fdiv, "arith.divf", strict)
+FLOAT_BINARY(val_fmin, "arith.minimumf", strict)
+FLOAT_BINARY(val_fmax, "arith.maximumf", strict)
+
+Val val_fma(Builder *b, Val x, Val y, Val z)
+{
+	return ir_op(b, "math.fma", strict, IR_F32, 3, (Val[]){ x, y, z });
+}
+
+Val val_fneg(Builder *b, Val x)
+{
+	return unary(b, "arith.negf", strict, IR_F32, x);
+}
+
+Val val_fabs(Builder *b, Val x)
+{
+	return unary(b, "llvm.intr.fabs", NULL, IR_F32, x);
+}
+
+Val val_fsqrt(Builder *b, Val x)
+{
+	return unary(b, "llvm.intr.sqrt", NULL, IR_F32, x);
+}
+
+Val val_fcompare(Builder *b, IrCompare how, Val x, Val y)
+{
+	static const char *const predicate[] = {        /* oeq une olt ole ogt oge */
+		[IR_EQ] = "predicate = 1 : i64", [IR_NE] = "predicate = 13 : i64", [IR_LT] = "predicate = 4 : i64",
+		[IR_LE] = "predicate = 5 : i64", [IR_GT] = "predicate = 2 : i64", [IR_GE] = "predicate = 3 : i64",
+	};
+	return binary(b, "arith.cmpf", predicate[how], IR_I1, x, y);
+}
+
+Val val_funless(Builder *b, IrCompare how, Val x, Val y)
+{
+	static const char *const predicate[] = {        /* une oeq uge ugt ule ult */
+		[IR_EQ] = "predicate = 13 : i64", [IR_NE] = "predicate = 1 : i64", [IR_LT] = "predicate = 10 : i64",
+		[IR_LE] = "predicate = 9 : i64", [IR_GT] = "predicate = 12 : i64", [IR_GE] = "predicate = 11 : i64",
+	};
+	return binary(b, "arith.cmpf", predicate[how], IR_I1, x, y);
+}
+
+Val val_i32_to_f32(Builder *b, Val x)
+{
+	return unary(b, "arith.sitofp", NULL, IR_F32, x);
+}
+
+Val val_bitcast(Builder *b, Val x, IrType type)
+{
+	return unary(b, "llvm.bitcast", NULL, type, x);
+}
+
+Val val_intrinsic(Builder *b, const char *name, IrType type, int count, const Val *operands)
+{
+	const char *attrs = arena_printf(b->arena, "intrin = \"%s\", op_bundle_sizes = array<i32>, "
+	                                 "operandSegmentSizes = array<i32: %d, 0>", name, count);
+	return ir_op(b, "llvm.call_intrinsic", attrs, type, count, operands);
+}
+
+/* Memory. */
+
+Val val_offset(Builder *b, Val pointer, Val bytes)
+{
+	return binary(b, "llvm.getelementptr", "elem_type = i8, noWrapFlags = 0 : i32, "
+	              "rawConstantIndices = array<i32: -2147483648>", type_of(b, pointer), pointer, bytes);
+}
+
+Val val_offset_const(Builder *b, Val pointer, int64_t bytes)
+{
+	if (bytes == 0)
+		return pointer;
+	if (bytes != (int32_t)bytes || bytes == INT32_MIN)
+		return val_offset(b, pointer, val_i64(b, bytes));
+	return unary(b, "llvm.getelementptr", arena_printf(b->arena, "elem_type = i8, noWrapFlags = 0 : i32, "
+	             "rawConstantIndices = array<i32: %d>", (int)bytes), type_of(b, pointer), pointer);
+}
+
+static const char *alignment(IrType type)
+{
+	switch (type) {
+	case IR_I16: case IR_F16: case IR_BF16:
+		return "alignment = 2 : i64, ordering = 0 : i64";
+	case IR_V4I32:
+		return "alignment = 16 : i64, ordering = 0 : i64";
+	case IR_I64: case IR_V2F32: case IR_V2I32: case IR_GLOBAL:
+		return "alignment = 8 : i64, ordering = 0 : i64";
+	default:
+		return "alignment = 4 : i64, ordering = 0 : i64";
+	}
+}
+
+Val val_load(Builder *b, Val pointer, IrType type)
+{
+	return unary(b, "llvm.load", alignment(type), type, pointer);
+}
+
+void val_store(Builder *b, Val pointer, Val value)
+{
+	binary(b, "llvm.store", alignment(type_of(b, value)), IR_TYPE_COUNT, value, pointer);
+}
+
+Val val_extract(Builder *b, Val structure, int index, IrType type)
+{
+	return unary(b, "llvm.extractvalue", arena_printf(b->arena, "position = array<i64: %d>", index), type, structure);
+}
+
+Val val_vector_get(Builder *b, Val vector, int index, IrType type)
+{
+	return binary(b, "llvm.extractelement", NULL, type, vector, val_i32(b, index));
+}
+
+Val val_vector_pair(Builder *b, Val x, Val y, IrType type)
+{
+	Val none = ir_op(b, "llvm.mlir.poison", NULL, type, 0, NULL);
+	Val zero = val_i32(b, 0), one = val_i32(b, 1);
+	Val half = ir_op(b, "llvm.insertelement", NULL, type, 3, (Val[]){ none, x, zero });
+	return ir_op(b, "llvm.insertelement", NULL, type, 3, (Val[]){ half, y, one });
+}
+
+Val val_is_null_pointer(Builder *b, Val pointer)
+{
+	Val null = ir_op(b, "llvm.mlir.zero", NULL, IR_GLOBAL, 0, NULL);
+	return binary(b, "llvm.icmp", "predicate = 0 : i64", IR_I1, pointer, null);
+}
+
+/* Control flow. */
+
+static MlirType *types_of(Builder *b, const Val *values, int count)
+{
+	MlirType *types = ARENA_ARRAY(b->arena, MlirType, count + 1);
+	for (int i = 0; i < count; i++)
+		types[i] = mlirValueGetType(values[i]);
+	return types;
+}
+
+static Val *current(Builder *b, Val **variables, int count)
+{
+	Val *values = ARENA_ARRAY(b->arena, Val, count + 1);
+	for (int i = 0; i < count; i++) {
+		values[i] = *variables[i];
+		if (val_is_null(values[i]))
+			fail(b, "a carried variable has no value");
+	}
+	return values;
+}
+
+static void yield(Builder *b, const Val *values, int count)
+{
+	ir_op(b, "scf.yield", NULL, IR_TYPE_COUNT, count, values);
+}
+
+static void take_results(MlirOperation op, Val **variables, int count)
+{
+	for (int i = 0; i < count; i++)
+		*variables[i] = mlirOperationGetResult(op, i);
+}
+
+Loop loop_begin(Builder *b, Val lo, Val hi, int step, Val **carry, int count)
+{
+	Loop loop = { .b = b, .lo = lo, .hi = hi, .step = step, .count = count, .carry = carry };
+	loop.initial = current(b, carry, count);
+	return loop;
+}
+
+static void loop_enter(Loop *loop)
+{
+	Builder *b = loop->b;
+	loop->outer = b->block;
+	loop->body = mlirBlockCreate(0, NULL, NULL);
+	loop->region = mlirRegionCreate();
+	mlirRegionAppendOwnedBlock(loop->region, loop->body);
+	loop->index = mlirBlockAddArgument(loop->body, b->types[IR_I32], b->location);
+	MlirType *types = types_of(b, loop->initial, loop->count);
+	for (int i = 0; i < loop->count; i++)
+		*loop->carry[i] = mlirBlockAddArgument(loop->body, types[i], b->location);
+	b->block = loop->body;
+}
+
+static void loop_leave(Loop *loop)
+{
+	Builder *b = loop->b;
+	Val *last = current(b, loop->carry, loop->count);
+	yield(b, last, loop->count);
+	b->block = loop->outer;
+	Val *operands = ARENA_ARRAY(b->arena, Val, loop->count + 3);
+	operands[0] = loop->lo;
+	operands[1] = loop->hi;
+	operands[2] = val_i32(b, loop->step);
+	memcpy(operands + 3, loop->initial, sizeof(Val) * (size_t)loop->count);
+	if (b->failed)
+		return;
+	MlirOperation op = ir_region_op(b, "scf.for", NULL, loop->count + 3, operands, loop->count,
+	                                types_of(b, loop->initial, loop->count), 1, &loop->region);
+	take_results(op, loop->carry, loop->count);
+}
+
+bool loop_next(Loop *loop)
+{
+	if (loop->b->failed)
+		return false;
+	if (!loop->entered) {
+		loop->entered = true;
+		loop_enter(loop);
+		return true;
+	}
+	loop_leave(loop);
+	return false;
+}
+
+If if_begin(Builder *b, Val condition, Val **changed, int count)
+{
+	If f = { .b = b, .condition = condition, .count = count, .changed = changed };
+	f.initial = current(b, changed, count);
+	return f;
+}
+
+static MlirBlock new_region(MlirRegion *region)
+{
+	MlirBlock block = mlirBlockCreate(0, NULL, NULL);
+	*region = mlirRegionCreate();
+	mlirRegionAppendOwnedBlock(*region, block);
+	return block;
+}
+
+bool if_next(If *f)
+{
+	Builder *b = f->b;
+	if (b->failed)
+		return false;
+	if (!f->entered) {
+		f->entered = true;
+		f->outer = b->block;
+		f->body = new_region(&f->region);
+		b->block = f->body;
+		return true;
+	}
+	Val *last = current(b, f->changed, f->count);
+	yield(b, last, f->count);
+	MlirRegion regions[2] = { f->region };
+	b->block = new_region(&regions[1]);
+	yield(b, f->initial, f->count);
+	b->block = f->outer;
+	if (b->failed)
+		return false;
+	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
+	                                types_of(b, f->initial, f->count), 2, regions);
+	take_results(op, f->changed, f->count);
+	return false;
+}
+
+int carry_array(Val **carry, int at, Val *values, int count)
+{
+	for (int i = 0; i < count; i++)
+		carry[at++] = &values[i];
+	return at;
+}

@@ -1,0 +1,133 @@
+/* The plan as text, for people. */
+#include "plan.h"
+
+#include "expr.h"
+
+static const char *const buffer_kinds[] = {
+	[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
+};
+
+static bool is_tiled(const Launch *launch)
+{
+	return launch->role == ROLE_FORWARD || launch->role == ROLE_BACKWARD_Q || launch->role == ROLE_BACKWARD_KV;
+}
+
+/* Which outputs a tiled launch makes: "dk1 dk2 dv". */
+static void print_outputs(const Launch *launch, FILE *out)
+{
+	if (launch->role == ROLE_FORWARD)
+		fputs("o", out);
+	const char *separator = "";
+	for (int v = launch->first_view; launch->role != ROLE_FORWARD && v < launch->first_view + launch->view_count; v++) {
+		fprintf(out, "%sd%c%d", separator, launch->role == ROLE_BACKWARD_Q ? 'q' : 'k', v + 1);
+		separator = " ";
+	}
+	if (launch->values)
+		fprintf(out, "%sdv", separator);
+}
+
+static int count_role(const Plan *plan, Role role)
+{
+	int count = 0;
+	for (int i = 0; i < plan->launch_count; i++)
+		count += plan->launches[i].role == role;
+	return count;
+}
+
+static void print_proof(const Plan *plan, FILE *out)
+{
+	Arena *arena = arena_new();
+	if (!arena)
+		return;
+	const char *const *names = spec_param_names(plan->spec);
+	if (plan->zeros_proved && plan->factor)
+		fprintf(out, "exact zeros   proved: %s is 0, with zero derivatives, wherever s <= tau\n",
+		        expr_print(arena, plan->factor, names));
+	else if (plan->zeros_proved)
+		fprintf(out, "exact zeros   proved\n");
+	else if (plan->obstacle)
+		fprintf(out, "exact zeros   not proved: %s stands in the way\n", expr_print(arena, plan->obstacle, names));
+	else
+		fprintf(out, "exact zeros   not proved\n");
+	arena_free(arena);
+}
+
+void plan_print(const Plan *plan, FILE *out)
+{
+	const Spec *spec = plan->spec;
+	fprintf(out, "plan %s for %s, at most %d bytes of shared memory a CTA\n", plan->sparse ? "sparse" : "dense",
+	        target_name(plan->options.target), plan->shared_limit);
+	print_proof(plan, out);
+	for (int i = 0; i < plan->buffer_count; i++)
+		fprintf(out, "buffer %-8s %-14s %s\n", buffer_kinds[plan->buffers[i].kind], plan->buffers[i].name,
+		        plan->buffers[i].bytes);
+	for (int i = 0; i < plan->launch_count; i++) {
+		const Launch *launch = &plan->launches[i];
+		fprintf(out, "launch %-8s %-22s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
+		        launch->warps * 32, launch->grid);
+		if (is_tiled(launch)) {
+			fprintf(out, ", tile %dx%d, slots %d%s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
+			        launch->retain ? " (do retained)" : "", launch->register_estimate);
+			print_outputs(launch, out);
+		}
+		if (launch->when)
+			fprintf(out, ", when %s", launch->when);
+		fputc('\n', out);
+	}
+	(void)spec;
+}
+
+static void explain_passes(const Plan *plan, FILE *out)
+{
+	int q = count_role(plan, ROLE_BACKWARD_Q), kv = count_role(plan, ROLE_BACKWARD_KV);
+	if (q > 1)
+		fprintf(out, "note          dq takes %d passes, because the accumulators of %d views of head_dim %d don't fit in"
+		        " registers together; each further pass computes do.v again\n", q, plan->spec->views,
+		        plan->spec->head_dim);
+	if (kv > 1)
+		fprintf(out, "note          dk and dv take %d passes, because their accumulators don't fit in registers together;"
+		        " each further pass computes scores or do.v again\n", kv);
+}
+
+static void explain_small_tiles(const Plan *plan, FILE *out)
+{
+	for (int i = 0; i < plan->launch_count; i++) {
+		const Launch *launch = &plan->launches[i];
+		if (is_tiled(launch) && launch->rows < 64)
+			fprintf(out, "note          %s works on %d rows at a time, not 64, to stay within %d bytes of shared memory:"
+			        " keys and values are read %d times as often\n", launch->entry, launch->rows,
+			        plan->shared_limit, 64 / launch->rows);
+	}
+}
+
+void plan_explain(const Plan *plan, FILE *out)
+{
+	const Spec *spec = plan->spec;
+	fprintf(out, "spec          %s: %d view%s, %s, head_dim %d, value_dim %d\n", spec->name, spec->views,
+	        spec->views > 1 ? "s" : "", dtype_name(spec->dtype), spec->head_dim, spec->value_dim);
+	print_proof(plan, out);
+	fprintf(out, "plan          dense: every tile that the mask leaves is computed");
+	fprintf(out, plan->zeros_proved ? "; a sparse plan would be sound, but is not available in this version\n"
+	                                : "; a sparse plan needs proved zeros\n");
+	fprintf(out, "target        %s and later; at most %d KB of shared memory a CTA, so that it runs on every such chip\n",
+	        target_name(plan->options.target), plan->shared_limit / 1024);
+	fprintf(out, "%-22s %8s %8s %6s %10s  %s\n", "kernel", "threads", "tile", "slots", "shared", "computes");
+	for (int i = 0; i < plan->launch_count; i++) {
+		const Launch *launch = &plan->launches[i];
+		char tile[24] = "-", slots[8] = "-";
+		if (is_tiled(launch)) {
+			snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
+			snprintf(slots, sizeof slots, "%d", launch->slots);
+		}
+		fprintf(out, "%-22s %8d %8s %6s %10d  ", launch->entry, launch->warps * 32, tile, slots, launch->shared_bytes);
+		if (is_tiled(launch))
+			print_outputs(launch, out);
+		else if (launch->role == ROLE_REDUCE)
+			fprintf(out, "d%s", spec->params[launch->param].name);
+		else
+			fputs(role_name(launch->role), out);
+		fputc('\n', out);
+	}
+	explain_passes(plan, out);
+	explain_small_tiles(plan, out);
+}

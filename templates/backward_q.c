@@ -1,0 +1,247 @@
+/*
+ * dq and the parameters' gradients. With dA_ij = do_i . v_j, and g_ij = c_v dA_ij dw/ds ds/dx for x = q^.k^:
+ *
+ *     dq^_v,i = sum_j g_ij k^_j          then through the L2 norm
+ *     dtau_v,i = sum_j c_v dA_ij dw/dtau
+ *     dc_v,i = sum_j w_ij dA_ij
+ *     dp = sum_i (sum_v dtau_v,i dtau/dp + dc_v,i dc/dp + sum_j c_v dA_ij (dw/dp + dw/ds ds/dp))
+ *
+ * One CTA: a block of rows of one (batch, head), and the views of its launch; values and keys stream by. The sum over its
+ * rows of each parameter's terms is written as one partial sum; `reduce` adds those in a fixed order.
+ */
+#include "kernels_parts.h"
+#include "tile_parts.h"
+
+/* Sums along a lane's share of its two rows. Entries that are not wanted stay null. */
+typedef struct RowSums {
+	Val tau[SPEC_MAX_VIEWS][2];
+	Val combine[SPEC_MAX_VIEWS][2];
+	Val param[SPEC_MAX_PARAMS];        /* from the pairs themselves, both rows together */
+} RowSums;
+
+typedef struct BackwardQ {
+	Kernel *k;
+	Scope head;
+	Axis row;
+	ViewMath math[SPEC_MAX_VIEWS];
+	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
+	Shared q[SPEC_MAX_VIEWS];
+	Tile dq[SPEC_MAX_VIEWS];
+	RowSums sums;
+} BackwardQ;
+
+static bool any_nonzero(const Spec *spec, const Expr *const *derivatives)
+{
+	for (int p = 0; p < spec->param_count; p++)
+		if (!expr_is_zero(derivatives[p]))
+			return true;
+	return false;
+}
+
+
+static void start_sums(BackwardQ *q)
+{
+	const Spec *spec = q->k->spec;
+	const Launch *launch = q->k->launch;
+	Val zero = val_f32(q->k->b, 0);
+	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++) {
+		const ViewMath *m = &q->math[v];
+		if (any_nonzero(spec, m->threshold_p))
+			q->sums.tau[v][0] = q->sums.tau[v][1] = zero;
+		if (any_nonzero(spec, m->combine_p))
+			q->sums.combine[v][0] = q->sums.combine[v][1] = zero;
+		for (int p = 0; p < spec->param_count; p++)
+			if (!expr_is_zero(m->weight_p[p]) || !expr_is_zero(m->score_p[p]))
+				q->sums.param[p] = zero;
+	}
+}
+
+static int carry_sums(RowSums *sums, Val **carry, int at)
+{
+	Val *all = (Val *)sums;
+	for (size_t i = 0; i < sizeof *sums / sizeof(Val); i++)
+		if (!val_is_null(all[i]))
+			carry[at++] = &all[i];
+	return at;
+}
+
+/* x where the pair counts, else 0: "counts" is visible and, where zeros are exact, surviving. */
+static Val where_counts(Kernel *k, Val counts, Val x)
+{
+	return val_select(k->b, counts, x, val_f32(k->b, 0));
+}
+
+static void add_to(Kernel *k, Val *sum, Val counts, Val x)
+{
+	Val term = where_counts(k, counts, x);
+	*sum = val_fadd(k->b, *sum, term);
+}
+
+/* The gradient by one pair's parameters themselves. */
+static void add_pair_params(BackwardQ *q, const ViewMath *m, const Pair *pair, Val counts, Val upstream, Val by_s)
+{
+	Kernel *k = q->k;
+	for (int p = 0; p < k->spec->param_count; p++) {
+		if (!expr_is_zero(m->weight_p[p]))
+			add_to(k, &q->sums.param[p], counts, times(k, upstream, m->weight_p[p], &pair->after));
+		if (!expr_is_zero(m->score_p[p]))
+			add_to(k, &q->sums.param[p], counts, times(k, by_s, m->score_p[p], &pair->before));
+	}
+}
+
+/* g of one view, from its normalised scores, in place. */
+static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Val bits)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	const ViewMath *m = &q->math[v];
+	for (int e = 0; e < tile_count(scores); e++) {
+		Pair pair;
+		Val tau = axis_get(q->tau[v], e);
+		pair_evaluate(k, &q->head, m, scores.e[e], tau, axis_get(q->row, e), axis_get(key, e), &pair);
+		Val counts = bit_is_set(k, bits, e);
+		Val survives = pair_survives(k, &pair, tau);
+		if (!val_is_null(survives))
+			counts = val_and(b, counts, survives);
+		Val upstream = val_fmul(b, d_weights.e[e], axis_get(q->coefficient[v], e));
+		Val by_s = times(k, upstream, m->weight_s, &pair.after);
+		if (!val_is_null(q->sums.combine[v][e % 4 / 2]))
+			add_to(k, &q->sums.combine[v][e % 4 / 2], counts, val_fmul(b, pair.weight, d_weights.e[e]));
+		if (!val_is_null(q->sums.tau[v][e % 4 / 2]))
+			add_to(k, &q->sums.tau[v][e % 4 / 2], counts, times(k, upstream, m->weight_tau, &pair.after));
+		add_pair_params(q, m, &pair, counts, upstream, by_s);
+		scores.e[e] = where_counts(k, counts, times(k, by_s, m->score_s, &pair.before));
+	}
+}
+
+/* g_ij k^_j = (g_ij / |k_j|) k_j */
+static void scale_columns(Kernel *k, Tile t, Axis by)
+{
+	for (int e = 0; by.count > 0 && e < tile_count(t); e++)
+		t.e[e] = val_fmul(k->b, t.e[e], axis_get(by, e));
+}
+
+/* A row whose sum is exactly 0 has no survivor that matters: its local derivative, perhaps not finite, counts as 0. */
+static Val row_term(BackwardQ *q, const Expr *derivative, int r, Val sum)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	Axis factor = query_map(k, &q->head, q->row, derivative);
+	Val product = val_fmul(b, sum, factor.at[r]);
+	Val zero = val_f32(b, 0);
+	return val_select(b, val_fcompare(b, IR_EQ, sum, zero), zero, product);
+}
+
+/* This lane's share of a parameter's gradient over the launch's views and the lane's rows below q_len. */
+static Val lane_param_sum(BackwardQ *q, int p)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	Val total = val_is_null(q->sums.param[p]) ? val_f32(b, 0) : q->sums.param[p];
+	for (int v = k->launch->first_view; v < k->launch->first_view + k->launch->view_count; v++) {
+		const ViewMath *m = &q->math[v];
+		for (int r = 0; r < 2; r++) {
+			if (!expr_is_zero(m->threshold_p[p]))
+				total = val_fadd(b, total, row_term(q, m->threshold_p[p], r, q->sums.tau[v][r]));
+			if (!expr_is_zero(m->combine_p[p]))
+				total = val_fadd(b, total, row_term(q, m->combine_p[p], r, q->sums.combine[v][r]));
+		}
+	}
+	return total;
+}
+
+/* Partial sums lie as [pass][batch * heads][row block]. */
+static void store_partials(BackwardQ *q)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	Val sums[SPEC_MAX_PARAMS];
+	int params[SPEC_MAX_PARAMS], count = 0;
+	for (int p = 0; p < k->spec->param_count; p++)
+		if (plan_has_partials(k->plan, p)) {
+			params[count] = p;
+			Val lane = lane_param_sum(q, p);
+			sums[count++] = lane_sum(k, lane, WARP);
+		}
+	if (count == 0)
+		return;
+	Val exchange = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += k->launch->warps * count * 4;
+	Val first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	Val own = val_offset(b, exchange, val_mul_i32(b, k->warp, count * 4));
+	for (If f = if_begin(b, first_lane, NULL, 0); if_next(&f);)
+		for (int i = 0; i < count; i++)
+			val_store(b, val_offset_const(b, own, i * 4), sums[i]);
+	kernel_barrier(k);
+	Val first_thread = val_compare(b, IR_EQ, k->thread, val_i32(b, 0));
+	for (If f = if_begin(b, first_thread, NULL, 0); if_next(&f);)
+		for (int i = 0; i < count; i++) {
+			Val total = val_load(b, val_offset_const(b, exchange, i * 4), IR_F32);
+			for (int w = 1; w < k->launch->warps; w++) {
+				Val at = val_offset_const(b, exchange, (w * count + i) * 4);
+				total = val_fadd(b, total, val_load(b, at, IR_F32));
+			}
+			Val to = kernel_pointer(k, "buffer.partial_%s", k->spec->params[params[i]].name);
+			Val pass = kernel_i64(k, "%d*batch*heads*ceil_div(q_len,%d)", 4 * k->launch->pass, k->launch->rows);
+			to = val_offset(b, to, pass);
+			Val cta = val_to_i64(b, k->cta);
+			to = val_offset(b, to, val_mul(b, cta, val_i64(b, 4)));
+			val_store(b, to, total);
+		}
+}
+
+bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	int first = launch->first_view, count = launch->view_count;
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
+	Val kv_head = key_head(k, place.head);
+	BackwardQ q = { .k = k, .head = head_scope(k, place.head) };
+	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
+
+	Shared d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0);
+	Stream streams[RING_MAX_STREAMS];
+	streams[0] = value_stream(k, place.batch, kv_head);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_VIEWS * SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
+	int carried = 0;
+	for (int v = first; v < first + count; v++) {
+		q.math[v] = view_math(spec, v);
+		q.q[v] = resident_rows(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim, place.row0);
+		q.inv_q[v] = norm_terms(k, "inv_q", v, "q_len", place.batch_head, q.row);
+		q.tau[v] = tau_terms(k, v, place.batch_head, q.row);
+		q.coefficient[v] = query_map(k, &q.head, q.row, q.math[v].combine);
+		q.dq[v] = tile_zero(k, spec->head_dim);
+		carried = carry_array(carry, carried, q.dq[v].e, tile_count(q.dq[v]));
+		streams[1 + v - first] = key_stream(k, v, place.batch, kv_head);
+	}
+	start_sums(&q);
+	carried = carry_sums(&q.sums, carry, carried);
+
+	Ring ring = ring_new(k, streams, 1 + count, launch->cols, launch->slots, 0);
+	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
+	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, carried); ring_round(&ring);) {
+		Val key0 = val_mul_i32(b, ring.read_tile, launch->cols);
+		Axis key = axis_index(k, ALONG_COLS, launch->cols, key0);
+		RingTile values = ring_next(&ring);
+		Tile d_weights = tile_zero(k, launch->cols);
+		mma_rows(k, d_weights, d_out, values.data);
+		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, true);
+		Val bits = visible_bits(k, d_weights, q.row, key, has_hidden, true);
+		for (int v = first; v < first + count; v++) {
+			RingTile keys = ring_next(&ring);
+			Axis inv_k = column_terms(k, keys, 0);
+			Tile scores = tile_zero(k, launch->cols);
+			mma_rows(k, scores, q.q[v], keys.data);
+			scores_normalise(k, scores, q.inv_q[v], inv_k);
+			local_gradients(&q, v, scores, d_weights, key, bits);
+			scale_columns(k, scores, inv_k);
+			mma_tile(k, q.dq[v], scores, keys.data);
+		}
+	}
+	for (int v = first; v < first + count; v++) {
+		Matrix dq = matrix_of(k, view_name(k, "dq", v), place.batch, place.head, "q_len", spec->head_dim);
+		store_through_norm(k, dq, first_row(k, place), q.dq[v], q.q[v], q.inv_q[v]);
+	}
+	store_partials(&q);
+	return kernel_end(k);
+}

@@ -1,0 +1,115 @@
+/*
+ * o_i = sum_j (sum_v c_v(i) w(s_v(i, j), tau_v(i))) v_j, then the output norm if the spec has one.
+ *
+ * One CTA: a block of rows of one (batch, head). Its queries stay in shared memory; keys of each view and values stream by.
+ */
+#include "kernels_parts.h"
+
+/* Weights of one view at a tile of scores, times its coefficient, added to `sum`. */
+static void add_view(Kernel *k, const Scope *head, const ViewMath *math, Tile scores, Axis row, Axis key, Axis tau,
+                     Axis coefficient, Tile sum, bool first)
+{
+	for (int e = 0; e < tile_count(scores); e++) {
+		Pair pair;
+		pair_evaluate(k, head, math, scores.e[e], axis_get(tau, e), axis_get(row, e), axis_get(key, e), &pair);
+		bool one = math->combine->op == EXPR_CONST && math->combine->value == 1;
+		Val term = one ? pair.weight : val_fmul(k->b, pair.weight, axis_get(coefficient, e));
+		sum.e[e] = first ? term : val_fadd(k->b, sum.e[e], term);
+	}
+}
+
+/* Hidden pairs get exactly 0, whatever their weight came out as. */
+static void hide(Kernel *k, Tile weights, Axis row, Axis key, Val has_hidden)
+{
+	Builder *b = k->b;
+	Val **changed = ARENA_ARRAY(b->arena, Val *, tile_count(weights));
+	int count = carry_array(changed, 0, weights.e, tile_count(weights));
+	for (If f = if_begin(b, has_hidden, changed, count); if_next(&f);) {
+		Val zero = val_f32(b, 0);
+		for (int e = 0; e < tile_count(weights); e++) {
+			Val visible = pair_visible(k, axis_get(row, e), axis_get(key, e), false);
+			weights.e[e] = val_select(b, visible, weights.e[e], zero);
+		}
+	}
+}
+
+/* o / rms(o) * gain; saves o and 1/rms(o) for the backward. */
+static void output_norm(Kernel *k, Place place, Axis row, Tile o)
+{
+	Builder *b = k->b;
+	const Spec *spec = k->spec;
+	Matrix raw = saved_output(k, "o_raw", place);
+	tile_store(k, raw, first_row(k, place), o);
+	Val square[2] = { val_f32(b, 0), val_f32(b, 0) };
+	for (int e = 0; e < tile_count(o); e++)
+		square[e % 4 / 2] = val_fma(b, o.e[e], o.e[e], square[e % 4 / 2]);
+	row_sum_lanes(k, square);
+	Val terms = terms_of(k, "inv_rms", place.batch_head, "q_len");
+	Val inv[2];
+	for (int r = 0; r < 2; r++) {
+		Val mean = val_fmul(b, square[r], val_f32(b, 1.0 / spec->value_dim));
+		Val root = val_fsqrt(b, val_fadd(b, mean, val_f32(b, spec->rms_eps)));
+		inv[r] = val_fdiv(b, val_f32(b, 1), root);
+		Val bytes = val_mul_i32(b, row.at[r], 4);
+		Val at = val_offset(b, terms, val_to_i64(b, bytes));
+		val_store(b, at, inv[r]);
+	}
+	Axis column = axis_index(k, ALONG_COLS, o.cols, val_i32(b, 0));
+	for (int e = 0; e < tile_count(o); e++) {
+		o.e[e] = val_fmul(b, o.e[e], inv[e % 4 / 2]);
+		if (spec->gain >= 0) {
+			Val gain = load_gain(k, axis_get(column, e));
+			o.e[e] = val_fmul(b, o.e[e], gain);
+		}
+	}
+}
+
+bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
+	Val kv_head = key_head(k, place.head);
+	Scope head = head_scope(k, place.head);
+	Axis row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
+
+	Shared q[SPEC_MAX_VIEWS];
+	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
+	ViewMath math[SPEC_MAX_VIEWS];
+	Stream streams[RING_MAX_STREAMS];
+	for (int v = 0; v < spec->views; v++) {
+		math[v] = view_math(spec, v);
+		q[v] = resident_rows(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim, place.row0);
+		inv_q[v] = norm_terms(k, "inv_q", v, "q_len", place.batch_head, row);
+		tau[v] = tau_terms(k, v, place.batch_head, row);
+		coefficient[v] = query_map(k, &head, row, math[v].combine);
+		streams[v] = key_stream(k, v, place.batch, kv_head);
+	}
+	streams[spec->views] = value_stream(k, place.batch, kv_head);
+
+	Ring ring = ring_new(k, streams, spec->views + 1, launch->cols, launch->slots, 0);
+	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
+	Tile o = tile_zero(k, spec->value_dim);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, tile_count(o));
+	int carried = carry_array(carry, 0, o.e, tile_count(o));
+	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, carried); ring_round(&ring);) {
+		Val key0 = val_mul_i32(b, ring.read_tile, launch->cols);
+		Axis key = axis_index(k, ALONG_COLS, launch->cols, key0);
+		Tile weights = tile_new(k, launch->cols);
+		for (int v = 0; v < spec->views; v++) {
+			RingTile keys = ring_next(&ring);
+			Tile scores = tile_zero(k, launch->cols);
+			mma_rows(k, scores, q[v], keys.data);
+			scores_normalise(k, scores, inv_q[v], column_terms(k, keys, 0));
+			add_view(k, &head, &math[v], scores, row, key, tau[v], coefficient[v], weights, v == 0);
+		}
+		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, false);
+		hide(k, weights, row, key, has_hidden);
+		RingTile values = ring_next(&ring);
+		mma_tile(k, o, weights, values.data);
+	}
+	if (spec->rms_norm)
+		output_norm(k, place, row, o);
+	Matrix to = matrix_of(k, "o", place.batch, place.head, "q_len", spec->value_dim);
+	tile_store(k, to, first_row(k, place), o);
+	return kernel_end(k);
+}

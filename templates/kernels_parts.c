@@ -1,0 +1,172 @@
+#include "kernels_parts.h"
+#include "tile_parts.h"
+
+const char *view_name(Kernel *k, const char *tensor, int view)
+{
+	return arena_printf(k->b->arena, "%s%d", tensor, view + 1);
+}
+
+Val key_head(Kernel *k, Val head)
+{
+	return val_div(k->b, head, kernel_i32(k, "heads/kv_heads"));
+}
+
+Val first_row(Kernel *k, Place place)
+{
+	Val in_block = val_mul_i32(k->b, k->warp, PLAN_WARP_ROWS);
+	return val_add(k->b, place.row0, in_block);
+}
+
+Shared resident_matrix(Kernel *k, Matrix m, Val row0)
+{
+	Shared s = shared_new(k, k->launch->rows, m.cols);
+	shared_copy(k, s, m, row0);
+	return s;
+}
+
+Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols, Val row0)
+{
+	return resident_matrix(k, matrix_of(k, tensor, batch, head, length, cols), row0);
+}
+
+static Axis no_axis(void)
+{
+	return (Axis){ ALONG_ROWS, 0, NULL };
+}
+
+Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row)
+{
+	if (k->spec->normalize == NORMALIZE_NONE)
+		return no_axis();
+	const char *buffer = view_name(k, name, view);
+	Val terms = terms_of(k, buffer, batch_head, length);
+	return axis_load_global(k, row, terms);
+}
+
+const char *tau_buffer(Kernel *k, int view)
+{
+	return view_name(k, "tau", k->plan->tau_views == 1 ? 0 : view);
+}
+
+Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row)
+{
+	Val terms = terms_of(k, tau_buffer(k, view), batch_head, "q_len");
+	return axis_load_global(k, row, terms);
+}
+
+static Val batch_kv_head(Kernel *k, Val batch, Val kv_head)
+{
+	Val first = val_mul(k->b, batch, kernel_i32(k, "kv_heads"));
+	return val_add(k->b, first, kv_head);
+}
+
+Stream key_stream(Kernel *k, int view, Val batch, Val kv_head)
+{
+	Stream s = { .matrix = matrix_of(k, view_name(k, "k", view), batch, kv_head, "k_len", k->spec->head_dim) };
+	if (k->spec->normalize == NORMALIZE_L2) {
+		Val index = batch_kv_head(k, batch, kv_head);
+		s.terms[s.term_count++] = terms_of(k, view_name(k, "inv_k", view), index, "k_len");
+	}
+	return s;
+}
+
+Stream value_stream(Kernel *k, Val batch, Val kv_head)
+{
+	return (Stream){ .matrix = matrix_of(k, "v", batch, kv_head, "k_len", k->spec->value_dim) };
+}
+
+Axis column_terms(Kernel *k, RingTile tile, int index)
+{
+	if (val_is_null(tile.terms[index]))
+		return no_axis();
+	return axis_load_shared(k, tile.data.rows, tile.terms[index]);
+}
+
+static Matrix packed(Kernel *k, const char *buffer, Val batch_head)
+{
+	Builder *b = k->b;
+	int bytes = dtype_size(k->spec->dtype);
+	Val index = val_to_i64(b, batch_head);
+	Val stride = kernel_i64(k, "%d*q_len", k->spec->value_dim * bytes);
+	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
+	Matrix m = { .base = val_offset(b, pointer, val_mul(b, index, stride)), .cols = k->spec->value_dim };
+	m.row_stride = val_i64(b, k->spec->value_dim);
+	m.rows = kernel_i32(k, "q_len");
+	return m;
+}
+
+Matrix saved_output(Kernel *k, const char *buffer, Place place)
+{
+	return packed(k, buffer, place.batch_head);
+}
+
+Matrix output_gradient(Kernel *k, Val batch, Val head)
+{
+	if (!k->spec->rms_norm)
+		return matrix_of(k, "do", batch, head, "q_len", k->spec->value_dim);
+	Val first = val_mul(k->b, batch, kernel_i32(k, "heads"));
+	return packed(k, "do_raw", val_add(k->b, first, head));
+}
+
+Val load_gain(Kernel *k, Val column)
+{
+	Builder *b = k->b;
+	const Param *gain = &k->spec->params[k->spec->gain];
+	Val pointer = kernel_pointer(k, "param.%s", gain->name);
+	Val value = val_f32(b, gain->init);
+	Val *changed[] = { &value };
+	Val zero = val_i32(b, 0);
+	Val absent = val_is_null_pointer(b, pointer);
+	Val given = val_select(b, absent, zero, val_i32(b, 1));
+	for (If f = if_begin(b, val_compare(b, IR_NE, given, zero), changed, 1); if_next(&f);) {
+		Val bytes = val_mul_i32(b, column, 4);
+		Val at = val_offset(b, pointer, val_to_i64(b, bytes));
+		value = val_load(b, at, IR_F32);
+	}
+	return value;
+}
+
+/* The elements of x at the places of a tile's elements. */
+static Tile tile_read(Kernel *k, Shared x)
+{
+	Builder *b = k->b;
+	int size = dtype_size(k->spec->dtype);
+	Tile t = tile_new(k, x.cols);
+	Val warp_row = val_mul_i32(b, k->warp, PLAN_WARP_ROWS);
+	Val row = val_add(b, warp_row, val_div_i32(b, k->lane, 4));
+	Val by_row = val_mul_i32(b, row, x.row_bytes);
+	Val column = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2 * size);
+	Val own = val_offset(b, x.base, val_add(b, by_row, column));
+	for (int e = 0; e < tile_count(t); e += 2) {
+		Val at = val_offset_const(b, own, (e % 4 / 2) * 8 * x.row_bytes + e / 4 * 8 * size);
+		if (size == 2) {
+			Val pair = val_load(b, at, IR_I32);
+			unpack_pair(k, pair, &t.e[e], &t.e[e + 1]);
+		} else {
+			Val pair = val_load(b, at, IR_V2F32);
+			t.e[e] = val_vector_get(b, pair, 0, IR_F32);
+			t.e[e + 1] = val_vector_get(b, pair, 1, IR_F32);
+		}
+	}
+	return t;
+}
+
+void store_through_norm(Kernel *k, Matrix to, Val row0, Tile g, Shared x, Axis inv)
+{
+	Builder *b = k->b;
+	if (k->spec->normalize == NORMALIZE_L2) {
+		Tile unit = tile_read(k, x);
+		Val dot[2] = { val_f32(b, 0), val_f32(b, 0) };
+		for (int e = 0; e < tile_count(g); e++) {
+			unit.e[e] = val_fmul(b, unit.e[e], axis_get(inv, e));
+			dot[e % 4 / 2] = val_fma(b, g.e[e], unit.e[e], dot[e % 4 / 2]);
+		}
+		row_sum_lanes(k, dot);
+		for (int e = 0; e < tile_count(g); e++) {
+			Val along = val_fmul(b, dot[e % 4 / 2], unit.e[e]);
+			Val across = val_fsub(b, g.e[e], along);
+			g.e[e] = val_fmul(b, across, axis_get(inv, e));
+		}
+	}
+	tile_store(k, to, row0, g);
+}

@@ -1,0 +1,46 @@
+/* Pieces that several kernels share: operands by view, row terms, blocks of rows that stay in shared memory. */
+#ifndef TDAGEN_KERNELS_PARTS_H
+#define TDAGEN_KERNELS_PARTS_H
+
+#include "pairs.h"
+#include "tile.h"
+
+/* Builds the kernel of one launch into the gpu.module; false after a diagnostic. */
+typedef bool BuildKernel(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch);
+BuildKernel build_q_terms, build_k_terms, build_forward, build_norm_backward, build_backward_q, build_backward_kv,
+            build_reduce;
+
+/* "q1" for view 0 of "q". */
+const char *view_name(Kernel *k, const char *tensor, int view);
+/* The k/v head that a query head reads. */
+Val key_head(Kernel *k, Val head);
+/* First row of this warp in a row block. */
+Val first_row(Kernel *k, Place place);
+
+/* Copies a block of rows into shared memory, where it stays; complete once the ring's first tile is taken. */
+Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols, Val row0);
+Shared resident_matrix(Kernel *k, Matrix m, Val row0);
+
+/* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */
+Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row);
+Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row);
+const char *tau_buffer(Kernel *k, int view);
+
+/* Streams of a head's keys (with 1/|k|) and values. */
+Stream key_stream(Kernel *k, int view, Val batch, Val kv_head);
+Stream value_stream(Kernel *k, Val batch, Val kv_head);
+/* Terms that came with a tile, along its columns; an empty axis when the stream has none. */
+Axis column_terms(Kernel *k, RingTile tile, int index);
+
+/* Buffers of [batch, heads, q_len, value_dim] in the spec's dtype, densely packed: o before the norm, do after it. */
+Matrix saved_output(Kernel *k, const char *buffer, Place place);
+/* The gradient of o before the norm: `do`, or what norm_backward made of it. */
+Matrix output_gradient(Kernel *k, Val batch, Val head);
+/* gain[column], or its initial value where the caller gave none. */
+Val load_gain(Kernel *k, Val column);
+
+/* Writes dx = (g - (g . x^) x^) / |x| for the warp's rows of the resident matrix x, where x^ = x / |x| and g is the gradient by
+ * x^; or g itself when nothing is normalised. */
+void store_through_norm(Kernel *k, Matrix to, Val row0, Tile g, Shared x, Axis inv);
+
+#endif

@@ -1,0 +1,167 @@
+/*
+ * The tile vocabulary: what kernels are written in. A kernel is maths over tiles; how a tile lies in lanes, banks and
+ * instructions is known here and nowhere else.
+ *
+ * A CTA has 1 to 4 warps, and each owns 16 rows of the CTA's tile.
+ *
+ *   Tile    16 x cols float32 values of a warp, in registers
+ *   Axis    one float32 per row, or per column, of a Tile
+ *   Shared  a matrix of the spec's dtype in shared memory
+ *   Matrix  the rows of one (batch, head) of a tensor in global memory
+ *   Ring    a repeating sequence of shared tiles, copied ahead of their use
+ *
+ * Lane -> coordinate (the layout of the matrix instructions' accumulators). Lane l holds, of every 8 columns n, four values:
+ *
+ *     element 4n + 0: row l/4,     column 8n + 2(l%4)          lane 0: (0,0)   lane 1: (0,2)   lane 4: (1,0)
+ *     element 4n + 1: row l/4,     column 8n + 2(l%4) + 1      lane 0: (0,1)   lane 1: (0,3)   lane 4: (1,1)
+ *     element 4n + 2: row l/4 + 8, column 8n + 2(l%4)          lane 0: (8,0)   lane 1: (8,2)   lane 4: (9,0)
+ *     element 4n + 3: row l/4 + 8, column 8n + 2(l%4) + 1      lane 0: (8,1)   lane 1: (8,3)   lane 4: (9,1)
+ */
+#ifndef TDAGEN_TILE_H
+#define TDAGEN_TILE_H
+
+#include "../compiler/ir.h"
+#include "../compiler/plan.h"
+
+enum { WARP = 32, CHUNK = 16, MAX_SUMS = SPEC_MAX_PARAMS };
+
+/* One gpu.func under construction. */
+typedef struct Kernel {
+	Builder *b;
+	const Spec *spec;
+	const Plan *plan;
+	Launch *launch;
+	Val thread, lane, warp;            /* i32 */
+	Val cta;                           /* i32: index in the grid */
+	Val shared;                        /* base of dynamic shared memory */
+	int shared_bytes;                  /* taken so far */
+	MlirRegion region;
+	MlirBlock entry;
+	MlirOperation gpu_module;
+} Kernel;
+
+Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);
+bool kernel_end(Kernel *k);
+
+/* Arguments come into being when first asked for; the manifest lists them in that order. */
+Val kernel_pointer(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
+Val kernel_i32(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
+Val kernel_i64(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void kernel_barrier(Kernel *k);
+
+/* A row block of one (batch, head): CTAs are numbered (batch, head, block), the block fastest and from the last to the
+ * first, so that under a causal mask the long ones start first. */
+typedef struct Place {
+	Val batch, head, block;            /* i32 */
+	Val batch_head;                    /* batch * heads + head */
+	Val row0;                          /* first row of the block */
+} Place;
+Place kernel_place(Kernel *k, const char *heads, const char *length, int rows);
+
+/* The rows of one (batch, head) of a tensor: element (row, column) is at base + (row * row_stride + column) * size. */
+typedef struct Matrix {
+	Val base;                          /* global pointer */
+	Val row_stride;                    /* i64, elements */
+	Val rows;                          /* i32 */
+	int cols;
+} Matrix;
+/* tensor is its name ("q1", "dv"); length names its number of rows. */
+Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols);
+/* A float32 row term of this library's own making (1/|q|, tau ...): [batch * heads, round_up(length, 64)]. */
+Val terms_of(Kernel *k, const char *buffer, Val batch_head, const char *length);
+
+/* Tiles. */
+typedef struct Tile {
+	int cols;
+	Val *e;                            /* cols / 2 values a lane, in the order above */
+} Tile;
+Tile tile_new(Kernel *k, int cols);                /* values unset */
+Tile tile_zero(Kernel *k, int cols);
+static inline int tile_count(Tile t) { return t.cols / 2; }
+
+typedef enum Along { ALONG_ROWS, ALONG_COLS } Along;
+typedef struct Axis {
+	Along along;
+	int count;                         /* 2 along rows; cols / 4 along columns */
+	Val *at;
+} Axis;
+Axis axis_new(Kernel *k, Along along, int cols);
+Val axis_get(Axis axis, int element);              /* the value that applies to a tile's element */
+/* Index of each row (or column) of this lane's elements, from `first` (i32): the first row of the warp, or of the tile. */
+Axis axis_index(Kernel *k, Along along, int cols, Val first);
+/* Reads float32 terms from global memory at those indices; always in bounds, since terms are padded to 64 rows. */
+Axis axis_load_global(Kernel *k, Axis index, Val terms);
+/* Reads float32 terms that lie in shared memory in the order of the tile's columns. */
+Axis axis_load_shared(Kernel *k, int cols, Val terms);
+/* Sums each row of a warp's tile over the four lanes that share it. */
+void row_sum_lanes(Kernel *k, Val row[2]);
+
+/* Shared matrices. */
+typedef struct Shared {
+	Val base;                          /* shared pointer */
+	int rows, cols;                    /* as stored: cols without padding */
+	int row_bytes;
+} Shared;
+Shared shared_new(Kernel *k, int rows, int cols);
+Shared shared_at(Kernel *k, Val base, int rows, int cols);
+int shared_bytes(Shared s);
+/* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
+void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
+/* Copies `count` float32 terms, asynchronously. */
+void shared_copy_terms(Kernel *k, Val to, Val from, int count);
+void copies_commit(Kernel *k);
+/* Waits until at most `pending` of this thread's committed groups are under way. */
+void copies_wait(Kernel *k, int pending);
+
+/* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. */
+void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
+/* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. */
+void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
+
+/* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */
+void tile_store(Kernel *k, Matrix m, Val row0, Tile t);
+
+/*
+ * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count. Copies run
+ * slots - 1 tiles ahead (less what is retained); each step costs one barrier.
+ */
+enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 2, STREAM_MAX_TERMS = 2 };
+typedef struct Stream {
+	Matrix matrix;                     /* of the walk's first group */
+	Val group_stride;                  /* i64 bytes from one group to the next; null: one group */
+	Val terms[STREAM_MAX_TERMS];       /* float32 row terms that travel with the tile */
+	Val terms_group_stride;            /* i64 bytes; null: one group */
+	int term_count;
+} Stream;
+
+typedef struct RingTile {
+	Shared data;
+	Val terms[STREAM_MAX_TERMS];       /* shared pointers to tile-length rows of terms */
+} RingTile;
+
+typedef struct Ring {
+	Kernel *k;
+	const Stream *streams;
+	int count;                         /* streams in the sequence */
+	int slots, ahead, tile_rows;
+	int slot_bytes;
+	Val base;
+	Val first, end, groups;            /* i32: tiles [first, end) of each group */
+	Val read_slot, write_slot;         /* i32 byte offsets, carried */
+	Val write_tile, write_group;       /* i32, carried: the tile that the next copy brings */
+	Val read_tile, read_group;         /* i32, carried: the tile at hand */
+	int read_step, write_step;         /* position in the sequence, known while generating */
+	Loop loop;
+} Ring;
+
+/* retain: how many earlier tiles of the same round stay readable. groups may be null: one. */
+Ring ring_new(Kernel *k, const Stream *streams, int count, int tile_rows, int slots, int retain);
+/* for (ring_walk(...); ring_round(&ring);) { ring_next(&ring) count times } */
+void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carry_count);
+bool ring_round(Ring *ring);
+RingTile ring_next(Ring *ring);
+/* A retained tile: `back` steps before the last one taken. */
+RingTile ring_back(Ring *ring, int back);
+int ring_slot_bytes(const Spec *spec, int tile_rows, int cols, int terms);
+
+#endif

@@ -1,0 +1,149 @@
+/* Kernels as functions: entry, arguments, place in the grid. */
+#include "tile.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <mlir-c/BuiltinAttributes.h>
+#include <mlir-c/BuiltinTypes.h>
+
+/* gpu.thread_id and its like yield `index`; everything here counts in i32. */
+static Val coordinate(Builder *b, const char *op)
+{
+	MlirType index_type = mlirIndexTypeGet(b->context);
+	MlirOperation read = ir_region_op(b, op, "dimension = #gpu<dim x>", 0, NULL, 1, &index_type, 0, NULL);
+	Val index = mlirOperationGetResult(read, 0);
+	return ir_op(b, "arith.index_cast", NULL, IR_I32, 1, &index);
+}
+
+Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
+	ir_at(b, spec->loc);
+	launch->arg_count = 0;
+	k.region = mlirRegionCreate();
+	k.entry = mlirBlockCreate(0, NULL, NULL);
+	mlirRegionAppendOwnedBlock(k.region, k.entry);
+	b->block = k.entry;
+	k.thread = coordinate(b, "gpu.thread_id");
+	k.cta = coordinate(b, "gpu.block_id");
+	k.lane = val_rem_i32(b, k.thread, WARP);
+	k.warp = val_div_i32(b, k.thread, WARP);
+	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
+	return k;
+}
+
+bool kernel_end(Kernel *k)
+{
+	Builder *b = k->b;
+	Launch *launch = k->launch;
+	ir_op(b, "gpu.return", NULL, IR_TYPE_COUNT, 0, NULL);
+	launch->shared_bytes = k->shared_bytes;
+	if (k->shared_bytes > k->plan->shared_limit) {
+		diag_internal(b->diag, k->spec->loc, "%s takes %d bytes of shared memory; the plan allows %d", launch->entry,
+		              k->shared_bytes, k->plan->shared_limit);
+		b->failed = true;
+	}
+	if (b->failed) {
+		mlirRegionDestroy(k->region);
+		return false;
+	}
+	MlirType inputs[PLAN_MAX_ARGS];
+	for (int i = 0; i < launch->arg_count; i++)
+		inputs[i] = mlirValueGetType(mlirBlockGetArgument(k->entry, i));
+	MlirType type = mlirFunctionTypeGet(b->context, launch->arg_count, inputs, 0, NULL);
+	MlirOperationState state = mlirOperationStateGet(mlirStringRefCreateFromCString("gpu.func"), b->location);
+	MlirNamedAttribute attrs[] = {
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("function_type")),
+		                      mlirTypeAttrGet(type)),
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("sym_name")),
+		                      mlirStringAttrGet(b->context, mlirStringRefCreateFromCString(launch->entry))),
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("gpu.kernel")),
+		                      mlirUnitAttrGet(b->context)),
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("known_block_size")),
+		                      ir_attr(b, arena_printf(b->arena, "array<i32: %d, 1, 1>", launch->warps * WARP))),
+	};
+	mlirOperationStateAddAttributes(&state, sizeof attrs / sizeof *attrs, attrs);
+	mlirOperationStateAddOwnedRegions(&state, 1, &k->region);
+	MlirOperation func = mlirOperationCreate(&state);
+	MlirBlock body = mlirRegionGetFirstBlock(mlirOperationGetRegion(k->gpu_module, 0));
+	mlirBlockAppendOwnedOperation(body, func);
+	return true;
+}
+
+static Val argument(Kernel *k, ArgKind kind, IrType type, const char *source)
+{
+	Launch *launch = k->launch;
+	for (int i = 0; i < launch->arg_count; i++)
+		if (launch->args[i].kind == kind && strcmp(launch->args[i].source, source) == 0)
+			return mlirBlockGetArgument(k->entry, i);
+	if (launch->arg_count == PLAN_MAX_ARGS) {
+		diag_internal(k->b->diag, k->spec->loc, "%s has more than %d arguments", launch->entry, PLAN_MAX_ARGS);
+		k->b->failed = true;
+		return (Val){ NULL };
+	}
+	launch->args[launch->arg_count++] = (LaunchArg){ kind, source };
+	return mlirBlockAddArgument(k->entry, k->b->types[type], k->b->location);
+}
+
+#define ARGUMENT(function, kind, type)                                        \
+	Val function(Kernel *k, const char *format, ...)                      \
+	{                                                                     \
+		char text[160];                                               \
+		va_list list;                                                 \
+		va_start(list, format);                                       \
+		vsnprintf(text, sizeof text, format, list);                   \
+		va_end(list);                                                 \
+		return argument(k, kind, type, arena_strdup(k->b->arena, text)); \
+	}
+ARGUMENT(kernel_pointer, ARG_PTR, IR_GLOBAL)
+ARGUMENT(kernel_i32, ARG_I32, IR_I32)
+ARGUMENT(kernel_i64, ARG_I64, IR_I64)
+
+void kernel_barrier(Kernel *k)
+{
+	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+}
+
+Place kernel_place(Kernel *k, const char *heads, const char *length, int rows)
+{
+	Builder *b = k->b;
+	Place place;
+	Val blocks = kernel_i32(k, "ceil_div(%s,%d)", length, rows);
+	Val count = kernel_i32(k, "%s", heads);
+	Val from_end = val_rem(b, k->cta, blocks);
+	Val last = val_add_i32(b, blocks, -1);
+	place.block = val_sub(b, last, from_end);
+	place.batch_head = val_div(b, k->cta, blocks);
+	place.batch = val_div(b, place.batch_head, count);
+	place.head = val_rem(b, place.batch_head, count);
+	place.row0 = val_mul_i32(b, place.block, rows);
+	return place;
+}
+
+/* base + (batch * batch_stride + head * head_stride) elements. */
+Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols)
+{
+	Builder *b = k->b;
+	Val pointer = kernel_pointer(k, "%s", tensor);
+	Val batch_stride = kernel_i64(k, "%s.batch_stride", tensor);
+	Val head_stride = kernel_i64(k, "%s.head_stride", tensor);
+	Val batch64 = val_to_i64(b, batch);
+	Val head64 = val_to_i64(b, head);
+	Val by_batch = val_mul(b, batch64, batch_stride);
+	Val by_head = val_mul(b, head64, head_stride);
+	Val elements = val_add(b, by_batch, by_head);
+	Val bytes = val_mul(b, elements, val_i64(b, dtype_size(k->spec->dtype)));
+	Matrix m = { .base = val_offset(b, pointer, bytes), .cols = cols };
+	m.row_stride = kernel_i64(k, "%s.row_stride", tensor);
+	m.rows = kernel_i32(k, "%s", length);
+	return m;
+}
+
+Val terms_of(Kernel *k, const char *buffer, Val batch_head, const char *length)
+{
+	Builder *b = k->b;
+	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
+	Val stride = kernel_i64(k, "4*round_up(%s,%d)", length, PLAN_TERM_ROWS);
+	Val index = val_to_i64(b, batch_head);
+	return val_offset(b, pointer, val_mul(b, index, stride));
+}

@@ -1,0 +1,161 @@
+/* The layout of tiles: the only place that knows which lane holds which element (see tile.h). */
+#include "tile.h"
+#include "tile_parts.h"
+
+Tile tile_new(Kernel *k, int cols)
+{
+	return (Tile){ cols, ARENA_ARRAY(k->b->arena, Val, cols / 2) };
+}
+
+Tile tile_zero(Kernel *k, int cols)
+{
+	Tile t = tile_new(k, cols);
+	Val zero = val_f32(k->b, 0);
+	for (int e = 0; e < tile_count(t); e++)
+		t.e[e] = zero;
+	return t;
+}
+
+Axis axis_new(Kernel *k, Along along, int cols)
+{
+	int count = along == ALONG_ROWS ? 2 : cols / 4;
+	return (Axis){ along, count, ARENA_ARRAY(k->b->arena, Val, count) };
+}
+
+Val axis_get(Axis axis, int element)
+{
+	return axis.at[axis.along == ALONG_ROWS ? element % 4 / 2 : element / 4 * 2 + element % 2];
+}
+
+/* Offset of entry `n` of an axis from the lane's first. */
+static int axis_step(Along along, int n)
+{
+	return along == ALONG_ROWS ? n * 8 : n / 2 * 8 + n % 2;
+}
+
+/* The lane's first row, or column. */
+static Val axis_lane(Kernel *k, Along along)
+{
+	Builder *b = k->b;
+	if (along == ALONG_ROWS)
+		return val_div_i32(b, k->lane, 4);
+	return val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2);
+}
+
+Axis axis_index(Kernel *k, Along along, int cols, Val first)
+{
+	Axis axis = axis_new(k, along, cols);
+	Val lane = axis_lane(k, along);
+	Val own = val_add(k->b, first, lane);
+	for (int n = 0; n < axis.count; n++)
+		axis.at[n] = val_add_i32(k->b, own, axis_step(along, n));
+	return axis;
+}
+
+Axis axis_load_global(Kernel *k, Axis index, Val terms)
+{
+	Builder *b = k->b;
+	Axis axis = index;
+	axis.at = ARENA_ARRAY(b->arena, Val, index.count);
+	Val bytes = val_mul_i32(b, index.at[0], 4);
+	Val own = val_offset(b, terms, val_to_i64(b, bytes));
+	for (int n = 0; n < axis.count; n++) {
+		Val at = val_offset_const(b, own, 4 * axis_step(index.along, n));
+		axis.at[n] = val_load(b, at, IR_F32);
+	}
+	return axis;
+}
+
+Axis axis_load_shared(Kernel *k, int cols, Val terms)
+{
+	Builder *b = k->b;
+	Axis axis = axis_new(k, ALONG_COLS, cols);
+	Val lane = axis_lane(k, ALONG_COLS);
+	Val own = val_offset(b, terms, val_mul_i32(b, lane, 4));
+	for (int n = 0; n < axis.count; n += 2) {
+		Val at = val_offset_const(b, own, 4 * axis_step(ALONG_COLS, n));
+		Val pair = val_load(b, at, IR_V2F32);
+		axis.at[n] = val_vector_get(b, pair, 0, IR_F32);
+		axis.at[n + 1] = val_vector_get(b, pair, 1, IR_F32);
+	}
+	return axis;
+}
+
+static Val lane_exchange(Kernel *k, Val x, int distance)
+{
+	Builder *b = k->b;
+	Val all = val_i32(b, -1);
+	Val offset = val_i32(b, distance);
+	Val clamp = val_i32(b, 31);
+	return ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind bfly>", IR_F32, 4, (Val[]){ all, x, offset, clamp });
+}
+
+Val lane_sum(Kernel *k, Val x, int lanes)
+{
+	for (int distance = lanes / 2; distance > 0; distance /= 2) {
+		Val other = lane_exchange(k, x, distance);
+		x = val_fadd(k->b, x, other);
+	}
+	return x;
+}
+
+Val lane_max(Kernel *k, Val x, int lanes)
+{
+	for (int distance = lanes / 2; distance > 0; distance /= 2) {
+		Val other = lane_exchange(k, x, distance);
+		x = val_fmax(k->b, x, other);
+	}
+	return x;
+}
+
+void row_sum_lanes(Kernel *k, Val row[2])
+{
+	for (int r = 0; r < 2; r++)
+		row[r] = lane_sum(k, row[r], 4);
+}
+
+Val pack_pair(Kernel *k, Val low, Val high)
+{
+	Builder *b = k->b;
+	static const char attrs[] = "relu = false, rnd = #nvvm.fp_rnd_mode<rn>, sat = #nvvm.sat_mode<none>";
+	bool bf16 = k->spec->dtype == DTYPE_BF16;
+	/* The instruction's first operand becomes the upper half. */
+	return ir_op(b, bf16 ? "nvvm.convert.f32x2.to.bf16x2" : "nvvm.convert.f32x2.to.f16x2", attrs,
+	             bf16 ? IR_V2BF16 : IR_V2F16, 2, (Val[]){ high, low });
+}
+
+void unpack_pair(Kernel *k, Val pair, Val *low, Val *high)
+{
+	Builder *b = k->b;
+	IrType half = k->spec->dtype == DTYPE_BF16 ? IR_BF16 : IR_F16;
+	Val vector = val_bitcast(b, pair, k->spec->dtype == DTYPE_BF16 ? IR_V2BF16 : IR_V2F16);
+	Val first = val_vector_get(b, vector, 0, half);
+	Val second = val_vector_get(b, vector, 1, half);
+	*low = ir_op(b, "llvm.fpext", NULL, IR_F32, 1, &first);
+	*high = ir_op(b, "llvm.fpext", NULL, IR_F32, 1, &second);
+}
+
+/* Each lane writes two neighbouring elements of two rows for every 8 columns. */
+void tile_store(Kernel *k, Matrix m, Val row0, Tile t)
+{
+	Builder *b = k->b;
+	int size = dtype_size(k->spec->dtype);
+	Axis row = axis_index(k, ALONG_ROWS, t.cols, row0);
+	Val column = axis_lane(k, ALONG_COLS);
+	Val column_bytes = val_mul_i32(b, column, size);
+	for (int r = 0; r < 2; r++) {
+		Val inside = val_compare(b, IR_LT, row.at[r], m.rows);
+		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
+			Val row64 = val_to_i64(b, row.at[r]);
+			Val elements = val_mul(b, row64, m.row_stride);
+			Val at = val_offset(b, m.base, val_mul(b, elements, val_i64(b, size)));
+			at = val_offset(b, at, column_bytes);
+			for (int n = 0; n < t.cols / 8; n++) {
+				Val low = t.e[4 * n + 2 * r], high = t.e[4 * n + 2 * r + 1];
+				Val pair = size == 2 ? pack_pair(k, low, high) : val_vector_pair(b, low, high, IR_V2F32);
+				Val to = val_offset_const(b, at, n * 8 * size);
+				val_store(b, to, pair);
+			}
+		}
+	}
+}
