@@ -26,6 +26,10 @@ const Expr *expr_fold(ExprPool *pool, ExprOp op, const Expr *const *args, Loc lo
 /* Is e, whatever its variables are, +0, positive or NaN? */
 bool expr_never_negative(const Expr *e);
 
+enum { EXPR_NUMBER_SIZE = 40 };
+/* The fewest digits that read back as the same number. */
+char *expr_number_text(double value, char text[EXPR_NUMBER_SIZE]);
+
 /* Every variable within the range that proofs assume (see expr_prove.c). */
 IntervalEnv expr_proof_env(void);
 Interval expr_interval_point(double value);

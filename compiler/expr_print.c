@@ -28,16 +28,14 @@ static void put(Text *text, const char *word)
 	text->length += size;
 }
 
-/* The fewest digits that read back as the same number. */
-static void put_number(Text *text, double value)
+char *expr_number_text(double value, char text[EXPR_NUMBER_SIZE])
 {
-	char word[40];
 	for (int digits = 1; digits <= 17; digits++) {
-		snprintf(word, sizeof word, "%.*g", digits, value);
-		if (strtod(word, NULL) == value)
+		snprintf(text, EXPR_NUMBER_SIZE, "%.*g", digits, value);
+		if (strtod(text, NULL) == value)
 			break;
 	}
-	put(text, isnan(value) ? "nan" : word);
+	return isnan(value) ? strcpy(text, "nan") : text;
 }
 
 /* As in Lua: ^ binds tightest and to the right, then unary minus, then * and /, then + and -. */
@@ -92,8 +90,9 @@ static void put_infix(Text *text, const Expr *e, int least_level)
 	int level = level_of(e);
 	if (level < least_level)
 		put(text, "(");
+	char number[EXPR_NUMBER_SIZE];
 	if (e->op == EXPR_CONST)
-		put_number(text, e->value);
+		put(text, expr_number_text(e->value, number));
 	else if (e->op == EXPR_VAR)
 		put(text, e->var == VAR_PARAM ? text->params[e->param] : expr_var_name(e->var));
 	else if (level == LEVEL_ATOM)
@@ -118,7 +117,7 @@ static void put_postfix(Text *text, const Expr *e)
 	if (text->length > 0)
 		put(text, " ");
 	if (e->op == EXPR_CONST) {
-		char word[40];
+		char word[EXPR_NUMBER_SIZE];
 		snprintf(word, sizeof word, "%.17g", e->value);
 		put(text, word);
 	} else if (e->op != EXPR_VAR) {

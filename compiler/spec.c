@@ -38,7 +38,6 @@ const char *const *spec_param_names(const Spec *spec)
 	return spec->param_names;
 }
 
-/* An arena for one function's text. */
 static char *infix(Arena *arena, const Spec *spec, const Expr *e)
 {
 	return expr_print(arena, e, spec_param_names(spec));
@@ -54,12 +53,20 @@ static void print_masks(const Spec *spec, FILE *out)
 	fputc('\n', out);
 }
 
+static void print_param(const Param *param, FILE *out)
+{
+	char init[EXPR_NUMBER_SIZE], min[EXPR_NUMBER_SIZE], max[EXPR_NUMBER_SIZE];
+	fprintf(out, "param %s %s init %s min %s max %s\n", param->name, param_shape_name(param->shape),
+	        expr_number_text(param->init, init), expr_number_text(param->min, min), expr_number_text(param->max, max));
+}
+
 static void print_norm(const Spec *spec, FILE *out)
 {
+	char eps[EXPR_NUMBER_SIZE];
 	if (!spec->rms_norm)
 		fprintf(out, "output none\n");
 	else
-		fprintf(out, "output rms_norm eps %.17g gain %s\n", spec->rms_eps,
+		fprintf(out, "output rms_norm eps %s gain %s\n", expr_number_text(spec->rms_eps, eps),
 		        spec->gain >= 0 ? spec->params[spec->gain].name : "none");
 }
 
@@ -74,11 +81,8 @@ void spec_print(const Spec *spec, FILE *out)
 	fprintf(out, "head_dim %d\nvalue_dim %d\nviews %d\n", spec->head_dim, spec->value_dim, spec->views);
 	fprintf(out, "normalize %s\n", spec->normalize == NORMALIZE_L2 ? "l2" : "none");
 	print_masks(spec, out);
-	for (int k = 0; k < spec->param_count; k++) {
-		const Param *param = &spec->params[k];
-		fprintf(out, "param %s %s init %.17g min %.17g max %.17g\n", param->name, param_shape_name(param->shape),
-		        param->init, param->min, param->max);
-	}
+	for (int k = 0; k < spec->param_count; k++)
+		print_param(&spec->params[k], out);
 	fprintf(out, "threshold %s\n", infix(arena, spec, spec->threshold));
 	fprintf(out, "score %s\n", infix(arena, spec, spec->score));
 	fprintf(out, "weight %s\n", infix(arena, spec, spec->weight));
