@@ -1,0 +1,271 @@
+/*
+ * The data of the software device, shared by its parts and by nothing else.
+ *
+ *   ptx_lex, ptx_parse   text -> SrcInst (names resolved to register slots, opcodes still text)
+ *   decode, sim_ops.def  SrcInst -> Inst (a handler and slots)
+ *   cfg                  where diverged lanes meet again
+ *   exec_*               the handlers
+ *   memory, shared       what is allocated, written, raced for
+ *   cta                  warps, the reconvergence stack, barriers, launches
+ *   report               the texts
+ */
+#ifndef TDA_SIM_MODEL_H
+#define TDA_SIM_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "sim.h"
+
+enum {
+	LANES = 32,
+	SLOT_BYTES = 64,        /* registers are arrays of 32 lanes: a slot holds 32 x 16 bits, or a predicate's mask */
+	MAX_WARPS = 32,
+	MAX_OPERANDS = 16,      /* registers of one instruction */
+	MAX_BARRIERS = 16,
+	MAX_FRAMES = 2 * LANES + 2,     /* a divergence pushes two, and each has fewer lanes */
+	MAX_ALTERNATIVES = 4,
+	ERROR_BYTES = 4096,
+	NAME_BYTES = 128,       /* longest name that a report shows whole */
+};
+
+typedef uint32_t Slot;          /* index into Warp.file in units of SLOT_BYTES, and into Warp.written */
+typedef struct Inst Inst;
+typedef struct Warp Warp;
+typedef struct Cta Cta;
+typedef bool (*Handler)(Warp *w, const Inst *in, uint32_t mask);     /* false: reported, the launch ends */
+
+/* Generic addresses: everything that is not in one of these windows is global. Not canonical on any host, so no
+ * allocation of sim_alloc can be there. */
+#define SHARED_WINDOW UINT64_C(0x1000000000000000)
+#define LOCAL_WINDOW  UINT64_C(0x2000000000000000)
+#define PARAM_WINDOW  UINT64_C(0x3000000000000000)
+#define WINDOW_BYTES  UINT64_C(0x0000000100000000)
+
+/* Modifiers that change what a handler does; the others are told apart by the pattern that matched. */
+typedef enum Modifier {
+	MOD_FTZ = 1 << 0, MOD_SAT = 1 << 1, MOD_RELU = 1 << 2, MOD_NAN = 1 << 3, MOD_NC = 1 << 4, MOD_TRANS = 1 << 5,
+} Modifier;
+
+typedef enum Space { SPACE_GENERIC, SPACE_GLOBAL, SPACE_SHARED, SPACE_LOCAL, SPACE_PARAM, SPACE_CONST } Space;
+
+/* What an instruction's operands may do beyond "read the sources, write the destinations". */
+typedef enum OpTrait {
+	OP_POISON = 1 << 0,     /* passes never-written registers on; marks its own destinations as written */
+	OP_BRANCH = 1 << 1,
+	OP_EXIT = 1 << 2,
+	OP_WHOLE_WARP = 1 << 3, /* every live lane of the warp must take part */
+} OpTrait;
+
+struct Inst {
+	Handler run;
+	uint32_t flags;         /* Modifier */
+	uint8_t alt[MAX_ALTERNATIVES];  /* which of each {a,b,c} of the pattern the opcode's text had, in order */
+	uint8_t n_dst, n_src;   /* op[0..n_dst) are written, the n_src after them are read */
+	uint8_t dst_bytes, src_bytes;   /* width of the first register of each */
+	uint8_t traits;         /* OpTrait */
+	uint8_t n_vector;       /* elements of a register list that may have any length */
+	uint8_t address_bytes;  /* width of the address register, 4 or 8; the second one's for copies */
+	uint8_t address2_bytes;
+	Slot guard;             /* slot 0 is a predicate that is always true */
+	uint32_t guard_flip;    /* ~0 for @!%p */
+	Slot op[MAX_OPERANDS];
+	int64_t displacement[2];        /* of the address operands, in order */
+	uint32_t target;        /* of a branch: index into Kernel.code */
+	uint32_t reconverge;    /* of a branch: where its lanes meet again; Kernel.n_code is the kernel's end */
+	uint32_t line;          /* of the PTX text, from 1 */
+	uint32_t file, source_line;     /* the last .loc; 0 where there was none */
+};
+
+typedef enum RegClass { REG_PRED, REG_16, REG_32, REG_64, REG_128 } RegClass;
+
+/* An operand as parsed. A register list is one OPERAND_VECTOR whose elements follow it in Kernel.operands. */
+typedef enum OperandKind { OPERAND_REG, OPERAND_CONST, OPERAND_FLOAT, OPERAND_SINK, OPERAND_ADDRESS, OPERAND_VECTOR,
+	OPERAND_LABEL } OperandKind;
+
+typedef struct Operand {
+	uint8_t kind, reg_class;
+	bool negated;           /* !%p */
+	bool has_pair;          /* a|b: the next operand is b */
+	uint32_t count;         /* of a vector */
+	Slot slot;              /* register; base register of an address (0: none); label index */
+	uint64_t value;         /* constant; bits of a double; displacement */
+} Operand;
+
+typedef struct SrcInst {
+	const char *opcode;     /* in SimModule.text */
+	uint32_t opcode_length;
+	uint32_t line, file, source_line;
+	Slot guard;             /* TRUE_SLOT: none */
+	bool guard_negated;
+	uint32_t first, n;      /* operands, vector elements included */
+} SrcInst;
+
+typedef struct Param { uint32_t offset, bytes; } Param;
+typedef struct Constant { Slot slot; uint8_t reg_class; uint64_t value; } Constant;
+
+enum {                          /* special registers with a slot of their own, in this order after slot 0 */
+	SPECIAL_TID_X, SPECIAL_TID_Y, SPECIAL_TID_Z, SPECIAL_NTID_X, SPECIAL_NTID_Y, SPECIAL_NTID_Z,
+	SPECIAL_CTAID_X, SPECIAL_CTAID_Y, SPECIAL_CTAID_Z, SPECIAL_NCTAID_X, SPECIAL_NCTAID_Y, SPECIAL_NCTAID_Z,
+	SPECIAL_LANEID, SPECIAL_WARPID, SPECIAL_NWARPID, SPECIAL_LANEMASK_EQ, SPECIAL_LANEMASK_LE, SPECIAL_LANEMASK_LT,
+	SPECIAL_LANEMASK_GE, SPECIAL_LANEMASK_GT, SPECIAL_DYNAMIC_SMEM, SPECIAL_TOTAL_SMEM, SPECIAL_COUNT
+};
+enum {
+	TRUE_SLOT = 0,          /* a predicate that holds in every lane */
+	SINK_SLOT = 2,          /* where results written to _ go; wide enough for any register */
+	FIRST_SPECIAL_SLOT = 10,
+	FIRST_FREE_SLOT = FIRST_SPECIAL_SLOT + 2 * SPECIAL_COUNT,
+};
+static inline Slot special_slot(int special) { return FIRST_SPECIAL_SLOT + 2 * (Slot)special; }
+
+typedef struct Kernel {
+	char *name;
+	uint32_t line;
+	Param *params;          uint32_t n_params;
+	uint32_t param_bytes, static_shared, local_bytes;
+	uint32_t required_threads[3];   /* .reqntid; 0: none */
+	uint32_t max_threads;           /* .maxntid, all dimensions; 0: none */
+	Inst *code;             uint32_t n_code;
+	Constant *constants;    uint32_t n_constants;
+	uint32_t n_registers;   /* slots of special and declared registers; those of the constants follow */
+	uint32_t n_slots;
+} Kernel;
+
+struct SimModule {
+	Sim *sim;
+	SimModule *next;
+	char *text;             /* a copy: opcodes and quoted lines point into it */
+	size_t length;
+	Kernel *kernels;        uint32_t n_kernels;
+	char **files;           uint32_t n_files;       /* by the number of .file; NULL where unused */
+	void **globals;         uint32_t n_globals;     /* .global and .const arrays: freed with the module */
+};
+
+/* A piece of device memory. Shadows are one entry a byte, of the same length as the memory. */
+typedef struct Allocation {
+	uint64_t base, size;
+	uint8_t *memory;        /* what malloc gave; base lies inside */
+	uint8_t *written;       /* 1: has a value */
+	uint32_t *writer;       /* tag of the CTA that wrote last: Sim.first_tag + CTA, see memory.c */
+	uint32_t *reader;       /* tag of the CTA that read last; Sim.many_tag when several of this launch */
+	bool released;
+} Allocation;
+
+struct Sim {
+	Allocation *allocations;        /* sorted by base; released ones stay a while, to be named in reports */
+	size_t n_allocations, cap_allocations;
+	size_t last_hit;
+	uint32_t first_tag;             /* tags below belong to earlier launches */
+	uint32_t many_tag, next_tag;
+	size_t released_bytes;          /* of allocations that are kept only to be named */
+	SimModule *modules;
+	SimCounts counts;
+	char error[ERROR_BYTES];
+};
+
+/* ---- run time ---- */
+
+/* One byte of shared memory is the same index in each array. Stamps are Cta.time of the access. */
+typedef struct SharedMemory {
+	uint8_t *bytes;
+	uint32_t size, capacity;
+	uint32_t *write_stamp;  /* 0: never written */
+	uint32_t *read_stamp;
+	uint32_t *readers;      /* warps that read since the last write */
+	uint8_t *writer;        /* warp, and WRITER_ATOMIC */
+	uint8_t *in_flight;     /* 1 + warp of a cp.async that has not been waited for; 0: none */
+} SharedMemory;
+
+typedef struct Frame { uint32_t pc, reconverge, mask; } Frame;
+
+typedef struct AsyncCopy {      /* one lane's cp.async, its source already read */
+	uint32_t to, group;
+	uint8_t lane, bytes;
+	uint8_t data[16];
+} AsyncCopy;
+
+typedef enum WarpState { WARP_READY, WARP_WAITING, WARP_DONE } WarpState;
+
+struct Warp {
+	Cta *cta;
+	uint8_t *file;          /* n_slots x SLOT_BYTES; aligned to SLOT_BYTES */
+	uint32_t *written;      /* lanes that hold a value, by slot */
+	uint32_t pc, active, live;
+	uint32_t reconverge;    /* where the active lanes wait for the others; NO_RECONVERGENCE at the bottom */
+	Frame stack[MAX_FRAMES]; uint32_t depth;
+	uint32_t number;        /* in the CTA */
+	WarpState state;
+	uint32_t barrier;       /* that it waits for */
+	const Inst *waiting_at;
+	uint64_t executed;
+	uint32_t known[MAX_WARPS];      /* accesses of warp u stamped <= known[u] happened before what this warp does now */
+	AsyncCopy *copies;      size_t n_copies, cap_copies;
+	uint32_t group[LANES];  /* cp.async groups committed so far, by lane */
+	uint8_t *local;         /* [LANES][local_bytes] */
+	uint8_t *local_written;
+};
+
+typedef struct Barrier {
+	uint32_t arrived, expected;     /* warps; expected 0: nobody is there */
+	uint32_t waiting;               /* warps to wake, as a mask */
+	uint32_t joined[MAX_WARPS];     /* what its participants knew on arrival */
+} Barrier;
+
+struct Cta {
+	Sim *sim;
+	SimModule *module;
+	const Kernel *kernel;
+	Warp *warps;            uint32_t n_warps;
+	uint32_t grid[3], block[3], id[3];
+	uint32_t tag;           /* of this CTA's accesses to global memory */
+	uint32_t time;          /* counts barrier arrivals: see shared.c */
+	uint8_t *params;
+	SharedMemory shared;
+	Barrier barriers[MAX_BARRIERS];
+	uint32_t dynamic_shared;
+};
+
+#define NO_RECONVERGENCE UINT32_MAX
+#define WRITER_ATOMIC 0x80
+#define TAG_ATOMIC UINT32_C(0x80000000)   /* the last write was an atomic: not in conflict with other atomics */
+
+/* report.c: all set Sim.error; the bool ones return false. */
+bool report_at(Warp *w, const Inst *in, int lane, const char *format, ...) __attribute__((format(printf, 4, 5)));
+bool report_plain(Sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
+const char *describe_address(Sim *sim, uint64_t address, char *buffer, size_t size);
+/* The text of a line, trimmed, into buffer. */
+const char *module_line(const SimModule *module, uint32_t line, char *buffer, size_t size);
+
+/* memory.c: false after a report. */
+typedef enum AccessKind {
+	ACCESS_PLAIN,
+	ACCESS_ORDERED,         /* atomic, or .relaxed and stronger: no conflict with others of its kind */
+	ACCESS_CONSTANT,        /* ld.global.nc */
+	ACCESS_COPY,            /* cp.async into shared memory: not there before it has been waited for */
+	ACCESS_ARRIVAL,         /* the end of such a copy */
+} AccessKind;
+bool global_read(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
+bool global_write(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
+void *memory_alloc(Sim *sim, size_t bytes);
+bool memory_begin_launch(Sim *sim, uint64_t n_ctas);
+void memory_free_all(Sim *sim);
+
+/* shared.c */
+bool shared_new(SharedMemory *shared, uint32_t bytes);
+void shared_free(SharedMemory *shared);
+void shared_reset(SharedMemory *shared);
+bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes);
+bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes);
+bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind);
+void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes);
+
+/* ptx_parse.c, decode.c, cfg.c, cta.c: false after an error, which is in Sim.error */
+bool parse_module(SimModule *module);
+bool find_reconvergence(Sim *sim, Kernel *kernel);
+bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_t grid[3], const uint32_t block[3],
+	uint32_t dynamic_shared, const void *const *params);
+
+/* Room for need elements; false when out of memory (nothing is lost). Memory that is new is zeroed. */
+bool sim_grow(void *array_pointer, size_t *capacity, size_t need, size_t element);
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * Shared memory and its races, by vector clocks. Cta.time counts barrier arrivals; every access is stamped with it.
+ * Warp.known[u] is the latest stamp of warp u whose accesses happened before what the warp does now: a barrier's
+ * participants give it what they know on arrival and take what all knew on release. Two accesses of a byte by different
+ * warps, one of them a write, race when the earlier one is not known to the later one. Lanes of a warp are in order.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include "model.h"
+
+bool shared_new(SharedMemory *shared, uint32_t bytes)
+{
+	size_t n = bytes + 16;
+	*shared = (SharedMemory){ .size = bytes };
+	shared->bytes = malloc(n);
+	shared->write_stamp = malloc(n * sizeof(uint32_t));
+	shared->read_stamp = malloc(n * sizeof(uint32_t));
+	shared->readers = malloc(n * sizeof(uint32_t));
+	shared->writer = malloc(n);
+	shared->in_flight = malloc(n);
+	return shared->bytes && shared->write_stamp && shared->read_stamp && shared->readers && shared->writer
+		&& shared->in_flight;
+}
+
+void shared_free(SharedMemory *shared)
+{
+	free(shared->bytes);
+	free(shared->write_stamp);
+	free(shared->read_stamp);
+	free(shared->readers);
+	free(shared->writer);
+	free(shared->in_flight);
+}
+
+void shared_reset(SharedMemory *shared)
+{
+	memset(shared->bytes, 0xCD, shared->size);
+	memset(shared->write_stamp, 0, shared->size * sizeof(uint32_t));
+	memset(shared->read_stamp, 0, shared->size * sizeof(uint32_t));
+	memset(shared->readers, 0, shared->size * sizeof(uint32_t));
+	memset(shared->writer, 0, shared->size);
+	memset(shared->in_flight, 0, shared->size);
+}
+
+bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes)
+{
+	const SharedMemory *s = &w->cta->shared;
+	if (address <= s->size && bytes <= s->size - address)
+		return true;
+	return report_at(w, in, lane, "shared memory out of bounds: %u bytes at offset %lld, the CTA has %u (%u static and %u "
+		"dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
+}
+
+static bool race(Warp *w, const Inst *in, int lane, uint32_t address, const char *what, uint32_t other)
+{
+	return report_at(w, in, lane, "shared-memory race: warp %u %s warp %u, with no barrier between them: byte at offset %u",
+		w->number, what, other, address);
+}
+
+static bool flying(Warp *w, const Inst *in, int lane, uint32_t address, const char *what)
+{
+	return report_at(w, in, lane, "%s shared memory with a cp.async in flight (issued by warp %u): byte at offset %u; "
+		"cp.async.wait_group and a barrier must come before", what, w->cta->shared.in_flight[address] - 1u, address);
+}
+
+static bool read_byte(Warp *w, const Inst *in, int lane, uint32_t i)
+{
+	SharedMemory *s = &w->cta->shared;
+	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC, me = 1u << w->number;
+	if (s->in_flight[i])
+		return flying(w, in, lane, i, "read of");
+	if (!s->write_stamp[i])
+		return report_at(w, in, lane, "read of shared memory that nothing wrote: byte at offset %u", i);
+	if (writer != w->number && s->write_stamp[i] > w->known[writer])
+		return race(w, in, lane, i, "reads what was written by", writer);
+	/* Readers known to this one add nothing: a write that races with them races with this read or is known too. */
+	uint32_t others = s->readers[i] & ~me;
+	for (uint32_t rest = others; rest; rest &= rest - 1) {
+		int u = __builtin_ctz(rest);
+		if (s->read_stamp[i] <= w->known[u])
+			others &= ~(1u << u);
+	}
+	s->readers[i] = others | me;
+	s->read_stamp[i] = w->cta->time;
+	return true;
+}
+
+static bool all_equal(const uint32_t *array, uint32_t n)
+{
+	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
+}
+
+bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
+{
+	SharedMemory *s = &w->cta->shared;
+	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
+	if (s->read_stamp[address] == w->cta->time && s->readers[address] >> w->number & 1
+	    && all_equal(s->read_stamp + address, bytes) && all_equal(s->readers + address, bytes))
+		return true;
+	for (uint32_t i = address; i < address + bytes; i++)
+		if (!read_byte(w, in, lane, i))
+			return false;
+	return true;
+}
+
+static bool write_byte(Warp *w, const Inst *in, int lane, uint32_t i, AccessKind kind)
+{
+	SharedMemory *s = &w->cta->shared;
+	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC;
+	bool both_ordered = kind == ACCESS_ORDERED && s->writer[i] & WRITER_ATOMIC;
+	if (s->in_flight[i])
+		return flying(w, in, lane, i, kind == ACCESS_COPY ? "cp.async into" : "write to");
+	if (writer != w->number && s->write_stamp[i] > w->known[writer] && !both_ordered)
+		return race(w, in, lane, i, "writes what was written by", writer);
+	for (uint32_t rest = s->readers[i] & ~(1u << w->number); rest; rest &= rest - 1) {
+		uint32_t u = (uint32_t)__builtin_ctz(rest);
+		if (s->read_stamp[i] > w->known[u])
+			return race(w, in, lane, i, "writes what was read by", u);
+	}
+	return true;
+}
+
+/* ACCESS_COPY marks the bytes as in flight, ACCESS_ARRIVAL ends that. */
+bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind)
+{
+	SharedMemory *s = &w->cta->shared;
+	uint8_t writer = (uint8_t)(w->number | (kind == ACCESS_ORDERED ? WRITER_ATOMIC : 0));
+	for (uint32_t i = address; i < address + bytes && kind != ACCESS_ARRIVAL; i++)
+		if (!write_byte(w, in, lane, i, kind))
+			return false;
+	for (uint32_t i = address; i < address + bytes; i++) {
+		s->write_stamp[i] = w->cta->time;
+		s->readers[i] = 0;
+	}
+	memset(s->writer + address, writer, bytes);
+	memset(s->in_flight + address, kind == ACCESS_COPY ? (int)w->number + 1 : 0, bytes);
+	return true;
+}
+
+/* Accesses of 8 and 16 bytes are served in halves and quarters of a warp, each in as many cycles as its fullest bank
+ * has different words. */
+void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes)
+{
+	int per_phase = bytes <= 4 ? LANES : LANES * 4 / (int)bytes;
+	for (int first = 0; first < LANES; first += per_phase) {
+		uint32_t words[32][LANES], count[32] = { 0 }, ways = 0;
+		for (int l = first; l < first + per_phase; l++) {
+			for (uint32_t k = 0; k < (bytes + 3) / 4 && mask >> l & 1; k++) {
+				uint32_t word = address[l] / 4 + k, bank = word % 32, i = 0;
+				while (i < count[bank] && words[bank][i] != word)
+					i++;
+				if (i == count[bank] && i < LANES)
+					words[bank][count[bank]++] = word;
+				ways = count[bank] > ways ? count[bank] : ways;
+			}
+		}
+		w->cta->sim->counts.shared_bank_conflicts += ways ? ways - 1 : 0;
+	}
+}
