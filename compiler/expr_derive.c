@@ -77,6 +77,12 @@ static const Expr *is(At at, ExprOp comparison, const Expr *a, double value)
 
 static const Expr *derive(const Derivation *d, const Expr *e);
 
+/* A product with d that is 0 where d is: its other factor may be infinite there, as 0^(p - 1) is for p < 1. */
+static const Expr *guarded(At at, const Expr *product, const Expr *d)
+{
+	return d->op == EXPR_CONST ? product : where(at, is(at, EXPR_EQ, d, 0), d, product);
+}
+
 /* a^p for a constant p. For relu(x)^p with p > 1 the factor relu(x)^(p - 1) is 0 at the kink and NaN at NaN; it makes
  * the branch at x = 0 superfluous, so x is derived instead of relu(x), if dx is a plain number and can't spoil the 0. */
 static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
@@ -86,12 +92,15 @@ static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
 	const Expr *da = derive(d, of_relu ? a->arg[0] : a);
 	const Expr *power = make2(at, EXPR_POW, a, number(at, p->value - 1));
 	const Expr *slope = mul(at, mul(at, p, power), da);
-	if (!of_relu || (p->value > 1 && da->op == EXPR_CONST && isfinite(da->value)))
+	if (!of_relu)
+		return p->value < 1 ? guarded(at, slope, da) : slope;
+	if (p->value > 1 && da->op == EXPR_CONST && isfinite(da->value))
 		return slope;
 	return where(at, is(at, EXPR_GT, a, 0), slope, a);
 }
 
-/* a^b where b reads the variable: b a^(b-1) da + a^b log(a) db, with 0 where a^b is 0. */
+/* a^b where b reads the variable: b a^(b-1) da + a^b log(a) db. The second term is 0 where a^b is 0 (log(0) is not
+ * finite) and where db is 0 (a negative a has whole powers, but no log). */
 static const Expr *derive_general_power(const Derivation *d, At at, const Expr *e)
 {
 	const Expr *a = e->arg[0], *b = e->arg[1];
@@ -103,8 +112,8 @@ static const Expr *derive_general_power(const Derivation *d, At at, const Expr *
 	if (of_relu)
 		return where(at, is(at, EXPR_GT, a, 0), add(at, by_base, by_exponent), a);
 	if (!expr_is_const(db, 0))
-		by_exponent = where(at, is(at, EXPR_EQ, e, 0), e, by_exponent);
-	return add(at, by_base, by_exponent);
+		by_exponent = where(at, is(at, EXPR_EQ, e, 0), e, guarded(at, by_exponent, db));
+	return add(at, guarded(at, by_base, da), by_exponent);
 }
 
 static const Expr *derive_clamp(const Derivation *d, At at, const Expr *e)

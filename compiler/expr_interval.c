@@ -122,7 +122,8 @@ static Interval quotient(Interval a, Interval b)
 /* For a base that is not negative: monotone in the base for each exponent and the other way about, so corners do. */
 static Interval power_of_positive(Interval a, Interval b)
 {
-	double corners[] = { pow(a.lo, b.lo), pow(a.lo, b.hi), pow(a.hi, b.lo), pow(a.hi, b.hi) };
+	double lo = fabs(a.lo), hi = fabs(a.hi);               /* -0 as 0 */
+	double corners[] = { pow(lo, b.lo), pow(lo, b.hi), pow(hi, b.lo), pow(hi, b.hi) };
 	Interval r = widen(hull(corners, 4, a.nan || b.nan), 2);
 	r.lo = a.lo == 0 && b.lo < 0 ? -INFINITY : fmax(r.lo, 0);   /* -0 to a negative odd power */
 	return r;

@@ -185,16 +185,18 @@ static Status of_power(Prover *p, const Expr *base, const Expr *exponent)
 	return by.lo > 1 ? ZERO : status;
 }
 
-/* min(a, b) and max(a, b) where one is constant 0 and the other never passes it: ties go to the first. */
+/* min(a, b) and max(a, b) where one is 0 and the other never passes it. Ties go to the first: if that is the 0, its
+ * status is the result's; if not, the derivatives at a tie are the other's. */
 static Status of_min_max(Prover *p, const Expr *e)
 {
-	bool (*below)(Prover *, const Expr *) = e->op == EXPR_MAX ? at_most_zero : at_least_zero;
+	bool (*never_passes)(Prover *, const Expr *) = e->op == EXPR_MAX ? at_most_zero : at_least_zero;
 	const Expr *a = e->arg[0], *b = e->arg[1];
-	if (expr_is_const(a, 0) && below(p, b) && never_nan(p, b))
-		return ZERO;
-	if (expr_is_const(b, 0) && below(p, a))
-		return VANISHES;
-	return weaker(status_of(p, a), status_of(p, b));
+	Status first = status_of(p, a), second = status_of(p, b);
+	if (first != UNKNOWN && never_passes(p, b) && never_nan(p, b))
+		return first;
+	if (second != UNKNOWN && never_passes(p, a))
+		return weaker(first, second) == UNKNOWN ? VANISHES : weaker(first, second);
+	return weaker(first, second);
 }
 
 static Status of_clamp(Prover *p, const Expr *e)
