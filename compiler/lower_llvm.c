@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <llvm-c/Analysis.h>
 #include <llvm-c/Core.h>
 #include <llvm-c/Error.h>
 #include <llvm-c/ErrorHandling.h>
@@ -22,8 +23,11 @@
 
 #define TRIPLE "nvptx64-nvidia-cuda"
 
-/* The templates unroll what should be unrolled, and vectorise by hand. */
-static const char llvm_passes[] = "default<O3>";
+/* The templates unroll what should be unrolled, vectorise by hand and leave scheduling to ptxas, so that little is left to
+ * do: fold, drop the dead, hoist. Measured on the shipped specs against "default<O3>": a quarter of its time, and as
+ * many registers or fewer (forward of tda_f32: 127 instead of 163), since values live shorter. */
+static const char llvm_passes[] =
+	"function(early-cse,instcombine<no-verify-fixpoint>,simplifycfg,loop-mssa(licm),early-cse<memssa>,adce)";
 
 struct LlvmModule {
 	LLVMContextRef context;
@@ -108,8 +112,19 @@ static bool make_target_machine(LlvmModule *module, Diag *diag, Target target)
 		return false;
 	}
 	module->machine = LLVMCreateTargetMachine(nvptx, TRIPLE, target_name(target), target_features(target),
-		LLVMCodeGenLevelAggressive, LLVMRelocDefault, LLVMCodeModelDefault);
+		LLVMCodeGenLevelDefault, LLVMRelocDefault, LLVMCodeModelDefault);
 	return true;
+}
+
+static bool verify(LlvmModule *module, Diag *diag, const char *when)
+{
+	char *error = NULL;
+	bool broken = LLVMVerifyModule(module->module, LLVMReturnStatusAction, &error);
+
+	if (broken)
+		diag_internal(diag, nowhere, "the LLVM IR is not valid %s: %s", when, error);
+	LLVMDisposeMessage(error);
+	return !broken;
 }
 
 static bool translate(LlvmModule *module, Diag *diag, void *argument)
@@ -130,7 +145,7 @@ static bool translate(LlvmModule *module, Diag *diag, void *argument)
 	LLVMSetTarget(module->module, TRIPLE);
 	LLVMSetModuleDataLayout(module->module, layout);
 	LLVMDisposeTargetData(layout);
-	return true;
+	return verify(module, diag, "as translated");
 }
 
 static bool optimize(LlvmModule *module, Diag *diag, void *argument)
@@ -138,10 +153,6 @@ static bool optimize(LlvmModule *module, Diag *diag, void *argument)
 	LLVMPassBuilderOptionsRef options = LLVMCreatePassBuilderOptions();
 
 	(void)argument;
-	LLVMPassBuilderOptionsSetLoopUnrolling(options, false);
-	LLVMPassBuilderOptionsSetLoopVectorization(options, false);
-	LLVMPassBuilderOptionsSetLoopInterleaving(options, false);
-	LLVMPassBuilderOptionsSetSLPVectorization(options, false);
 	LLVMErrorRef error = LLVMRunPasses(module->module, llvm_passes, module->machine, options);
 
 	LLVMDisposePassBuilderOptions(options);
@@ -151,7 +162,7 @@ static bool optimize(LlvmModule *module, Diag *diag, void *argument)
 		diag_internal(diag, nowhere, "LLVM does not take the passes %s: %s", llvm_passes, text);
 		LLVMDisposeErrorMessage(text);
 	}
-	return !error;
+	return !error && verify(module, diag, "after LLVM's passes");
 }
 
 LlvmModule *lower_to_llvm(MlirModule mlir, Diag *diag, Target target)
