@@ -97,7 +97,8 @@ static void print_with_interval(Arena *arena, const Spec *spec, const char *labe
 	IntervalEnv env = expr_proof_env();
 	Interval x = expr_interval(e, &env);
 	fprintf(out, "%s = %s\n", label, infix(arena, spec, e));
-	fprintf(out, "    in [%.6g, %.6g]%s\n", x.lo, x.hi, x.nan ? " or nan" : "");
+	fprintf(out, "    in [%.6g, %.6g]%s\n", x.lo + 0.0, x.hi + 0.0,   /* -0 as 0 */
+	        x.nan ? " or nan" : "");
 }
 
 static void print_derivative(Arena *arena, const Spec *spec, const char *label, const Expr *e, ExprVar var, int param,

@@ -36,12 +36,19 @@ static const Expr *culprit(const Expr *e, const ExprEnv *env, bool (*bad)(double
 	return e;
 }
 
+/* A number without the sign that a NaN may or may not have. */
+static const char *shown(const Check *check, double value)
+{
+	return isnan(value) ? "NaN" : arena_printf(check->loader->arena, "%g", value);
+}
+
 /* "there log gets -0.5", "there ^ gets 0 and -1" */
 static void note_operation(const Check *check, const Expr *e, const char *advice)
 {
 	const char *text = "";
 	for (int k = 0; k < e->arity; k++)
-		text = arena_printf(check->loader->arena, "%s%s%g", text, k ? " and " : "", expr_eval(e->arg[k], &check->env));
+		text = arena_printf(check->loader->arena, "%s%s%s", text, k ? " and " : "",
+		                    shown(check, expr_eval(e->arg[k], &check->env)));
 	if (e->arity > 0)
 		diag_note(check->loader->diag, (Loc){ 0 }, "there '%s' gets %s; %s", expr_op_name(e->op), text, advice);
 }
@@ -96,7 +103,7 @@ static bool check_score(Check *check, double s, double tau)
 	double score = expr_eval(spec->score, &check->env);
 	if (!isfinite(score)) {
 		const Expr *e = culprit(spec->score, &check->env, is_not_finite);
-		diag_error(diag, known(e->loc, spec->score_loc), "the score is %g at s = %g", score, s);
+		diag_error(diag, known(e->loc, spec->score_loc), "the score is %s at s = %g", shown(check, score), s);
 		note_operation(check, e, "a score must be finite for every s from -1 to 1");
 		return false;
 	}
@@ -106,7 +113,8 @@ static bool check_score(Check *check, double s, double tau)
 	if (isfinite(weight))
 		return true;
 	const Expr *e = culprit(spec->weight, &check->env, is_not_finite);
-	diag_error(diag, known(e->loc, spec->weight_loc), "the weight is %g at s = %g, tau = %g", weight, score, tau);
+	diag_error(diag, known(e->loc, spec->weight_loc), "the weight is %s at s = %g, tau = %g", shown(check, weight), score,
+	           tau);
 	bool power_of_zero = e->op == EXPR_POW && expr_eval(e->arg[0], &check->env) == 0;
 	note_operation(check, e, power_of_zero ? "a power of 0 is finite for exponents above 0 only" :
 	               "a weight must be finite for every score");
@@ -149,7 +157,7 @@ static bool check_combine(Check *check)
 			continue;
 		const Expr *e = culprit(spec->combine[k], &check->env, is_not_finite);
 		diag_error(check->loader->diag, known(e->loc, spec->combine_loc),
-		           "coefficient %d of combine is %g with the initial parameters", k + 1, value);
+		           "coefficient %d of combine is %s with the initial parameters", k + 1, shown(check, value));
 		note_operation(check, e, "a coefficient must be finite");
 		return false;
 	}

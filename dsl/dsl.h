@@ -40,6 +40,7 @@ typedef struct Loader {
 	Spec *spec;
 	Constant constants[MAX_CONSTANTS];
 	int constant_count;
+	bool exhausted;                            /* a limit was passed: nothing more is run */
 	int learned_count;                         /* learned() calls so far: the order of parameters */
 	Scope scope;
 	size_t memory_used, memory_total;          /* bytes held by Lua; bytes ever given to it */
@@ -98,6 +99,8 @@ typedef struct Value {
 void dsl_register_values(lua_State *L);            /* into the table on top of the stack */
 /* NULL if there is no such value at index. */
 Value *dsl_value(lua_State *L, int index, ValueKind kind);
+/* How a user would name the value at index in "not ..."; in the arena. */
+const char *dsl_shown(lua_State *L, int index);
 
 /* fields.c */
 /* Reads the table on top of the stack (taken off) into loader->spec; false after errors. */
@@ -107,6 +110,8 @@ bool dsl_read_fields(Loader *loader, Loc loc);
 extern const char *const dsl_context_names[];      /* what c offers besides parameters */
 extern const int dsl_context_name_count;
 void dsl_register_trace(lua_State *L);             /* into the table on top of the stack */
+/* "a symbolic value", "a comparison", or NULL for anything else. */
+const char *dsl_symbol_kind(lua_State *L, int index);
 /* Each calls the function on top of the stack (taken off); false after errors. */
 bool dsl_trace_function(Loader *loader, Scope scope, Loc loc, const Expr **result);
 bool dsl_trace_combine(Loader *loader, Loc loc);

@@ -11,7 +11,8 @@ static const char *const field_names[] = {
 	"combine", "output", "precision",
 };
 
-enum { FIELD_COUNT = sizeof field_names / sizeof field_names[0], MAX_NAME = 64 };
+enum { FIELD_COUNT = sizeof field_names / sizeof field_names[0], MAX_NAME = 64,
+       MAX_NAMES = SPEC_MAX_PARAMS + MAX_CONSTANTS + 1 };
 
 /* Reading one table: errors are collected, so that a user sees all of them at once. */
 typedef struct Fields {
@@ -34,22 +35,6 @@ static int get(const Fields *f, const char *field)
 	return lua_getfield(f->loader->L, f->table, field);
 }
 
-/* Writes a Lua value as a user would: for "got ...". */
-static const char *shown(const Fields *f, int index)
-{
-	lua_State *L = f->loader->L;
-	switch (lua_type(L, index)) {
-	case LUA_TSTRING: return arena_printf(f->loader->arena, "\"%.40s\"", lua_tostring(L, index));
-	case LUA_TNUMBER: case LUA_TBOOLEAN: {
-		const char *text = arena_strdup(f->loader->arena, luaL_tolstring(L, index, NULL));
-		lua_pop(L, 1);
-		return text;
-	}
-	case LUA_TNIL: return "nothing";
-	default: return luaL_typename(L, index);
-	}
-}
-
 static int compare_strings(const void *a, const void *b)
 {
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -64,7 +49,7 @@ static void check_names(const Fields *f)
 	for (lua_pushnil(L); lua_next(L, f->table); lua_pop(L, 1)) {
 		if (lua_type(L, -2) != LUA_TSTRING) {
 			if (count < 32)
-				unknown[count++] = arena_printf(f->loader->arena, "[%s]", shown(f, -2));
+				unknown[count++] = arena_printf(f->loader->arena, "[%s]", dsl_shown(f->loader->L, -2));
 			continue;
 		}
 		const char *key = lua_tostring(L, -2);
@@ -82,9 +67,10 @@ static void check_names(const Fields *f)
 		} else {
 			ERROR(f, unknown[k], "unknown field '%s'%s", unknown[k],
 			      dsl_did_you_mean(f->loader, unknown[k], field_names, FIELD_COUNT));
-			NOTE(f, "the fields are name, dtype, head_dim, value_dim, views, normalize, mask, params, threshold, score, "
-			     "weight, combine, output, precision");
 		}
+	if (count > 0 && unknown[count - 1][0] != '[')
+		NOTE(f, "the fields are name, dtype, head_dim, value_dim, views, normalize, mask, params, threshold, score, weight, "
+		     "combine, output, precision");
 }
 
 /* One of a list of words; `value` is left alone when the field is absent. */
@@ -106,7 +92,7 @@ static bool read_choice(const Fields *f, const char *field, const char *const *w
 		const char *list = "";
 		for (int k = 0; k < count; k++)
 			list = arena_printf(f->loader->arena, "%s%s\"%s\"", list, k == 0 ? "" : k == count - 1 ? " or " : ", ", words[k]);
-		ERROR(f, field, "%s must be %s, not %s%s", field, list, shown(f, -1),
+		ERROR(f, field, "%s must be %s, not %s%s", field, list, dsl_shown(f->loader->L, -1),
 		      text ? dsl_did_you_mean(f->loader, text, words, count) : "");
 	}
 	lua_pop(L, 1);
@@ -124,9 +110,9 @@ static int read_integer(const Fields *f, const char *field, int lo, int hi, int 
 			result = (int)value;
 		} else {
 			if (step > 1)
-				ERROR(f, field, "%s must be a multiple of %d from %d to %d, not %s", field, step, lo, hi, shown(f, -1));
+				ERROR(f, field, "%s must be a multiple of %d from %d to %d, not %s", field, step, lo, hi, dsl_shown(f->loader->L, -1));
 			else
-				ERROR(f, field, "%s must be a whole number from %d to %d, not %s", field, lo, hi, shown(f, -1));
+				ERROR(f, field, "%s must be a whole number from %d to %d, not %s", field, lo, hi, dsl_shown(f->loader->L, -1));
 			NOTE(f, "%s", note);
 		}
 	}
@@ -146,7 +132,7 @@ static void read_name(const Fields *f)
 		ERROR(f, "", "attention has no name");
 		NOTE(f, "give it one: name = \"my_attention\"");
 	} else if (!good) {
-		ERROR(f, "name", "name must be 1 to %d letters, digits, '_', '-' or '.', not %s", MAX_NAME, shown(f, -1));
+		ERROR(f, "name", "name must be 1 to %d letters, digits, '_', '-' or '.', not %s", MAX_NAME, dsl_shown(f->loader->L, -1));
 		NOTE(f, "it names the kernels and the generated header");
 	}
 	f->loader->spec->name = arena_strdup(f->loader->arena, good ? name : "unnamed");
@@ -176,7 +162,7 @@ static void add_mask(const Fields *f, int index)
 	Spec *spec = f->loader->spec;
 	const Value *mask = dsl_value(f->loader->L, index, VALUE_MASK);
 	if (!mask) {
-		ERROR(f, "mask", "mask must be causal(), window(n), full() or a list of these, not %s", shown(f, index));
+		ERROR(f, "mask", "mask must be causal(), window(n), full() or a list of these, not %s", dsl_shown(f->loader->L, index));
 		NOTE(f, lua_isfunction(f->loader->L, index) ? "call it: causal()" : "a key is visible when all masks of a list allow it");
 		return;
 	}
@@ -270,12 +256,9 @@ typedef struct NamedParam {
 
 static int compare_params(const void *a, const void *b)
 {
-	return ((const NamedParam *)a)->value->serial - ((const NamedParam *)b)->value->serial;
-}
-
-static int compare_constants(const void *a, const void *b)
-{
-	return strcmp(((const Constant *)a)->name, ((const Constant *)b)->name);
+	const NamedParam *first = a, *second = b;
+	int order = first->value->serial - second->value->serial;
+	return order ? order : strcmp(first->name, second->name);
 }
 
 /* One entry of params at the top of the stack; a learned one goes to `found`. */
@@ -291,7 +274,7 @@ static void read_param(const Fields *f, const char *name, NamedParam *found, int
 		ERROR(f, name, "there are more than %d constants", MAX_CONSTANTS);
 		NOTE(f, "use local variables of the spec");
 	} else if (!learned) {
-		ERROR(f, name, "parameter '%s' must be learned(...) or constant(...), not %s", name, shown(f, -1));
+		ERROR(f, name, "parameter '%s' must be learned(...) or constant(...), not %s", name, dsl_shown(f->loader->L, -1));
 		NOTE(f, "for a plain number write %s = constant(1.0), for a trained one %s = learned(per_head, 1.0)", name, name);
 	} else if (learned->shape == PARAM_PER_CHANNEL) {
 		ERROR(f, name, "per_channel is for the gain of rms_norm alone");
@@ -303,21 +286,36 @@ static void read_param(const Fields *f, const char *name, NamedParam *found, int
 	}
 }
 
-/* A Lua table has no order of its own: learned parameters go by their calls of learned(), constants by name. */
+/* The names in the table on top of the stack, in alphabetic order: a Lua table has none of its own. */
+static int sorted_names(const Fields *f, const char **names)
+{
+	lua_State *L = f->loader->L;
+	int count = 0, table = lua_gettop(L);
+	for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1))
+		if (lua_type(L, -2) == LUA_TSTRING && count < MAX_NAMES)
+			names[count++] = arena_strdup(f->loader->arena, lua_tostring(L, -2));
+		else if (lua_type(L, -2) != LUA_TSTRING)
+			check_param_name(f, "");
+	qsort(names, (size_t)count, sizeof names[0], compare_strings);
+	return count;
+}
+
+/* Learned parameters are kept in the order of their calls of learned(). */
 static void read_params(const Fields *f)
 {
 	lua_State *L = f->loader->L;
 	NamedParam found[SPEC_MAX_PARAMS + 1];
 	int count = 0, type = get(f, "params");
 	if (type != LUA_TTABLE && type != LUA_TNIL) {
-		ERROR(f, "params", "params must be a table, not %s", shown(f, -1));
+		ERROR(f, "params", "params must be a table, not %s", dsl_shown(L, -1));
 		NOTE(f, "write params = { beta = learned(per_head, 1.0) }");
 	} else if (type == LUA_TTABLE) {
-		int table = lua_gettop(L);
-		for (lua_pushnil(L); lua_next(L, table); lua_pop(L, 1)) {
-			bool named = lua_type(L, -2) == LUA_TSTRING;
-			const char *name = named ? arena_strdup(f->loader->arena, lua_tostring(L, -2)) : "";
-			read_param(f, name, found, &count);
+		const char *names[MAX_NAMES];
+		int name_count = sorted_names(f, names);
+		for (int k = 0; k < name_count; k++) {
+			lua_getfield(L, -1, names[k]);
+			read_param(f, names[k], found, &count);
+			lua_pop(L, 1);
 		}
 	}
 	qsort(found, (size_t)count, sizeof found[0], compare_params);
@@ -328,7 +326,6 @@ static void read_params(const Fields *f)
 		}
 		add_param(f, found[k].name, found[k].value);
 	}
-	qsort(f->loader->constants, (size_t)f->loader->constant_count, sizeof(Constant), compare_constants);
 	lua_pop(L, 1);
 }
 
@@ -341,7 +338,7 @@ static void read_gain(const Fields *f)
 	if (lua_isnil(L, -1) || (lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) == 1) || (constant && constant->init == 1))
 		return;
 	if (!gain) {
-		ERROR(f, "gain", "rms_norm: gain must be learned(per_channel, 1), 1 or absent, not %s", shown(f, -1));
+		ERROR(f, "gain", "rms_norm: gain must be learned(per_channel, 1), 1 or absent, not %s", dsl_shown(f->loader->L, -1));
 		NOTE(f, "a fixed gain belongs into the layer after the attention; learned(per_channel, 2) starts at 2");
 	} else if (gain->shape != PARAM_PER_CHANNEL) {
 		diag_error(f->loader->diag, gain->loc, "rms_norm: gain must be per_channel, not %s", param_shape_name(gain->shape));
@@ -369,7 +366,7 @@ static void read_output(const Fields *f)
 		read_gain(f);
 		lua_pop(L, 1);
 	} else if (!none) {
-		ERROR(f, "output", "output must be rms_norm { ... } or \"none\", not %s", shown(f, -1));
+		ERROR(f, "output", "output must be rms_norm { ... } or \"none\", not %s", dsl_shown(f->loader->L, -1));
 		NOTE(f, "write output = rms_norm { eps = 1e-6, gain = learned(per_channel, 1) }");
 	}
 	lua_pop(L, 1);
@@ -383,7 +380,7 @@ static bool get_function(const Fields *f, const char *field, bool required, cons
 	if (type == LUA_TFUNCTION)
 		return true;
 	if (type != LUA_TNIL) {
-		ERROR(f, field, "%s must be a function, not %s", field, shown(f, -1));
+		ERROR(f, field, "%s must be a function, not %s", field, dsl_shown(f->loader->L, -1));
 		NOTE(f, "write %s", example);
 	} else if (required) {
 		ERROR(f, "", "attention has no %s", field);
@@ -401,10 +398,12 @@ static void read_functions(const Fields *f)
 	spec->combine[0] = expr_const(spec->pool, 1, (Loc){ 0 });
 	if (get_function(f, "threshold", true, "threshold = function(c) return 0 end", &spec->threshold_loc))
 		dsl_trace_function(loader, SCOPE_THRESHOLD, spec->threshold_loc, &spec->threshold);
-	if (get_function(f, "score", false, "score = function(s, c) return s end", &spec->score_loc))
+	if (!loader->exhausted && get_function(f, "score", false, "score = function(s, c) return s end", &spec->score_loc))
 		dsl_trace_function(loader, SCOPE_SCORE, spec->score_loc, &spec->score);
-	if (get_function(f, "weight", true, "weight = function(s, tau) return relu(s - tau) ^ 2 end", &spec->weight_loc))
+	if (!loader->exhausted && get_function(f, "weight", true, "weight = function(s, tau) return relu(s - tau) ^ 2 end", &spec->weight_loc))
 		dsl_trace_function(loader, SCOPE_WEIGHT, spec->weight_loc, &spec->weight);
+	if (loader->exhausted)
+		return;
 	if (get_function(f, "combine", false, "combine = function(c) return { 1, -c.lambda } end", &spec->combine_loc)) {
 		dsl_trace_combine(loader, spec->combine_loc);
 	} else if (spec->views > 1 && get(f, "combine") == LUA_TNIL) {

@@ -122,7 +122,7 @@ static int edit_distance(const char *a, const char *b)
 
 const char *dsl_suggest(const char *word, const char *const *names, int count)
 {
-	int length = (int)strlen(word), best = length < 3 ? 2 : length / 3 + 2;
+	int length = (int)strlen(word), best = length < 2 ? 1 : length < 4 ? 2 : length / 3 + 2;
 	const char *nearest = NULL;
 	for (int k = 0; k < count; k++) {
 		int distance = edit_distance(word, names[k]);

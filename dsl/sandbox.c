@@ -58,11 +58,13 @@ static void count_instructions(lua_State *L, lua_Debug *info)
 	(void)info;
 	Loader *loader = loader_of(L);
 	loader->instructions += HOOK_STEP;
-	if (loader->instructions > INSTRUCTION_LIMIT || out_of_time(loader))
+	if (loader->instructions > INSTRUCTION_LIMIT || out_of_time(loader)) {
+		loader->exhausted = true;
 		dsl_fail(L, dsl_here(L, NULL), "look for a loop that doesn't end; the functions of a spec are called once, "
 		         "with symbolic values, not once an element",
 		         "the spec ran for more than %d million instructions or %d seconds", INSTRUCTION_LIMIT / 1000000,
 		         CPU_SECONDS);
+	}
 }
 
 lua_State *dsl_state_new(Loader *loader)
@@ -94,8 +96,8 @@ static const struct {
 	{ "pcall", "an error in it is for its author" },
 	{ "xpcall", "an error in it is for its author" },
 	{ "print", "what it prints would mix with the output of the compiler" },
-	{ "pairs", "the order of pairs changes from run to run; use ipairs" },
-	{ "next", "the order of next changes from run to run; use ipairs" },
+	{ "pairs", "the order of pairs changes from run to run, so use ipairs" },
+	{ "next", "the order of next changes from run to run, so use ipairs" },
 	{ "setmetatable", "metatables are not for it" },
 	{ "getmetatable", "metatables are not for it" },
 	{ "rawset", "metatables are not for it" },
@@ -190,17 +192,18 @@ void dsl_push_environment(lua_State *L)
 	lua_pop(L, 2);
 }
 
-/* Splits "spec:LINE: text"; the line is 0 when the message has none. */
+/* Splits "spec:LINE: text"; the line is 0 when the message has none, or one of the prelude. */
 static const char *split_position(const char *message, int *line)
 {
-	char *end;
 	*line = 0;
-	if (strncmp(message, "spec:", 5) != 0)
+	if (strncmp(message, "spec:", 5) != 0 && strncmp(message, "prelude:", 8) != 0)
 		return message;
-	long number = strtol(message + 5, &end, 10);
-	if (end == message + 5 || *end != ':')
+	const char *digits = strchr(message, ':') + 1;
+	char *end;
+	long number = strtol(digits, &end, 10);
+	if (end == digits || *end != ':')
 		return message;
-	*line = (int)number;
+	*line = message[0] == 's' ? (int)number : 0;
 	return end + 1 + strspn(end + 1, " ");
 }
 
@@ -238,6 +241,9 @@ static void report_lua_error(Loader *loader, int status)
 		return;
 	}
 	diag_error(loader->diag, (Loc){ line, quoted_column(loader, message, line) }, "%s", message);
+	if (strstr(message, "got symbolic"))
+		diag_note(loader->diag, (Loc){ 0 }, "math's functions take plain numbers; sqrt(x), floor(x) and so on, without math., "
+		          "take symbolic values");
 	if (status == LUA_ERRSYNTAX)
 		diag_note(loader->diag, (Loc){ 0 }, "a spec is Lua 5.4");
 }

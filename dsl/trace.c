@@ -24,9 +24,11 @@ static ExprPool *pool_of(lua_State *L)
 
 static void push_symbol(lua_State *L, const Expr *e)
 {
-	if (e->id > MAX_EXPRESSIONS)
+	if (e->id > MAX_EXPRESSIONS) {
+		loader_of(L)->exhausted = true;
 		dsl_fail(L, dsl_here(L, NULL), "a function of a spec is a formula of a score; look for a loop in it",
 		         "the spec's functions have more than %d operations", MAX_EXPRESSIONS);
+	}
 	const Expr **box = lua_newuserdatauv(L, sizeof *box, 0);
 	*box = e;
 	luaL_setmetatable(L, symbol_type);
@@ -36,6 +38,14 @@ static const Expr *symbol_at(lua_State *L, int index)
 {
 	const Expr **box = luaL_testudata(L, index, symbol_type);
 	return box ? *box : NULL;
+}
+
+const char *dsl_symbol_kind(lua_State *L, int index)
+{
+	const Expr *e = symbol_at(L, index);
+	if (!e)
+		return NULL;
+	return e->is_bool ? "a comparison" : "a symbolic value";
 }
 
 /* The operand at index as an expression; `word` is how the operation is written. */
@@ -48,7 +58,7 @@ static const Expr *operand(lua_State *L, int index, const char *word, Loc loc)
 	if (e)
 		return e;
 	if (lua_type(L, index) != LUA_TNUMBER)
-		dsl_fail(L, loc, NULL, "'%s' takes numbers and symbolic values, not a %s", word, luaL_typename(L, index));
+		dsl_fail(L, loc, NULL, "'%s' takes numbers and symbolic values, not %s", word, dsl_shown(L, index));
 	double value = lua_tonumber(L, index);
 	if (!isfinite(value))
 		dsl_fail(L, loc, "a plain number in a formula must be finite; look for a division by 0 or log(0) before it",
@@ -138,10 +148,12 @@ static int where(lua_State *L)
 	return 1;
 }
 
-/* What Lua can do to a value and a symbolic value can't take; upvalue 1 is the operator, 2 the note. */
+/* What Lua can do to a value and a symbolic value can't take; upvalues: the operator ("" : the key), what it does, a note. */
 static int refuse(lua_State *L)
 {
 	const char *word = lua_tostring(L, lua_upvalueindex(1)), *what = lua_tostring(L, lua_upvalueindex(2));
+	if (!word[0] && lua_type(L, 2) == LUA_TSTRING)
+		word = lua_tostring(L, 2);
 	dsl_fail(L, dsl_here(L, word), lua_tostring(L, lua_upvalueindex(3)), "a symbolic value can't be %s", what);
 }
 
@@ -260,7 +272,7 @@ static int context_index(lua_State *L)
 
 static int context_newindex(lua_State *L)
 {
-	dsl_fail(L, dsl_here(L, NULL), "use a local variable", "the context can't be changed");
+	dsl_fail(L, dsl_here(L, luaL_tolstring(L, 2, NULL)), "use a local variable", "the context can't be changed");
 }
 
 static void register_operators(lua_State *L)
@@ -385,7 +397,7 @@ static uint32_t allowed_vars(Scope scope)
 			vars |= 1u << context_vars[k].var;
 	if (scope == SCOPE_SCORE || scope == SCOPE_WEIGHT)
 		vars |= 1u << VAR_S;
-	return scope == SCOPE_WEIGHT ? vars | 1u << VAR_TAU : vars;
+	return scope == SCOPE_WEIGHT ? (vars | 1u << VAR_TAU) : vars;
 }
 
 /* The expression at the top of the stack (left there), after all that can be said against it; NULL after an error. */
@@ -397,8 +409,7 @@ static const Expr *take_result(Loader *loader, Loc loc, const char *what)
 	if (!e && lua_type(L, -1) == LUA_TNUMBER)
 		e = expr_const(loader->spec->pool, lua_tonumber(L, -1), loc);
 	if (!e || e->is_bool) {
-		const char *got = e || lua_isboolean(L, -1) ? "a comparison" : lua_isnil(L, -1) ? "nothing" : luaL_typename(L, -1);
-		diag_error(diag, loc, "%s must be a number or a symbolic value, not %s", what, got);
+		diag_error(diag, loc, "%s must be a number or a symbolic value, not %s", what, dsl_shown(L, -1));
 		diag_note(diag, (Loc){ 0 }, lua_isnil(L, -1) ? "does the function have a 'return'?" :
 		          "use where(gt(a, b), x, y) to choose between two values");
 		return NULL;
@@ -458,8 +469,7 @@ static bool take_coefficients(Loader *loader, Loc loc)
 	lua_State *L = loader->L;
 	Spec *spec = loader->spec;
 	if (!lua_istable(L, -1)) {
-		diag_error(loader->diag, loc, "combine must return a table of coefficients, not %s",
-		           symbol_at(L, -1) ? "one value" : lua_isnil(L, -1) ? "nothing" : luaL_typename(L, -1));
+		diag_error(loader->diag, loc, "combine must return a table of coefficients, not %s", dsl_shown(L, -1));
 		diag_note(loader->diag, (Loc){ 0 }, "one for each view: return { 1, -c.lambda }");
 		return false;
 	}

@@ -30,22 +30,51 @@ static double finite_argument(lua_State *L, int index, const char *function, con
 {
 	if (!is_finite_number(L, index))
 		dsl_fail(L, dsl_here(L, function), NULL, "%s: %s must be a finite number, not %s", function, what,
-		         lua_type(L, index) == LUA_TNUMBER ? luaL_tolstring(L, index, NULL) : luaL_typename(L, index));
+		         dsl_shown(L, index));
 	return lua_tonumber(L, index);
 }
 
-/* Refuses keys of the table at index other than the names given. */
-static void only_keys(lua_State *L, int index, const char *function, const char *const *names, int count)
+const char *dsl_shown(lua_State *L, int index)
 {
+	static const char *const kinds[] = {
+		[VALUE_SHAPE] = "a shape", [VALUE_LEARNED] = "learned(...)", [VALUE_CONSTANT] = "constant(...)",
+		[VALUE_MASK] = "a mask", [VALUE_NORM] = "rms_norm", [VALUE_ATTENTION] = "attention",
+	};
+	Arena *arena = loader_of(L)->arena;
+	const Value *value = luaL_testudata(L, index, value_type);
+	if (value)
+		return kinds[value->kind];
+	if (dsl_symbol_kind(L, index))
+		return dsl_symbol_kind(L, index);
+	switch (lua_type(L, index)) {
+	case LUA_TSTRING: return arena_printf(arena, "\"%.40s\"", lua_tostring(L, index));
+	case LUA_TNIL: return "nil";
+	case LUA_TTABLE: return "a table";
+	case LUA_TFUNCTION: return "a function";
+	default: {
+		const char *text = arena_strdup(arena, luaL_tolstring(L, index, NULL));
+		lua_pop(L, 1);
+		return text;
+	}
+	}
+}
+
+/* Refuses keys of the table at index other than the names given; of several the first in the alphabet. */
+static void only_keys(lua_State *L, int index, const char *function, const char *const names[2])
+{
+	const int count = 2;
+	const char *unknown = NULL;
 	for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
 		bool known = false;
 		const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "1";
 		for (int k = 0; k < count; k++)
 			known = known || strcmp(key, names[k]) == 0;
-		if (!known)
-			dsl_fail(L, dsl_here(L, key), NULL, "%s has no field '%s'%s", function, key,
-			         dsl_did_you_mean(loader_of(L), key, names, count));
+		if (!known && (!unknown || strcmp(key, unknown) < 0))
+			unknown = key;
 	}
+	if (unknown)
+		dsl_fail(L, dsl_here(L, unknown), arena_printf(loader_of(L)->arena, "its fields are %s and %s", names[0], names[1]),
+		         "%s has no field '%s'%s", function, unknown, dsl_did_you_mean(loader_of(L), unknown, names, count));
 }
 
 static double bound_of(lua_State *L, const char *field, double absent)
@@ -70,7 +99,7 @@ static int learned(lua_State *L)
 	if (!lua_isnil(L, 3)) {
 		if (!lua_istable(L, 3))
 			dsl_fail(L, dsl_here(L, "learned"), NULL, "learned: the bounds must be a table such as { min = 0, max = 1 }");
-		only_keys(L, 3, "learned's table of bounds", names, 2);
+		only_keys(L, 3, "learned's table of bounds", names);
 		min = bound_of(L, "min", min);
 		max = bound_of(L, "max", max);
 	}
@@ -128,7 +157,7 @@ static int rms_norm(lua_State *L)
 	if (!lua_isnil(L, 1) && !lua_istable(L, 1))
 		dsl_fail(L, dsl_here(L, "rms_norm"), NULL, "rms_norm: write rms_norm { eps = 1e-6, gain = learned(per_channel, 1) }");
 	if (lua_istable(L, 1)) {
-		only_keys(L, 1, "rms_norm", names, 2);
+		only_keys(L, 1, "rms_norm", names);
 		if (lua_getfield(L, 1, "eps") != LUA_TNIL)
 			eps = finite_argument(L, -1, "rms_norm", "eps");
 		lua_getfield(L, 1, "gain");
@@ -192,7 +221,7 @@ static int option(lua_State *L)
 	int type = lua_type(L, 2);
 	if (type != LUA_TNUMBER && type != LUA_TSTRING && type != LUA_TBOOLEAN)
 		dsl_fail(L, dsl_here(L, "option"), "write option(\"p\", 2), which --set p=3 overrides",
-		         "option: its default must be a number, a string or a boolean, not %s", luaL_typename(L, 2));
+		         "option: its default must be a number, a string or a boolean, not %s", dsl_shown(L, 2));
 	const char *name = lua_tostring(L, 1);
 	if (loader->seen_option_count < MAX_OPTIONS)
 		loader->seen_options[loader->seen_option_count++] = arena_strdup(loader->arena, name);

@@ -1,0 +1,5 @@
+return attention {
+  name = "my attention",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+}

@@ -1,0 +1,8 @@
+return attention {
+  name = "x",
+  threshold = function(c)
+    c.i = 3
+    return 0
+  end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+}

@@ -1,0 +1,5 @@
+return attention {
+  name = "x",
+  threshold = function(c) return #c.i end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+}

@@ -1,0 +1,4 @@
+return attention {
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+}

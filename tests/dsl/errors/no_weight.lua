@@ -1,0 +1,4 @@
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+}

@@ -1,0 +1,6 @@
+local scale = 1 / 0
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) * scale end,
+}

@@ -1,0 +1,8 @@
+-- options: heads=3 head_dm=3
+local d = option("head_dim", 64)
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+  head_dim = d,
+}

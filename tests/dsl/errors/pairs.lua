@@ -1,0 +1,6 @@
+for k, v in pairs({}) do end
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+}

@@ -1,0 +1,6 @@
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+  params = learned(per_head, 1),
+}

@@ -1,0 +1,7 @@
+return attention {
+  name = "x",
+  threshold = function(c) return 0.1 end,
+  weight = function(s, tau) return relu(s - tau) ^ 2 end,
+  dtype = "f32",
+  precision = "fp32",
+}
