@@ -6,6 +6,9 @@
  * A branch that an op takes is taken by its derivative too, and where NaN took no branch, the derivative is NaN:
  * hence forms such as where(gt(x, 0), dx, relu(x)), whose last arm is 0 below the kink and NaN at NaN.
  * A part that does not read the variable has derivative constant 0 and drops out, whatever it is multiplied by.
+ *
+ * C leaves the order of arguments open: no call has two arguments that make expressions, so that their ids, and what is
+ * printed in their order, do not depend on the compiler.
  */
 #include "expr_internal.h"
 
@@ -84,7 +87,7 @@ static const Expr *guarded(At at, const Expr *product, const Expr *d)
 }
 
 /* a^p for a constant p. For relu(x)^p with p > 1 the factor relu(x)^(p - 1) is 0 at the kink and NaN at NaN; it makes
- * the branch at x = 0 superfluous, so x is derived instead of relu(x), if dx is a plain number and can't spoil the 0. */
+ * the branch at x = 0 superfluous, so x is derived instead of relu(x), if dx is a number and can't spoil the 0. */
 static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
 {
 	const Expr *a = e->arg[0], *p = e->arg[1];
@@ -109,18 +112,23 @@ static const Expr *derive_general_power(const Derivation *d, At at, const Expr *
 	const Expr *power = make2(at, EXPR_POW, a, make2(at, EXPR_SUB, b, number(at, 1)));
 	const Expr *by_base = mul(at, mul(at, b, power), da);
 	const Expr *by_exponent = mul(at, mul(at, e, make1(at, EXPR_LOG, a)), db);
-	if (of_relu)
-		return where(at, is(at, EXPR_GT, a, 0), add(at, by_base, by_exponent), a);
-	if (!expr_is_const(db, 0))
-		by_exponent = where(at, is(at, EXPR_EQ, e, 0), e, guarded(at, by_exponent, db));
+	if (of_relu) {
+		const Expr *slope = add(at, by_base, by_exponent);
+		return where(at, is(at, EXPR_GT, a, 0), slope, a);
+	}
+	if (!expr_is_const(db, 0)) {
+		by_exponent = guarded(at, by_exponent, db);
+		by_exponent = where(at, is(at, EXPR_EQ, e, 0), e, by_exponent);
+	}
 	return add(at, guarded(at, by_base, da), by_exponent);
 }
 
 static const Expr *derive_clamp(const Derivation *d, At at, const Expr *e)
 {
 	const Expr *x = e->arg[0], *lo = e->arg[1], *hi = e->arg[2];
-	const Expr *inside = where(at, make2(at, EXPR_GT, x, hi), derive(d, hi), derive(d, x));
-	const Expr *slope = where(at, make2(at, EXPR_LT, x, lo), derive(d, lo), inside);
+	const Expr *dx = derive(d, x), *dlo = derive(d, lo), *dhi = derive(d, hi);
+	const Expr *inside = where(at, make2(at, EXPR_GT, x, hi), dhi, dx);
+	const Expr *slope = where(at, make2(at, EXPR_LT, x, lo), dlo, inside);
 	return where(at, make2(at, EXPR_NE, e, e), e, slope);
 }
 
@@ -129,17 +137,24 @@ static const Expr *derive_unary(const Derivation *d, At at, const Expr *e)
 	const Expr *a = e->arg[0], *da = derive(d, a);
 	switch (e->op) {
 	case EXPR_NEG: return sub(at, number(at, 0), da);
-	case EXPR_SQRT: return where(at, is(at, EXPR_GT, a, 0), over(at, mul(at, number(at, 0.5), da), e), e);
+	case EXPR_SQRT: {
+		const Expr *slope = over(at, mul(at, number(at, 0.5), da), e);
+		return where(at, is(at, EXPR_GT, a, 0), slope, e);
+	}
 	case EXPR_LOG: {
 		const Expr *slope = over(at, da, a);
 		return expr_never_negative(a) ? slope : where(at, is(at, EXPR_GE, a, 0), slope, e);
 	}
 	case EXPR_EXP: return mul(at, e, da);
 	case EXPR_EXP2: return mul(at, mul(at, number(at, 0.693147180559945309417), e), da);
-	case EXPR_TANH: return mul(at, make2(at, EXPR_SUB, number(at, 1), make2(at, EXPR_MUL, e, e)), da);
+	case EXPR_TANH: {
+		const Expr *square = make2(at, EXPR_MUL, e, e);
+		return mul(at, make2(at, EXPR_SUB, number(at, 1), square), da);
+	}
 	case EXPR_SIGMOID: return mul(at, make2(at, EXPR_MUL, e, make2(at, EXPR_SUB, number(at, 1), e)), da);
 	case EXPR_ABS: {
-		const Expr *below = where(at, is(at, EXPR_LT, a, 0), make1(at, EXPR_NEG, da), e);
+		const Expr *minus = make1(at, EXPR_NEG, da);
+		const Expr *below = where(at, is(at, EXPR_LT, a, 0), minus, e);
 		return where(at, is(at, EXPR_GT, a, 0), da, below);
 	}
 	case EXPR_RELU: return where(at, is(at, EXPR_GT, a, 0), da, e);
@@ -151,21 +166,28 @@ static const Expr *derive_op(const Derivation *d, const Expr *e)
 {
 	At at = { d->pool, e->loc };
 	const Expr *a = e->arg[0], *b = e->arg[1];
+	if (e->op == EXPR_POW)
+		return b->op == EXPR_CONST ? derive_power(d, at, e) : derive_general_power(d, at, e);
+	if (e->op == EXPR_CLAMP)
+		return derive_clamp(d, at, e);
+	if (e->arity == 1)
+		return derive_unary(d, at, e);
+	const Expr *da = derive(d, a), *db = derive(d, b);
 	switch (e->op) {
-	case EXPR_ADD: return add(at, derive(d, a), derive(d, b));
-	case EXPR_SUB: return sub(at, derive(d, a), derive(d, b));
-	case EXPR_MUL: return add(at, mul(at, derive(d, a), b), mul(at, a, derive(d, b)));
-	case EXPR_DIV: return over(at, sub(at, derive(d, a), mul(at, e, derive(d, b))), b);
-	case EXPR_POW: return b->op == EXPR_CONST ? derive_power(d, at, e) : derive_general_power(d, at, e);
+	case EXPR_ADD: return add(at, da, db);
+	case EXPR_SUB: return sub(at, da, db);
+	case EXPR_MUL: {
+		const Expr *first = mul(at, da, b);
+		return add(at, first, mul(at, a, db));
+	}
+	case EXPR_DIV: return over(at, sub(at, da, mul(at, e, db)), b);
 	case EXPR_MIN: case EXPR_MAX: {
 		ExprOp first = e->op == EXPR_MIN ? EXPR_LE : EXPR_GE, second = e->op == EXPR_MIN ? EXPR_GT : EXPR_LT;
-		const Expr *other = where(at, make2(at, second, a, b), derive(d, b), e);
-		return where(at, make2(at, first, a, b), derive(d, a), other);
+		const Expr *other = where(at, make2(at, second, a, b), db, e);
+		return where(at, make2(at, first, a, b), da, other);
 	}
-	case EXPR_CLAMP: return derive_clamp(d, at, e);
-	case EXPR_WHERE: return where(at, a, derive(d, b), derive(d, e->arg[2]));
-	case EXPR_LT: case EXPR_LE: case EXPR_GT: case EXPR_GE: case EXPR_EQ: case EXPR_NE: return number(at, 0);
-	default: return derive_unary(d, at, e);
+	case EXPR_WHERE: return where(at, a, db, derive(d, e->arg[2]));
+	default: return number(at, 0);                         /* comparisons */
 	}
 }
 

@@ -1,6 +1,6 @@
 /*
- * Interval arithmetic: the result holds every value that the expression can take, rounded outwards; `nan` says that it may
- * be NaN as well. A set that holds nothing but NaN is written as everything. Arguments are taken as independent, so
+ * Interval arithmetic: the result holds every value that the expression can take, rounded outwards; `nan` says that it
+ * may be NaN as well. A set that holds nothing but NaN is written as everything. Arguments are taken as independent, so
  * results may be wider than need be, never narrower.
  */
 #include "expr_internal.h"

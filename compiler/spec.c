@@ -127,7 +127,8 @@ static void print_proof(Arena *arena, const Spec *spec, FILE *out)
 		fprintf(out, "zeros proved: weight is 0 for s <= tau by %s\n", infix(arena, spec, factor));
 	else
 		fprintf(out, "zeros none: %s may be other than 0 for s <= tau, or not finite\n", infix(arena, spec, obstacle));
-	fprintf(out, "score %s in s\n", expr_is_increasing_in_s(spec->pool, spec->score) ? "increases" : "may not increase");
+	bool increases = expr_is_increasing_in_s(spec->pool, spec->score);
+	fprintf(out, "score %s in s\n", increases ? "increases" : "may not increase");
 }
 
 void spec_print_expressions(const Spec *spec, FILE *out)

@@ -1,6 +1,6 @@
 /*
- * Looks at the values of a spec's functions at the initial parameters: the threshold for NaN, the others for anything that
- * is not finite. A finding names the operation that makes it.
+ * Looks at the values of a spec's functions at the initial parameters: the threshold for NaN, the others for anything
+ * that is not finite. A finding names the operation that makes it.
  */
 #include "dsl.h"
 
@@ -71,9 +71,11 @@ static bool check_row(Check *check, double i)
 	if (!isnan(expr_eval(check->spec->threshold, &check->env)))
 		return true;
 	const Expr *e = culprit(check->spec->threshold, &check->env, is_nan);
+	const char *view = "";
+	if (check->spec->views > 1)
+		view = arena_printf(check->loader->arena, " (view %g)", check->env.var[VAR_VIEW]);
 	diag_error(check->loader->diag, known(e->loc, check->spec->threshold_loc),
-	           "the threshold is NaN at i = %.0f, with the initial parameters%s", i,
-	           check->spec->views > 1 ? arena_printf(check->loader->arena, " (view %g)", check->env.var[VAR_VIEW]) : "");
+	           "the threshold is NaN at i = %.0f, with the initial parameters%s", i, view);
 	note_operation(check, e, "keep its argument in range, for example with max(x, 0)");
 	return false;
 }
@@ -113,8 +115,8 @@ static bool check_score(Check *check, double s, double tau)
 	if (isfinite(weight))
 		return true;
 	const Expr *e = culprit(spec->weight, &check->env, is_not_finite);
-	diag_error(diag, known(e->loc, spec->weight_loc), "the weight is %s at s = %g, tau = %g", shown(check, weight), score,
-	           tau);
+	diag_error(diag, known(e->loc, spec->weight_loc), "the weight is %s at s = %g, tau = %g", shown(check, weight),
+	           score, tau);
 	bool power_of_zero = e->op == EXPR_POW && expr_eval(e->arg[0], &check->env) == 0;
 	note_operation(check, e, power_of_zero ? "a power of 0 is finite for exponents above 0 only" :
 	               "a weight must be finite for every score");

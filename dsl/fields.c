@@ -27,6 +27,8 @@ static Loc place(const Fields *f, const char *field)
 }
 
 #define ERROR(f, field, ...) diag_error((f)->loader->diag, place(f, field), __VA_ARGS__)
+/* What the value at a stack index is, for "not ...". */
+#define SHOWN(f, index) dsl_shown((f)->loader->L, index)
 #define NOTE(f, ...) diag_note((f)->loader->diag, (Loc){ 0 }, __VA_ARGS__)
 
 /* Pushes the field; its type. */
@@ -49,7 +51,7 @@ static void check_names(const Fields *f)
 	for (lua_pushnil(L); lua_next(L, f->table); lua_pop(L, 1)) {
 		if (lua_type(L, -2) != LUA_TSTRING) {
 			if (count < 32)
-				unknown[count++] = arena_printf(f->loader->arena, "[%s]", dsl_shown(f->loader->L, -2));
+				unknown[count++] = arena_printf(f->loader->arena, "[%s]", SHOWN(f, -2));
 			continue;
 		}
 		const char *key = lua_tostring(L, -2);
@@ -69,8 +71,8 @@ static void check_names(const Fields *f)
 			      dsl_did_you_mean(f->loader, unknown[k], field_names, FIELD_COUNT));
 		}
 	if (count > 0 && unknown[count - 1][0] != '[')
-		NOTE(f, "the fields are name, dtype, head_dim, value_dim, views, normalize, mask, params, threshold, score, weight, "
-		     "combine, output, precision");
+		NOTE(f, "the fields are name, dtype, head_dim, value_dim, views, normalize, mask, params, threshold, score, "
+		     "weight, combine, output, precision");
 }
 
 /* One of a list of words; `value` is left alone when the field is absent. */
@@ -91,8 +93,9 @@ static bool read_choice(const Fields *f, const char *field, const char *const *w
 	} else {
 		const char *list = "";
 		for (int k = 0; k < count; k++)
-			list = arena_printf(f->loader->arena, "%s%s\"%s\"", list, k == 0 ? "" : k == count - 1 ? " or " : ", ", words[k]);
-		ERROR(f, field, "%s must be %s, not %s%s", field, list, dsl_shown(f->loader->L, -1),
+			list = arena_printf(f->loader->arena, "%s%s\"%s\"", list, k == 0 ? "" : k == count - 1 ? " or " : ", ",
+			                    words[k]);
+		ERROR(f, field, "%s must be %s, not %s%s", field, list, SHOWN(f, -1),
 		      text ? dsl_did_you_mean(f->loader, text, words, count) : "");
 	}
 	lua_pop(L, 1);
@@ -110,9 +113,10 @@ static int read_integer(const Fields *f, const char *field, int lo, int hi, int 
 			result = (int)value;
 		} else {
 			if (step > 1)
-				ERROR(f, field, "%s must be a multiple of %d from %d to %d, not %s", field, step, lo, hi, dsl_shown(f->loader->L, -1));
+				ERROR(f, field, "%s must be a multiple of %d from %d to %d, not %s", field, step, lo, hi,
+				      SHOWN(f, -1));
 			else
-				ERROR(f, field, "%s must be a whole number from %d to %d, not %s", field, lo, hi, dsl_shown(f->loader->L, -1));
+				ERROR(f, field, "%s must be a whole number from %d to %d, not %s", field, lo, hi, SHOWN(f, -1));
 			NOTE(f, "%s", note);
 		}
 	}
@@ -132,7 +136,8 @@ static void read_name(const Fields *f)
 		ERROR(f, "", "attention has no name");
 		NOTE(f, "give it one: name = \"my_attention\"");
 	} else if (!good) {
-		ERROR(f, "name", "name must be 1 to %d letters, digits, '_', '-' or '.', not %s", MAX_NAME, dsl_shown(f->loader->L, -1));
+		ERROR(f, "name", "name must be 1 to %d letters, digits, '_', '-' or '.', not %s", MAX_NAME,
+		      SHOWN(f, -1));
 		NOTE(f, "it names the kernels and the generated header");
 	}
 	f->loader->spec->name = arena_strdup(f->loader->arena, good ? name : "unnamed");
@@ -162,8 +167,9 @@ static void add_mask(const Fields *f, int index)
 	Spec *spec = f->loader->spec;
 	const Value *mask = dsl_value(f->loader->L, index, VALUE_MASK);
 	if (!mask) {
-		ERROR(f, "mask", "mask must be causal(), window(n), full() or a list of these, not %s", dsl_shown(f->loader->L, index));
-		NOTE(f, lua_isfunction(f->loader->L, index) ? "call it: causal()" : "a key is visible when all masks of a list allow it");
+		ERROR(f, "mask", "mask must be causal(), window(n), full() or a list of these, not %s", SHOWN(f, index));
+		NOTE(f, lua_isfunction(f->loader->L, index) ? "call it: causal()" :
+		     "a key is visible when all masks of a list allow it");
 		return;
 	}
 	spec->causal = spec->causal || mask->causal;
@@ -219,13 +225,14 @@ static bool is_identifier(const char *name)
 static bool check_param_name(const Fields *f, const char *name)
 {
 	if (!is_identifier(name)) {
-		ERROR(f, "params", "a parameter's name must be a letter and up to %d letters, digits or '_', not \"%.40s\"", MAX_NAME - 1,
-		      name);
+		ERROR(f, "params", "a parameter's name must be a letter and up to %d letters, digits or '_', not \"%.40s\"",
+		      MAX_NAME - 1, name);
 		return false;
 	}
 	if (is_reserved(name)) {
 		ERROR(f, name, "a parameter can't be called '%s'", name);
-		NOTE(f, "that is the name of something else: i, j, view, head, layer, head_dim, q_len, k_len, s, tau, v, o, q1, k1 ...");
+		NOTE(f, "that is the name of something else: i, j, view, head, layer, head_dim, q_len, k_len, s, tau, v, o, "
+		     "q1, k1 ...");
 		return false;
 	}
 	return true;
@@ -246,7 +253,8 @@ static void add_param(const Fields *f, const char *name, const Value *learned)
 		return;
 	}
 	spec->param_names[spec->param_count] = name;
-	spec->params[spec->param_count++] = (Param){ name, learned->shape, learned->init, learned->min, learned->max, learned->loc };
+	spec->params[spec->param_count++] = (Param){ name, learned->shape, learned->init, learned->min, learned->max,
+	                                             learned->loc };
 }
 
 typedef struct NamedParam {
@@ -265,7 +273,8 @@ static int compare_params(const void *a, const void *b)
 static void read_param(const Fields *f, const char *name, NamedParam *found, int *count)
 {
 	Loader *loader = f->loader;
-	const Value *constant = dsl_value(loader->L, -1, VALUE_CONSTANT), *learned = dsl_value(loader->L, -1, VALUE_LEARNED);
+	const Value *constant = dsl_value(loader->L, -1, VALUE_CONSTANT);
+	const Value *learned = dsl_value(loader->L, -1, VALUE_LEARNED);
 	if (!check_param_name(f, name))
 		return;
 	if (constant && loader->constant_count < MAX_CONSTANTS) {
@@ -274,8 +283,9 @@ static void read_param(const Fields *f, const char *name, NamedParam *found, int
 		ERROR(f, name, "there are more than %d constants", MAX_CONSTANTS);
 		NOTE(f, "use local variables of the spec");
 	} else if (!learned) {
-		ERROR(f, name, "parameter '%s' must be learned(...) or constant(...), not %s", name, dsl_shown(f->loader->L, -1));
-		NOTE(f, "for a plain number write %s = constant(1.0), for a trained one %s = learned(per_head, 1.0)", name, name);
+		ERROR(f, name, "parameter '%s' must be learned(...) or constant(...), not %s", name, SHOWN(f, -1));
+		NOTE(f, "for a plain number write %s = constant(1.0), for a trained one %s = learned(per_head, 1.0)", name,
+		     name);
 	} else if (learned->shape == PARAM_PER_CHANNEL) {
 		ERROR(f, name, "per_channel is for the gain of rms_norm alone");
 		NOTE(f, "write output = rms_norm { gain = learned(per_channel, 1) }");
@@ -307,7 +317,7 @@ static void read_params(const Fields *f)
 	NamedParam found[SPEC_MAX_PARAMS + 1];
 	int count = 0, type = get(f, "params");
 	if (type != LUA_TTABLE && type != LUA_TNIL) {
-		ERROR(f, "params", "params must be a table, not %s", dsl_shown(L, -1));
+		ERROR(f, "params", "params must be a table, not %s", SHOWN(f, -1));
 		NOTE(f, "write params = { beta = learned(per_head, 1.0) }");
 	} else if (type == LUA_TTABLE) {
 		const char *names[MAX_NAMES];
@@ -335,13 +345,15 @@ static void read_gain(const Fields *f)
 	lua_State *L = f->loader->L;
 	Spec *spec = f->loader->spec;
 	const Value *gain = dsl_value(L, -1, VALUE_LEARNED), *constant = dsl_value(L, -1, VALUE_CONSTANT);
-	if (lua_isnil(L, -1) || (lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) == 1) || (constant && constant->init == 1))
+	bool is_one = constant ? constant->init == 1 : lua_type(L, -1) == LUA_TNUMBER && lua_tonumber(L, -1) == 1;
+	if (lua_isnil(L, -1) || is_one)
 		return;
 	if (!gain) {
-		ERROR(f, "gain", "rms_norm: gain must be learned(per_channel, 1), 1 or absent, not %s", dsl_shown(f->loader->L, -1));
+		ERROR(f, "gain", "rms_norm: gain must be learned(per_channel, 1), 1 or absent, not %s", SHOWN(f, -1));
 		NOTE(f, "a fixed gain belongs into the layer after the attention; learned(per_channel, 2) starts at 2");
 	} else if (gain->shape != PARAM_PER_CHANNEL) {
-		diag_error(f->loader->diag, gain->loc, "rms_norm: gain must be per_channel, not %s", param_shape_name(gain->shape));
+		diag_error(f->loader->diag, gain->loc, "rms_norm: gain must be per_channel, not %s",
+		           param_shape_name(gain->shape));
 		NOTE(f, "write gain = learned(per_channel, 1)");
 	} else if (gain->bounded) {
 		diag_error(f->loader->diag, gain->loc, "rms_norm: gain can't have min or max");
@@ -366,7 +378,7 @@ static void read_output(const Fields *f)
 		read_gain(f);
 		lua_pop(L, 1);
 	} else if (!none) {
-		ERROR(f, "output", "output must be rms_norm { ... } or \"none\", not %s", dsl_shown(f->loader->L, -1));
+		ERROR(f, "output", "output must be rms_norm { ... } or \"none\", not %s", SHOWN(f, -1));
 		NOTE(f, "write output = rms_norm { eps = 1e-6, gain = learned(per_channel, 1) }");
 	}
 	lua_pop(L, 1);
@@ -380,7 +392,7 @@ static bool get_function(const Fields *f, const char *field, bool required, cons
 	if (type == LUA_TFUNCTION)
 		return true;
 	if (type != LUA_TNIL) {
-		ERROR(f, field, "%s must be a function, not %s", field, dsl_shown(f->loader->L, -1));
+		ERROR(f, field, "%s must be a function, not %s", field, SHOWN(f, -1));
 		NOTE(f, "write %s", example);
 	} else if (required) {
 		ERROR(f, "", "attention has no %s", field);
@@ -400,7 +412,8 @@ static void read_functions(const Fields *f)
 		dsl_trace_function(loader, SCOPE_THRESHOLD, spec->threshold_loc, &spec->threshold);
 	if (!loader->exhausted && get_function(f, "score", false, "score = function(s, c) return s end", &spec->score_loc))
 		dsl_trace_function(loader, SCOPE_SCORE, spec->score_loc, &spec->score);
-	if (!loader->exhausted && get_function(f, "weight", true, "weight = function(s, tau) return relu(s - tau) ^ 2 end", &spec->weight_loc))
+	if (!loader->exhausted && get_function(f, "weight", true, "weight = function(s, tau) return relu(s - tau) ^ 2 end",
+	                                       &spec->weight_loc))
 		dsl_trace_function(loader, SCOPE_WEIGHT, spec->weight_loc, &spec->weight);
 	if (loader->exhausted)
 		return;
@@ -418,7 +431,8 @@ static void check_functions(const Fields *f)
 	const Spec *spec = f->loader->spec;
 	if (spec->weight && !(spec->weight->vars & 1u << VAR_S)) {
 		ERROR(f, "weight", "the weight doesn't depend on s");
-		NOTE(f, "every key would get the same weight; use the first argument: function(s, tau) return relu(s - tau) end");
+		NOTE(f, "every key would get the same weight; use the first argument: "
+		     "function(s, tau) return relu(s - tau) end");
 	}
 	if (spec->score && !(spec->score->vars & 1u << VAR_S)) {
 		ERROR(f, "score", "the score doesn't depend on s");
@@ -436,10 +450,12 @@ bool dsl_read_fields(Loader *loader, Loc loc)
 	check_names(&f);
 	read_name(&f);
 	read_types(&f);
-	spec->head_dim = read_integer(&f, "head_dim", 8, SPEC_MAX_HEAD_DIM, 8, 64, "pad q and k with zeros to the next multiple of 8");
+	spec->head_dim = read_integer(&f, "head_dim", 8, SPEC_MAX_HEAD_DIM, 8, 64,
+	                              "pad q and k with zeros to the next multiple of 8");
 	spec->value_dim = read_integer(&f, "value_dim", 8, SPEC_MAX_HEAD_DIM, 8, spec->head_dim,
 	                               "pad v with zeros to the next multiple of 8");
-	spec->views = read_integer(&f, "views", 1, SPEC_MAX_VIEWS, 1, 1, "a view is one pair of q and k; their weights are combined");
+	spec->views = read_integer(&f, "views", 1, SPEC_MAX_VIEWS, 1, 1,
+	                           "a view is one pair of q and k; their weights are combined");
 	read_masks(&f);
 	read_params(&f);
 	read_output(&f);

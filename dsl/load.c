@@ -45,7 +45,8 @@ static void read_result(Loader *loader)
 	if (!result) {
 		diag_error(loader->diag, (Loc){ 0 }, "the spec returns %s",
 		           lua_isnil(L, -1) ? "nothing" : "something other than attention { ... }");
-		diag_note(loader->diag, (Loc){ 0 }, "end it with: return attention { name = ..., threshold = ..., weight = ... }");
+		diag_note(loader->diag, (Loc){ 0 },
+		          "end it with: return attention { name = ..., threshold = ..., weight = ... }");
 		return;
 	}
 	lua_getiuservalue(L, -1, 1);

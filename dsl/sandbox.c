@@ -1,7 +1,7 @@
 /*
- * The Lua state in which a spec runs. A spec can compute, and nothing else: no files, processes, clocks, modules, bytecode
- * or metatables. Memory, instructions and CPU time are bounded; what Lua can spend in one instruction is bounded by
- * leaving out the library functions that loop in C (patterns, sorting, moving).
+ * The Lua state in which a spec runs. A spec can compute, and nothing else: no files, processes, clocks, modules,
+ * bytecode or metatables. Memory, instructions and CPU time are bounded; what Lua can spend in one instruction is
+ * bounded by leaving out the library functions that loop in C (patterns, sorting, moving).
  */
 #include "dsl.h"
 
@@ -139,8 +139,11 @@ static int unknown_name(lua_State *L)
 static int unknown_function(lua_State *L)
 {
 	const char *name = luaL_tolstring(L, 2, NULL), *names[MAX_NAMES], *library = lua_tostring(L, lua_upvalueindex(1));
-	const char *hint = lua_istable(L, 1) ? dsl_did_you_mean(loader_of(L), name, names, table_names(L, 1, names)) : "";
-	dsl_fail(L, dsl_here(L, name), "docs/spec.md lists what a spec may use", "a spec has no %s.%s%s", library, name, hint);
+	const char *hint = "";
+	if (lua_istable(L, 1))                                 /* not for a method of a string */
+		hint = dsl_did_you_mean(loader_of(L), name, names, table_names(L, 1, names));
+	dsl_fail(L, dsl_here(L, name), "docs/spec.md lists what a spec may use", "a spec has no %s.%s%s", library, name,
+	         hint);
 }
 
 /* guard(table, library): makes reading an absent field an error. */
@@ -242,8 +245,8 @@ static void report_lua_error(Loader *loader, int status)
 	}
 	diag_error(loader->diag, (Loc){ line, quoted_column(loader, message, line) }, "%s", message);
 	if (strstr(message, "got symbolic"))
-		diag_note(loader->diag, (Loc){ 0 }, "math's functions take plain numbers; sqrt(x), floor(x) and so on, without math., "
-		          "take symbolic values");
+		diag_note(loader->diag, (Loc){ 0 }, "math's functions take plain numbers; sqrt(x), floor(x) and so on, without "
+		          "math., take symbolic values");
 	if (status == LUA_ERRSYNTAX)
 		diag_note(loader->diag, (Loc){ 0 }, "a spec is Lua 5.4");
 }

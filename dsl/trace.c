@@ -3,7 +3,8 @@
  *
  * A symbolic value is a userdata around an Expr; operators and functions take symbolic values and plain numbers, and
  * of plain numbers alone they make plain numbers. Lua gives comparison operators and `if` no way to be recorded: where
- * Lua lets us notice (< <= > >=, and == of two symbolic values) they are errors; `if s then` and s == 1 can't be noticed.
+ * Lua lets us notice (< <= > >=, and == of two symbolic values) they are errors; `if s then` and s == 1 can't be
+ * noticed.
  */
 #include "dsl.h"
 
@@ -148,7 +149,8 @@ static int where(lua_State *L)
 	return 1;
 }
 
-/* What Lua can do to a value and a symbolic value can't take; upvalues: the operator ("" : the key), what it does, a note. */
+/* What Lua can do to a value and a symbolic value can't take; upvalues: the operator ("": the key stands for it), what
+ * it does, a note. */
 static int refuse(lua_State *L)
 {
 	const char *word = lua_tostring(L, lua_upvalueindex(1)), *what = lua_tostring(L, lua_upvalueindex(2));
@@ -169,8 +171,8 @@ static int compare(lua_State *L)
 			word = turned;
 		}
 	}
-	dsl_fail(L, loc, "the formula is recorded once, for all values: use where(gt(a, b), x, y), with lt, le, gt, ge, eq or ne",
-	         "a symbolic value can't be compared with %s", word);
+	dsl_fail(L, loc, "the formula is recorded once, for all values: use where(gt(a, b), x, y), with lt, le, gt, ge, eq "
+	         "or ne", "a symbolic value can't be compared with %s", word);
 }
 
 static int symbol_text(lua_State *L)
@@ -205,9 +207,11 @@ static const Expr *param_value(lua_State *L, int index, Loc loc)
 	const Param *param = &loader_of(L)->spec->params[index];
 	const Expr *e = expr_param(pool, index, loc);
 	bool low = param->min > -INFINITY, high = param->max < INFINITY;
-	const Expr *args[] = { e, expr_const(pool, low ? param->min : param->max, loc), expr_const(pool, param->max, loc) };
 	if (!low && !high)
 		return e;
+	const Expr *args[EXPR_MAX_ARITY] = { e };
+	args[1] = expr_const(pool, low ? param->min : param->max, loc);
+	args[2] = expr_const(pool, param->max, loc);
 	/* One bound alone is max or min, whose ties go to the parameter: the same values and derivatives as clamp. */
 	return expr_make(pool, low && high ? EXPR_CLAMP : low ? EXPR_MAX : EXPR_MIN, args, loc);
 }
@@ -422,7 +426,8 @@ static const Expr *take_result(Loader *loader, Loc loc, const char *what)
 		return NULL;
 	}
 	if (constant) {
-		diag_error(diag, constant->loc.line ? constant->loc : loc, "%s contains the constant %g", what, constant->value);
+		diag_error(diag, constant->loc.line ? constant->loc : loc, "%s contains the constant %g", what,
+		           constant->value);
 		diag_note(diag, (Loc){ 0 }, "look for a division by 0, a log of 0 or an overflow");
 		return NULL;
 	}

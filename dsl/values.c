@@ -73,7 +73,8 @@ static void only_keys(lua_State *L, int index, const char *function, const char 
 			unknown = key;
 	}
 	if (unknown)
-		dsl_fail(L, dsl_here(L, unknown), arena_printf(loader_of(L)->arena, "its fields are %s and %s", names[0], names[1]),
+		dsl_fail(L, dsl_here(L, unknown),
+		         arena_printf(loader_of(L)->arena, "its fields are %s and %s", names[0], names[1]),
 		         "%s has no field '%s'%s", function, unknown, dsl_did_you_mean(loader_of(L), unknown, names, count));
 }
 
@@ -98,7 +99,8 @@ static int learned(lua_State *L)
 	double init = finite_argument(L, 2, "learned", "the initial value"), min = -INFINITY, max = INFINITY;
 	if (!lua_isnil(L, 3)) {
 		if (!lua_istable(L, 3))
-			dsl_fail(L, dsl_here(L, "learned"), NULL, "learned: the bounds must be a table such as { min = 0, max = 1 }");
+			dsl_fail(L, dsl_here(L, "learned"), NULL,
+			         "learned: the bounds must be a table such as { min = 0, max = 1 }");
 		only_keys(L, 3, "learned's table of bounds", names);
 		min = bound_of(L, "min", min);
 		max = bound_of(L, "max", max);
@@ -155,7 +157,8 @@ static int rms_norm(lua_State *L)
 	lua_settop(L, 1);
 	double eps = 1e-6;
 	if (!lua_isnil(L, 1) && !lua_istable(L, 1))
-		dsl_fail(L, dsl_here(L, "rms_norm"), NULL, "rms_norm: write rms_norm { eps = 1e-6, gain = learned(per_channel, 1) }");
+		dsl_fail(L, dsl_here(L, "rms_norm"), NULL,
+		         "rms_norm: write rms_norm { eps = 1e-6, gain = learned(per_channel, 1) }");
 	if (lua_istable(L, 1)) {
 		only_keys(L, 1, "rms_norm", names);
 		if (lua_getfield(L, 1, "eps") != LUA_TNIL)
@@ -203,7 +206,8 @@ static int push_option(lua_State *L, const SpecOption *option)
 				lua_pushboolean(L, k);
 				return 1;
 			}
-		dsl_fail(L, dsl_here(L, "option"), NULL, "--set %s=%s: the option is true or false", option->key, option->value);
+		dsl_fail(L, dsl_here(L, "option"), NULL, "--set %s=%s: the option is true or false", option->key,
+		         option->value);
 	default:
 		lua_pushstring(L, option->value);
 		return 1;

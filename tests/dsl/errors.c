@@ -1,6 +1,6 @@
 /*
- * Golden diagnostics: `dsl_errors_test FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused, and compares
- * what is printed with FOLDER/NAME.expected. A first line "-- options: k=v k=v" is what --set would give.
+ * Golden diagnostics: `dsl_errors_test FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused, and
+ * compares what is printed with FOLDER/NAME.expected. A first line "-- options: k=v k=v" is what --set would give.
  */
 #include <string.h>
 #include "golden.h"

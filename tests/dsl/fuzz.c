@@ -60,8 +60,10 @@ static void remember(const char *path, const char *name)
 /* One edit: a byte changed, a piece removed, doubled, or replaced by a word that specs use. */
 static size_t mutate(Random *random, char *text, size_t size)
 {
-	static const char *const words[] = { " relu(", "s", "tau", " ^ ", "-1", "c.i", "0", "nil", "1e308", "/ 0", "where(gt(s, tau), ",
-	                                     "function(c) ", " end", "{", "}", "learned(scalar, 1)", "..", "math.huge", "log(" };
+	static const char *const words[] = {
+		" relu(", "s", "tau", " ^ ", "-1", "c.i", "0", "nil", "1e308", "/ 0", "where(gt(s, tau), ", "function(c) ", " end",
+		"{", "}", "learned(scalar, 1)", "..", "math.huge", "log(",
+	};
 	if (size < 2)
 		return size;
 	size_t at = random_below(random, (uint32_t)size), length = 1 + random_below(random, 12);

@@ -7,7 +7,7 @@
 
 /* The file's bytes and a final NUL; NULL when it can't be read. */
 char *golden_read(Arena *arena, const char *path, size_t *length);
-/* Calls run(path, name) for each .lua file of the folder, in alphabetic order; name has no ".lua". Returns their number. */
+/* Calls run(path, name) for each .lua file of the folder, in alphabetic order; name has no ".lua". Their number. */
 int golden_each(const char *folder, void (*run)(const char *path, const char *name));
 /* Does the file at path hold `got`? With update it is written instead. Prints what differs. */
 bool golden_matches(Arena *arena, const char *path, const char *got, bool update);

@@ -32,7 +32,8 @@ int main(int argc, char **argv)
 		if (strcmp(argv[k], "--expr") == 0)
 			expressions = true;
 		else if (equals)
-			options[option_count++] = (SpecOption){ arena_strndup(arena, argv[k], (size_t)(equals - argv[k])), equals + 1, false };
+			options[option_count++] = (SpecOption){
+				arena_strndup(arena, argv[k], (size_t)(equals - argv[k])), equals + 1, false };
 	}
 	const char *slash = strrchr(argv[1], '/'), *path = slash ? slash + 1 : argv[1];
 	Diag *diag = diag_new(arena, path, source);

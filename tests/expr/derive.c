@@ -116,8 +116,9 @@ static void check_random(void)
 					continue;
 				}
 				CHECK(verdict == AGREES, "d/d%s of %s: %g, by differences %.10g\n    = %s",
-				      v.var == VAR_PARAM ? tree_param_names[v.param] : expr_var_name(v.var), expr_print(arena, e, tree_param_names),
-				      expr_eval(derivative, &env), numeric, expr_print(arena, derivative, tree_param_names));
+				      v.var == VAR_PARAM ? tree_param_names[v.param] : expr_var_name(v.var),
+				      expr_print(arena, e, tree_param_names), expr_eval(derivative, &env), numeric,
+				      expr_print(arena, derivative, tree_param_names));
 			}
 		}
 		arena_free(arena);
@@ -151,8 +152,8 @@ static void check_kinks(const Fixture *x)
 {
 	ExprPool *pool = x->pool;
 	const Expr *s = x->s, *tau = x->tau;
-	const Expr *unary[] = { expr_unary(pool, EXPR_RELU, s), expr_unary(pool, EXPR_SQRT, s), expr_unary(pool, EXPR_ABS, s),
-	                        expr_unary(pool, EXPR_FLOOR, s) };
+	const Expr *unary[] = { expr_unary(pool, EXPR_RELU, s), expr_unary(pool, EXPR_SQRT, s),
+	                        expr_unary(pool, EXPR_ABS, s), expr_unary(pool, EXPR_FLOOR, s) };
 	for (int k = 0; k < 4; k++)
 		for (int sign = 0; sign < 2; sign++)
 			CHECK(slope(x, unary[k], VAR_S, sign ? -0.0 : 0.0, 0, 0) == 0, "%s'(0)", expr_op_name(unary[k]->op));
@@ -173,14 +174,16 @@ static void check_powers(const Fixture *x)
 	for (int k = 0; k < 9; k++) {
 		double p = powers[k];
 		const Expr *e = expr_binary(x->pool, EXPR_POW, relu, number(x, p));
-		CHECK(slope(x, e, VAR_S, 0.5, 0.5, 0) == 0 && slope(x, e, VAR_S, 0.25, 0.5, 0) == 0, "power %g at and below 0", p);
-		CHECK(slope(x, e, VAR_TAU, 0.5, 0.5, 0) == 0 && slope(x, e, VAR_TAU, 0.25, 0.5, 0) == 0, "power %g by tau", p);
+		CHECK(slope(x, e, VAR_S, 0.5, 0.5, 0) == 0, "power %g at 0", p);
+		CHECK(slope(x, e, VAR_S, 0.25, 0.5, 0) == 0, "power %g below 0", p);
+		CHECK(slope(x, e, VAR_TAU, 0.5, 0.5, 0) == 0 && slope(x, e, VAR_TAU, 0.2, 0.5, 0) == 0, "power %g by tau", p);
 		double want = p * pow(0.75, p - 1);
 		CHECK(fabs(slope(x, e, VAR_S, 1, 0.25, 0) - want) < 1e-14, "power %g above 0", p);
 		CHECK(isnan(slope(x, e, VAR_S, NAN, 0.5, 0)), "power %g at NaN", p);
 		e = expr_binary(x->pool, EXPR_POW, relu, x->beta);
 		CHECK(slope(x, e, VAR_S, 0.5, 0.5, p) == 0 && slope(x, e, VAR_S, 0.25, 0.5, p) == 0, "learned power %g", p);
-		CHECK(slope(x, e, VAR_PARAM, 0.5, 0.5, p) == 0 && slope(x, e, VAR_PARAM, 0.2, 0.5, p) == 0, "by the power %g", p);
+		CHECK(slope(x, e, VAR_PARAM, 0.5, 0.5, p) == 0, "by the power %g at 0", p);
+		CHECK(slope(x, e, VAR_PARAM, 0.25, 0.5, p) == 0, "by the power %g below 0", p);
 		want = pow(0.75, p) * log(0.75);
 		CHECK(fabs(slope(x, e, VAR_PARAM, 1, 0.25, p) - want) < 1e-14, "by the power %g above 0", p);
 		CHECK(isnan(slope(x, e, VAR_S, NAN, 0.5, p)) && isnan(slope(x, e, VAR_PARAM, NAN, 0.5, p)), "NaN, power %g", p);

@@ -4,7 +4,8 @@
 
 #include <math.h>
 
-static const double specials[] = { 0.0, -0.0, 1, -1, 0.5, -0.5, 2, -2, 4, INFINITY, -INFINITY, NAN, 0x1p1000, -0x1p1000, 0x1p-1000 };
+static const double specials[] = { 0.0, -0.0, 1, -1, 0.5, -0.5, 2, -2, 4, INFINITY, -INFINITY, NAN, 0x1p1000, -0x1p1000,
+                                   0x1p-1000 };
 static const double constants[] = { 0.0, -0.0, 1, -1, 2, 0.5, -2, 4, 3, 1.5 };
 
 enum { SPECIALS = sizeof specials / sizeof specials[0], CONSTANTS = sizeof constants / sizeof constants[0] };
@@ -35,8 +36,8 @@ static void check_random(void)
 				params[k] = specials[random_below(&random, SPECIALS)];
 			double want = tree_eval(tree, &env), got = expr_eval(e, &env);
 			CHECK(agree(want, got), "expression %d: %s is %g, was %g (s=%g tau=%g i=%g beta=%g lambda=%g)", n,
-			      expr_print(arena, e, tree_param_names), got, want, env.var[VAR_S], env.var[VAR_TAU], env.var[VAR_I], params[0],
-			      params[1]);
+			      expr_print(arena, e, tree_param_names), got, want, env.var[VAR_S], env.var[VAR_TAU],
+			      env.var[VAR_I], params[0], params[1]);
 		}
 		arena_free(arena);
 	}

@@ -7,6 +7,8 @@
 static const double constants[] = { 0, 1, -1, 2, 0.5, -2, 3, 1.5, -0.75, 10 };
 static const double ends[] = { -INFINITY, -1e30, -2, -1, -0.5, 0, 0.25, 1, 2, 3, 1e30, INFINITY };
 
+enum { CONSTANTS = sizeof constants / sizeof constants[0] };
+
 static Interval random_interval(Random *random)
 {
 	double a = random_below(random, 2) ? random_between(random, -3, 3) : ends[random_below(random, 12)];
@@ -35,7 +37,7 @@ int main(void)
 	for (int n = 0; n < 20000; n++) {
 		Arena *arena = arena_new();
 		ExprPool *pool = expr_pool_new(arena);
-		const Expr *e = tree_build(pool, tree_random(arena, &random, 3, constants, sizeof constants / sizeof constants[0]));
+		const Expr *e = tree_build(pool, tree_random(arena, &random, 3, constants, CONSTANTS));
 		Interval params[TREE_PARAMS];
 		IntervalEnv where = { .params = params };
 		for (int k = 0; k < VAR_COUNT; k++)
@@ -53,8 +55,9 @@ int main(void)
 			for (int k = 0; k < TREE_PARAMS; k++)
 				values[k] = random_member(&random, params[k]);
 			double value = expr_eval(e, &env);
-			CHECK(isnan(value) ? x.nan : x.lo <= value && value <= x.hi, "expression %d: %s is %g, not in [%g, %g]%s", n,
-			      expr_print(arena, e, tree_param_names), value, x.lo, x.hi, x.nan ? " or nan" : "");
+			bool contained = isnan(value) ? x.nan : x.lo <= value && value <= x.hi;
+			CHECK(contained, "expression %d: %s is %g, not in [%g, %g]%s", n, expr_print(arena, e, tree_param_names),
+			      value, x.lo, x.hi, x.nan ? " or nan" : "");
 		}
 		arena_free(arena);
 	}
