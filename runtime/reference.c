@@ -39,14 +39,15 @@ typedef struct Worker {
 	double *sum_q;                         /* [head_dim] */
 	double *row_o, *grad_row, *normed;     /* [value_dim] */
 	double params[TDA_MAX_PARAMS];         /* this head's and layer's entries */
-	double *grad_params;                   /* this head's gradients, [param_stride]; see grad_params_new */
+	double *grad_params;                   /* this head's gradients: [TDA_MAX_PARAMS] and the gain's [value_dim] */
+	double *grad_before, *grad_squares;    /* the same before this row, and the sum of squares of the rows' parts */
 	int64_t survivors, near, visible;
 	LiveRow live[TDA_MAX_VIEWS];
 } Worker;
 
 typedef struct Job {
 	Reference *ref;
-	double *grad_params;           /* [batch, heads, grad_stride] */
+	double *grad_params;           /* [batch, heads, 2, grad_stride]: sums, then sums of squares */
 	int64_t grad_stride;
 	atomic_llong next;             /* group to take */
 	atomic_llong survivors, near, visible;
@@ -77,6 +78,7 @@ static void worker_free(Worker *w)
 	free(w->row_o);
 	free(w->grad_row);
 	free(w->normed);
+	free(w->grad_before);
 }
 
 static bool reserve(double **to, int64_t count)
@@ -108,7 +110,8 @@ static bool worker_init(Worker *w, const Reference *ref)
 	w->by_params = postfix_params(m->score) | postfix_params(m->weight);
 	w->stack = calloc((size_t)stack_depth(m), sizeof(*w->stack));
 	ok = w->stack && reserve(&w->sum_q, m->head_dim) && reserve(&w->row_o, m->value_dim) &&
-	     reserve(&w->grad_row, m->value_dim) && reserve(&w->normed, m->value_dim);
+	     reserve(&w->grad_row, m->value_dim) && reserve(&w->normed, m->value_dim) &&
+	     reserve(&w->grad_before, TDA_MAX_PARAMS + m->value_dim);
 	for (int v = 0; v < m->views && ok; v++) {
 		LiveRow *live = &w->live[v];
 		live->key = calloc((size_t)(ref->k_len > 0 ? ref->k_len : 1), sizeof(*live->key));
@@ -200,14 +203,14 @@ static void keep_live(Worker *w, LiveRow *live, int64_t first, int count, const 
 	}
 }
 
-static void count_pairs(Worker *w, int64_t row, int64_t first_key, int count, const double *modified, double tau,
-                        const double *weight)
+static void count_pairs(Worker *w, int64_t row, int64_t first_key, int count, const double *score,
+                        const double *modified, double tau, const double *weight)
 {
 	const Reference *ref = w->ref;
 
 	for (int k = 0; k < count; k++) {
 		bool survives = weight[k] != 0;
-		bool near = fabs(modified[k] - tau) <= ref->manifest->slack;
+		bool near = score[k] != 0 && fabs(modified[k] - tau) <= ref->manifest->slack;
 
 		w->survivors += survives;
 		w->near += near;
@@ -276,8 +279,8 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 			input.row[POSTFIX_VAR_S] = bent;
 		}
 		postfix_eval(m->weight, &input, wrt, w->stack);
-		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, input.row[POSTFIX_VAR_S], live->tau,
-		            w->stack->value);
+		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, score, input.row[POSTFIX_VAR_S],
+		            live->tau, w->stack->value);
 		keep_live(w, live, first, input.count, score, modified, w->stack);
 	}
 	memset(live->value, 0, sizeof(double) * (size_t)m->value_dim);
@@ -493,7 +496,8 @@ static void run_group(Job *job, Worker *w, int64_t group)
 
 		for (int p = 0; p < m->param_count; p++)
 			w->params[p] = parameter(ref, p, entry_of_launch(ref, p, head));
-		w->grad_params = job->grad_params + bh * job->grad_stride;
+		w->grad_params = job->grad_params + 2 * bh * job->grad_stride;
+		w->grad_squares = w->grad_params + job->grad_stride;
 		for (int64_t r = 0; r < ref->q_len; r++) {
 			RowPlace at = { .group = group, .head = head, .row = bh * ref->q_len + r, .i = r + ref->k_len - ref->q_len };
 
@@ -504,9 +508,12 @@ static void run_group(Job *job, Worker *w, int64_t group)
 			row_forward(w, &at);
 			if (!ref->grad_o)
 				continue;
+			memcpy(w->grad_before, w->grad_params, sizeof(double) * (size_t)job->grad_stride);
 			output_backward(w, &at);
 			for (int v = 0; v < m->views; v++)
 				view_backward(w, &at, v);
+			for (int64_t n = 0; n < job->grad_stride; n++)
+				w->grad_squares[n] += pow(w->grad_params[n] - w->grad_before[n], 2);
 		}
 	}
 	if (ref->grad_o)
@@ -554,24 +561,36 @@ static void clear_outputs(Reference *ref)
 	memset(ref->dv, 0, sizeof(double) * (size_t)(k_rows * m->value_dim));
 }
 
-/* Adds the gradients of every (batch, head) in a fixed order. */
+/* Adds what every (batch, head) has in job->grad_params + `offset`, in a fixed order. */
+static void sum_param(const Job *job, int p, int64_t offset, double *sum)
+{
+	const Reference *ref = job->ref;
+	int64_t length = manifest_param_length(ref->manifest, p, ref->heads, ref->layers);
+
+	memset(sum, 0, sizeof(double) * (size_t)length);
+	for (int64_t bh = 0; bh < ref->batch * ref->heads; bh++) {
+		const double *grads = job->grad_params + 2 * bh * job->grad_stride + offset;
+
+		if (ref->manifest->params[p].shape != TDA_PER_CHANNEL)
+			sum[entry_of_launch(ref, p, bh % ref->heads)] += grads[p];
+		for (int64_t d = 0; d < length && p == ref->manifest->gain; d++)
+			sum[d] += grads[TDA_MAX_PARAMS + d];
+	}
+}
+
 static void sum_params(const Job *job)
 {
 	const Reference *ref = job->ref;
-	const Manifest *m = ref->manifest;
 
-	for (int p = 0; p < m->param_count; p++) {
-		int64_t length = manifest_param_length(m, p, ref->heads, ref->layers);
+	for (int p = 0; p < ref->manifest->param_count; p++) {
+		double *noise = ref->dparam_noise[p];
 
-		memset(ref->dparam[p], 0, sizeof(double) * (size_t)length);
-		for (int64_t bh = 0; bh < ref->batch * ref->heads; bh++) {
-			const double *grads = job->grad_params + bh * job->grad_stride;
-
-			if (m->params[p].shape != TDA_PER_CHANNEL)
-				ref->dparam[p][entry_of_launch(ref, p, bh % ref->heads)] += grads[p];
-			for (int64_t d = 0; d < length && p == m->gain; d++)
-				ref->dparam[p][d] += grads[TDA_MAX_PARAMS + d];
-		}
+		sum_param(job, p, 0, ref->dparam[p]);
+		if (!noise)
+			continue;
+		sum_param(job, p, job->grad_stride, noise);
+		for (int64_t n = 0; n < manifest_param_length(ref->manifest, p, ref->heads, ref->layers); n++)
+			noise[n] = sqrt(noise[n]);
 	}
 }
 
@@ -583,7 +602,7 @@ tda_status reference_run(Reference *ref, int threads)
 	int started = 0;
 	int64_t groups = ref->batch * ref->kv_heads, pairs = ref->batch * ref->heads;
 
-	job.grad_params = calloc((size_t)(pairs > 0 ? pairs : 1) * (size_t)job.grad_stride, sizeof(double));
+	job.grad_params = calloc((size_t)(pairs > 0 ? pairs : 1) * 2 * (size_t)job.grad_stride, sizeof(double));
 	if (!job.grad_params)
 		return tda_fail_memory();
 	clear_outputs(ref);

@@ -27,9 +27,13 @@ typedef struct Reference {
 	double *o;                     /* out; all outputs of the backward are wanted when grad_o is given */
 	double *dq[TDA_MAX_VIEWS], *dk[TDA_MAX_VIEWS], *dv;
 	double *dparam[TDA_MAX_PARAMS];
+	/* out, each may be NULL, shaped as dparam: the root of the sum of squares of what each row contributed. A gradient
+	 * much smaller than this is what cancellation has left, and an error should be measured against this instead. */
+	double *dparam_noise[TDA_MAX_PARAMS];
 	/* out, each may be NULL: for each row of q, over all views, */
 	int32_t *row_survivors;        /* pairs whose weight is not 0 */
-	int32_t *row_near;             /* pairs with |s - tau| <= slack: rounding decides whether they survive */
+	int32_t *row_near;             /* pairs with |s - tau| <= slack: rounding decides whether they survive.
+	                                * Scores that are exactly 0, as those of zero rows are, are not among them */
 	/* the same for each row of k and v [batch, kv_heads, k_len], over all query heads of the group */
 	int32_t *key_survivors, *key_near;
 

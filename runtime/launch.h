@@ -1,0 +1,33 @@
+/* From arguments to launches: the manifest's program over buffers, interpreted. */
+#ifndef TDA_LAUNCH_H
+#define TDA_LAUNCH_H
+
+#include "manifest.h"
+
+/* Everything that the formulas and pointers of a manifest can refer to in one call. Addresses are of the device. */
+typedef struct Binding {
+	int64_t vars[FORMULA_VARS];
+	uint64_t tensor[TENSOR_COUNT];
+	uint64_t param[TDA_MAX_PARAMS], dparam[TDA_MAX_PARAMS];        /* 0: not given, not wanted */
+	uint64_t workspace[BUFFER_KIND_COUNT];
+} Binding;
+
+/* Enqueues kernel number `kernel` of the manifest: args[n] points to the value of its argument n. */
+typedef tda_status (*LaunchFunction)(void *user, const Manifest *manifest, int kernel, uint32_t grid, void **args);
+
+/* Bytes of the workspaces for the shape in vars (SHAPE_* entries). */
+tda_status launch_sizes(const Manifest *manifest, const int64_t *vars, int64_t sizes[BUFFER_KIND_COUNT]);
+
+/* Launches every kernel of the phase. Grids and arguments are computed for all of them before the first is launched. */
+tda_status launch_phase(const Manifest *manifest, Phase phase, const Binding *binding, LaunchFunction launch,
+                        void *user);
+
+/* ---- validate.c ---- */
+
+/* Checks a shape and fills the SHAPE_* entries of vars. */
+tda_status validate_shape(const tda_shape *shape, int64_t *vars);
+/* Check every argument and fill the binding; nothing is launched when they fail. */
+tda_status validate_forward(const Manifest *manifest, const tda_forward_args *args, Binding *binding);
+tda_status validate_backward(const Manifest *manifest, const tda_backward_args *args, Binding *binding);
+
+#endif

@@ -1,0 +1,229 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "error.h"
+#include "file.h"
+#include "module.h"
+
+/* ---- loading into contexts ---- */
+
+static tda_status check_capability(const tda_kernel *kernel, const Cuda *cuda)
+{
+	const Manifest *m = kernel->manifest;
+	int major = 0, minor = 0, capability;
+	char name[96] = "?";
+	CUdevice device;
+	tda_status status;
+
+	if ((status = cuda_check(cuda, cuda->cuCtxGetDevice(&device), "cuCtxGetDevice")) ||
+	    (status = cuda_check(cuda, cuda->cuDeviceGetAttribute(&major, CUDA_ATTRIBUTE_CAPABILITY_MAJOR, device),
+	                         "cuDeviceGetAttribute")) ||
+	    (status = cuda_check(cuda, cuda->cuDeviceGetAttribute(&minor, CUDA_ATTRIBUTE_CAPABILITY_MINOR, device),
+	                         "cuDeviceGetAttribute")))
+		return status;
+	capability = 10 * major + minor;
+	if (capability == m->capability || (capability > m->capability && !m->capability_exact))
+		return TDA_OK;
+	cuda->cuDeviceGetName(name, sizeof(name), device);
+	return tda_fail(TDA_WRONG_DEVICE, "%s has compute capability %d.%d, but %s was compiled for %s%s: compile the spec "
+	                "for this GPU (tdagen --target)", name, major, minor, m->spec_name, m->target,
+	                m->capability_exact ? ", which runs on that chip alone" : " and later");
+}
+
+static tda_status load_module(const tda_kernel *kernel, const Cuda *cuda, LoadedModule *loaded)
+{
+	const Manifest *m = kernel->manifest;
+	char log[1024] = "";
+	int options[] = { CUDA_JIT_ERROR_LOG, CUDA_JIT_ERROR_LOG_BYTES };
+	void *values[] = { log, (void *)(uintptr_t)sizeof(log) };
+	CUresult result = cuda->cuModuleLoadDataEx(&loaded->module, kernel->text, 2, options, values);
+	tda_status status = cuda_check(cuda, result, "loading the PTX");
+
+	if (status) {
+		char message[512];
+
+		snprintf(message, sizeof(message), "%s", tda_error_message());
+		return log[0] ? tda_fail(status, "%s\n%s", message, log) : status;
+	}
+	for (int k = 0; k < m->kernel_count && !status; k++) {
+		const ManifestKernel *entry = &m->kernels[k];
+
+		result = cuda->cuModuleGetFunction(&loaded->function[k], loaded->module, entry->entry);
+		if ((status = cuda_check(cuda, result, entry->entry)))
+			break;
+		result = cuda->cuFuncSetAttribute(loaded->function[k], CUDA_FUNCTION_MAX_DYNAMIC_SHARED, (int)entry->shared);
+		if ((status = cuda_check(cuda, result, "setting the shared memory")))
+			tda_fail_within(status, "kernel %s, %u bytes of shared memory: ", entry->entry, (unsigned)entry->shared);
+	}
+	if (status)
+		cuda->cuModuleUnload(loaded->module);
+	return status;
+}
+
+static unsigned long long context_id(const Cuda *cuda, CUcontext context)
+{
+	unsigned long long id = 0;
+
+	if (cuda->cuCtxGetId && cuda->cuCtxGetId(context, &id) != 0)
+		return 0;
+	return id;
+}
+
+static tda_status load_locked(tda_kernel *kernel, const Cuda *cuda, CUcontext context, CUstream stream,
+                              const LoadedModule **result)
+{
+	unsigned long long id = context_id(cuda, context);
+	LoadedModule *loaded;
+	int capturing = CUDA_CAPTURE_NONE;
+	tda_status status;
+
+	for (loaded = kernel->loaded; loaded; loaded = loaded->next)
+		if (loaded->context == context && loaded->context_id == id) {
+			*result = loaded;
+			return TDA_OK;
+		}
+	if ((status = cuda_check(cuda, cuda->cuStreamIsCapturing(stream, &capturing), "cuStreamIsCapturing")))
+		return status;
+	if (capturing != CUDA_CAPTURE_NONE)
+		return tda_fail(TDA_BAD_ARGUMENT, "the kernels are not loaded in this context yet, and a stream that is captured "
+		                "can't load them: call tda_preload before the capture");
+	if ((status = check_capability(kernel, cuda)))
+		return status;
+	loaded = calloc(1, sizeof(*loaded));
+	if (!loaded)
+		return tda_fail_memory();
+	loaded->context = context;
+	loaded->context_id = id;
+	if ((status = load_module(kernel, cuda, loaded))) {
+		free(loaded);
+		return status;
+	}
+	loaded->next = kernel->loaded;
+	kernel->loaded = loaded;
+	*result = loaded;
+	return TDA_OK;
+}
+
+tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, const LoadedModule **loaded)
+{
+	CUcontext context = NULL;
+	tda_status status = cuda_check(cuda, cuda->cuCtxGetCurrent(&context), "cuCtxGetCurrent");
+
+	if (status)
+		return status;
+	if (!context)
+		return tda_fail(TDA_NO_DEVICE, "no CUDA context is current in this thread: call cuCtxSetCurrent, or cudaSetDevice "
+		                "and any call of the CUDA runtime, first");
+	pthread_mutex_lock(&kernel->lock);
+	status = load_locked(kernel, cuda, context, stream, loaded);
+	pthread_mutex_unlock(&kernel->lock);
+	return status;
+}
+
+tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
+{
+	const ModuleLaunch *launch = user;
+	const ManifestKernel *entry = &m->kernels[kernel];
+	CUresult result = launch->cuda->cuLaunchKernel(launch->loaded->function[kernel], grid, 1, 1, (unsigned)entry->block, 1,
+	                                               1, entry->shared, launch->stream, args, NULL);
+
+	return cuda_check(launch->cuda, result, entry->entry);
+}
+
+tda_status module_launch(tda_kernel *kernel, Phase phase, const Binding *binding, void *stream)
+{
+	ModuleLaunch launch = { .stream = stream };
+	tda_status status;
+
+	if ((status = cuda_open(&launch.cuda)) ||
+	    (status = module_get(kernel, launch.cuda, launch.stream, &launch.loaded)))
+		return status;
+	return launch_phase(kernel->manifest, phase, binding, module_launch_kernel, &launch);
+}
+
+/* ---- opening and closing ---- */
+
+static tda_status open_text(char *text, size_t length, tda_kernel **result)
+{
+	tda_kernel *kernel = calloc(1, sizeof(*kernel));
+	tda_status status = TDA_OK;
+
+	if (!kernel)
+		status = tda_fail_memory();
+	else
+		status = manifest_parse(text, length, &kernel->manifest);
+	if (status) {
+		free(kernel);
+		free(text);
+		return status;
+	}
+	kernel->text = text;
+	kernel->length = length;
+	pthread_mutex_init(&kernel->lock, NULL);
+	*result = kernel;
+	return TDA_OK;
+}
+
+tda_status tda_open_memory(const void *ptx, size_t length, tda_kernel **kernel)
+{
+	char *text;
+
+	if (!kernel)
+		return tda_fail(TDA_BAD_ARGUMENT, "kernel: the pointer is null");
+	*kernel = NULL;
+	if (!ptx)
+		return tda_fail(TDA_BAD_ARGUMENT, "ptx: the pointer is null");
+	text = length < SIZE_MAX ? malloc(length + 1) : NULL;
+	if (!text)
+		return tda_fail_memory();
+	memcpy(text, ptx, length);
+	text[length] = 0;
+	return open_text(text, length, kernel);
+}
+
+tda_status tda_open_file(const char *path, tda_kernel **kernel)
+{
+	char *text;
+	size_t length;
+	tda_status status;
+
+	if (!kernel)
+		return tda_fail(TDA_BAD_ARGUMENT, "kernel: the pointer is null");
+	*kernel = NULL;
+	if (!path)
+		return tda_fail(TDA_BAD_ARGUMENT, "path: the pointer is null");
+	if ((status = file_read(path, &text, &length)) || (status = open_text(text, length, kernel)))
+		return tda_fail_within(status, "%s: ", path);
+	return TDA_OK;
+}
+
+/* A context that is gone has taken its modules along. */
+static void unload(const Cuda *cuda, LoadedModule *loaded)
+{
+	CUcontext previous;
+	bool same = context_id(cuda, loaded->context) == loaded->context_id;
+
+	if (same && cuda->cuCtxPushCurrent(loaded->context) == 0) {
+		cuda->cuModuleUnload(loaded->module);
+		cuda->cuCtxPopCurrent(&previous);
+	}
+}
+
+void tda_close(tda_kernel *kernel)
+{
+	if (!kernel)
+		return;
+	while (kernel->loaded) {
+		LoadedModule *loaded = kernel->loaded;
+		const Cuda *cuda;
+
+		kernel->loaded = loaded->next;
+		if (cuda_open(&cuda) == TDA_OK)
+			unload(cuda, loaded);
+		free(loaded);
+	}
+	pthread_mutex_destroy(&kernel->lock);
+	manifest_free(kernel->manifest);
+	free(kernel->text);
+	free(kernel);
+}

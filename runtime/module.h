@@ -1,0 +1,40 @@
+/* A kernel file that has been opened: its text, its manifest, and where it is loaded. */
+#ifndef TDA_MODULE_H
+#define TDA_MODULE_H
+
+#include <pthread.h>
+#include "cuda.h"
+#include "launch.h"
+
+/* The PTX as loaded into one CUDA context. */
+typedef struct LoadedModule {
+	struct LoadedModule *next;
+	CUcontext context;
+	unsigned long long context_id; /* tells a new context at an old one's address; 0 where the driver has no ids */
+	CUmodule module;
+	CUfunction function[MANIFEST_MAX_KERNELS];
+} LoadedModule;
+
+struct tda_kernel {
+	char *text;                    /* with a final NUL, as the driver wants it */
+	size_t length;
+	Manifest *manifest;
+	pthread_mutex_t lock;          /* of loaded */
+	LoadedModule *loaded;          /* entries are added at the front and stay until tda_close */
+};
+
+/* The module in the current context, loaded now if need be. stream: the one of the coming launch, to refuse loading
+ * while it is captured. */
+tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, const LoadedModule **loaded);
+
+/* Launches all of a phase on a stream of the current context. */
+tda_status module_launch(tda_kernel *kernel, Phase phase, const Binding *binding, void *stream);
+/* The same for one kernel of the manifest, as a LaunchFunction: user is a ModuleLaunch. */
+typedef struct ModuleLaunch {
+	const Cuda *cuda;
+	const LoadedModule *loaded;
+	CUstream stream;
+} ModuleLaunch;
+tda_status module_launch_kernel(void *user, const Manifest *manifest, int kernel, uint32_t grid, void **args);
+
+#endif

@@ -1,0 +1,267 @@
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include "check.h"
+#include "error.h"
+#include "inputs.h"
+#include "number.h"
+#include "run.h"
+#include "timing.h"
+
+enum { EXIT_OK = 0, EXIT_BAD = 1, EXIT_USAGE = 2, EXIT_DEFECT = 3 };
+
+/* ---- options ---- */
+
+typedef struct RunOptions {
+	bool check, time, info, quick, backward, by_kernel;
+	const char *in, *out;
+	const char *device;
+	int64_t layer, seed, repeats;
+	int64_t batch, heads, kv_heads, q_len, k_len;  /* of --time; 0: not given */
+} RunOptions;
+
+typedef enum OptionType { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER } OptionType;
+
+static const struct {
+	const char *name;
+	OptionType type;
+	size_t offset;                 /* in RunOptions */
+	const char *value;             /* as shown in the help */
+	const char *help;
+} options_table[] = {
+	{ "--check",    OPTION_FLAG,   offsetof(RunOptions, check),    "",      "compare with the f64 reference" },
+	{ "--quick",    OPTION_FLAG,   offsetof(RunOptions, quick),    "",      "with --check: the short list of cases" },
+	{ "--seed",     OPTION_NUMBER, offsetof(RunOptions, seed),     " N",    "of random data (1)" },
+	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz" },
+	{ "--out",      OPTION_TEXT,   offsetof(RunOptions, out),      " DIR",  "where outputs are written as .npy" },
+	{ "--backward", OPTION_FLAG,   offsetof(RunOptions, backward), "",      "gradients too; the inputs then hold do" },
+	{ "--layer",    OPTION_NUMBER, offsetof(RunOptions, layer),    " N",    "which entry of per-layer parameters (0)" },
+	{ "--device",   OPTION_TEXT,   offsetof(RunOptions, device),   " D",    "gpu, sim; with --in also reference "
+	                                                                         "(gpu where there is one, else sim)" },
+	{ "--info",     OPTION_FLAG,   offsetof(RunOptions, info),     "",      "what the file says about itself" },
+	{ "--time",     OPTION_FLAG,   offsetof(RunOptions, time),     "",      "median times of forward and backward" },
+	{ "--by-kernel", OPTION_FLAG,  offsetof(RunOptions, by_kernel), "",     "with --time: each kernel alone, too" },
+	{ "--repeats",  OPTION_NUMBER, offsetof(RunOptions, repeats),  " N",    "with --time: launches for the median (20)" },
+	{ "--batch",    OPTION_NUMBER, offsetof(RunOptions, batch),    " N",    "with --time (1)" },
+	{ "--heads",    OPTION_NUMBER, offsetof(RunOptions, heads),    " N",    "with --time (16)" },
+	{ "--kv-heads", OPTION_NUMBER, offsetof(RunOptions, kv_heads), " N",    "with --time (as --heads)" },
+	{ "--q-len",    OPTION_NUMBER, offsetof(RunOptions, q_len),    " N",    "with --time (4096)" },
+	{ "--k-len",    OPTION_NUMBER, offsetof(RunOptions, k_len),    " N",    "with --time (as --q-len)" },
+};
+enum { OPTION_COUNT = sizeof(options_table) / sizeof(options_table[0]) };
+
+void run_print_options(FILE *out)
+{
+	for (int o = 0; o < OPTION_COUNT; o++) {
+		char name[32];
+
+		snprintf(name, sizeof(name), "%s%s", options_table[o].name, options_table[o].value);
+		fprintf(out, "  %-16s %s\n", name, options_table[o].help);
+	}
+}
+
+static tda_status set_option(RunOptions *options, int o, const char *value)
+{
+	void *field = (char *)options + options_table[o].offset;
+
+	if (options_table[o].type == OPTION_FLAG) {
+		*(bool *)field = true;
+	} else if (!value) {
+		return tda_fail(TDA_BAD_ARGUMENT, "%s needs a value:%s", options_table[o].name, options_table[o].value);
+	} else if (options_table[o].type == OPTION_TEXT) {
+		*(const char **)field = value;
+	} else if (!integer_parse(value, strlen(value), 0, INT32_MAX, field)) {
+		return tda_fail(TDA_BAD_ARGUMENT, "%s needs a number from 0 to %d, not '%s'", options_table[o].name,
+		                INT32_MAX, value);
+	}
+	return TDA_OK;
+}
+
+static tda_status parse_options(int argc, const char *const *argv, RunOptions *options)
+{
+	*options = (RunOptions){ .seed = 1, .repeats = 20 };
+	for (int a = 0; a < argc; a++) {
+		tda_status status;
+		int o = 0;
+
+		while (o < OPTION_COUNT && strcmp(argv[a], options_table[o].name) != 0)
+			o++;
+		if (o == OPTION_COUNT)
+			return tda_fail(TDA_BAD_ARGUMENT, "unknown option '%s'", argv[a]);
+		if ((status = set_option(options, o, a + 1 < argc ? argv[a + 1] : NULL)))
+			return status;
+		a += options_table[o].type != OPTION_FLAG;
+	}
+	if (options->repeats < 1 || options->repeats > 10000)
+		return tda_fail(TDA_BAD_ARGUMENT, "--repeats needs a number from 1 to 10000");
+	return TDA_OK;
+}
+
+static tda_status check_options(const RunOptions *o)
+{
+	static const char *const devices[] = { "gpu", "sim", "reference" };
+	bool tensors = !o->check && !o->time && !o->info;
+	bool known = !o->device;
+
+	for (int d = 0; d < 3 && o->device; d++)
+		known |= strcmp(o->device, devices[d]) == 0;
+	if (!known)
+		return tda_fail(TDA_BAD_ARGUMENT, "--device is gpu, sim or reference, not '%s'", o->device);
+	if (!tensors && o->device && strcmp(o->device, "reference") == 0)
+		return tda_fail(TDA_BAD_ARGUMENT, "--device reference is for --in and --out alone");
+	if (o->check + o->time + o->info > 1)
+		return tda_fail(TDA_BAD_ARGUMENT, "--check, --time and --info exclude each other");
+	if (tensors && !(o->in && o->out))
+		return tda_fail(TDA_BAD_ARGUMENT, "say what to do: --check, --time, --info, or --in and --out");
+	if (!tensors && (o->in || o->out || o->backward))
+		return tda_fail(TDA_BAD_ARGUMENT, "--in, --out and --backward don't go with --check, --time or --info");
+	return TDA_OK;
+}
+
+static tda_status open_device(const RunOptions *o, Device **device)
+{
+	DeviceKind kind = !o->device ? DEVICE_DEFAULT : strcmp(o->device, "gpu") == 0 ? DEVICE_GPU : DEVICE_SIM;
+
+	return device_open(kind, device);
+}
+
+/* ---- commands ---- */
+
+static tda_status print_info(tda_kernel *kernel, FILE *out)
+{
+	tda_info info = TDA_INFO_INIT;
+	tda_status status = tda_get_info(kernel, &info);
+
+	if (status)
+		return status;
+	fprintf(out, "spec        %s\nhash        %s\ncompiler    tdagen %s\ntarget      %s\nplan        %s\n", info.name,
+	        info.spec_hash, info.compiler, info.target, info.plan);
+	fprintf(out, "dtype       %s%s\nhead_dim    %d\nvalue_dim   %d\nviews       %d\nnormalize   %s\n",
+	        dtype_text(info.dtype), info.tf32 ? " (products in tf32)" : "", info.head_dim, info.value_dim, info.views,
+	        info.l2_normalized ? "l2" : "none");
+	fprintf(out, "mask        %s", info.causal ? "causal" : info.window ? "" : "full");
+	if (info.window)
+		fprintf(out, "%swindow %lld", info.causal ? ", " : "", (long long)info.window);
+	fprintf(out, "\noutput norm %s\nexact zeros %s\ntolerance   %g forward, %g backward\n", info.rms_norm ? "rms" : "none",
+	        info.zeros_proved ? "proved" : "not proved", info.forward_tolerance, info.backward_tolerance);
+	for (int p = 0; p < info.param_count; p++)
+		fprintf(out, "parameter   %s %s = %g in [%g, %g]\n", info.params[p].name, param_shape_text(info.params[p].shape),
+		        info.params[p].init, info.params[p].min, info.params[p].max);
+	for (int k = 0; k < kernel->manifest->kernel_count; k++) {
+		const ManifestKernel *entry = &kernel->manifest->kernels[k];
+
+		fprintf(out, "kernel      %-8s %s: %d threads, %u bytes of shared memory\n",
+		        entry->phase == PHASE_FORWARD ? "forward" : "backward", entry->entry, entry->block, (unsigned)entry->shared);
+	}
+	return TDA_OK;
+}
+
+static tda_status run_check(tda_kernel *kernel, const RunOptions *o, FILE *out, int *failures)
+{
+	CheckOptions options = { .quick = o->quick, .seed = (uint64_t)o->seed };
+	Device *device;
+	tda_status status = open_device(o, &device);
+
+	if (status)
+		return status;
+	fprintf(out, "device: %s\n", device->description);
+	options.large = device->ops->mark != NULL;
+	status = check_run(kernel, device, &options, out, failures);
+	device->ops->close(device);
+	return status;
+}
+
+static tda_status run_time(tda_kernel *kernel, const RunOptions *o, FILE *out)
+{
+	TimeOptions options = { .repeats = (int)o->repeats, .by_kernel = o->by_kernel, .seed = (uint64_t)o->seed };
+	tda_shape shape = TDA_SHAPE_INIT;
+	Device *device;
+	tda_status status = open_device(o, &device);
+
+	if (status)
+		return status;
+	shape.batch = o->batch ? o->batch : 1;
+	shape.heads = o->heads ? o->heads : 16;
+	shape.kv_heads = o->kv_heads ? o->kv_heads : shape.heads;
+	shape.q_len = o->q_len ? o->q_len : 4096;
+	shape.k_len = o->k_len ? o->k_len : shape.q_len;
+	shape.layer = (int32_t)o->layer;
+	status = time_run(kernel, device, &shape, &options, out);
+	device->ops->close(device);
+	return status;
+}
+
+static tda_status run_on_device(Problem *p, const RunOptions *o, FILE *out)
+{
+	enum { POISON = 0xff };
+	Device *device;
+	tda_status status = open_device(o, &device);
+
+	if (status)
+		return status;
+	fprintf(out, "device: %s\n", device->description);
+	if (!(status = problem_place(p, device)) && !(status = problem_poison(p, POISON)) &&
+	    !(status = problem_launch(p, true, o->backward)) && !(status = problem_fetch(p, POISON, o->backward)))
+		status = outputs_write(o->out, p, o->backward);
+	problem_displace(p);
+	device->ops->close(device);
+	return status;
+}
+
+static tda_status run_on_reference(const Problem *p, const RunOptions *o, FILE *out)
+{
+	Reference reference;
+	tda_status status = problem_reference(p, o->backward, &reference);
+
+	if (status)
+		return status;
+	fprintf(out, "device: reference (f64 on this CPU)\n%lld of %lld pairs survive\n", (long long)reference.survivors,
+	        (long long)reference.visible);
+	status = outputs_write_reference(o->out, p, &reference, o->backward);
+	problem_reference_free(&reference);
+	return status;
+}
+
+static tda_status run_tensors(tda_kernel *kernel, const RunOptions *o, FILE *out)
+{
+	Problem problem;
+	tda_status status = inputs_load(o->in, kernel, (int)o->layer, o->backward, &problem);
+
+	if (status)
+		return status;
+	if (o->device && strcmp(o->device, "reference") == 0)
+		status = run_on_reference(&problem, o, out);
+	else
+		status = run_on_device(&problem, o, out);
+	problem_free(&problem);
+	return status;
+}
+
+int run_main(const RunInput *input, RunMode mode, int argc, const char *const *argv, FILE *out, FILE *err)
+{
+	RunOptions options;
+	tda_kernel *kernel = NULL;
+	int failures = 0;
+	tda_status status = parse_options(argc, argv, &options);
+
+	options.check |= mode == RUN_CHECK;
+	if (!status)
+		status = check_options(&options);
+	if (status) {
+		fprintf(err, "%s: error: %s\n", input->program, tda_error_message());
+		return EXIT_USAGE;
+	}
+	status = input->path ? tda_open_file(input->path, &kernel) : tda_open_memory(input->ptx, input->length, &kernel);
+	if (!status)
+		status = options.info    ? print_info(kernel, out)
+		         : options.check ? run_check(kernel, &options, out, &failures)
+		         : options.time  ? run_time(kernel, &options, out)
+		                         : run_tensors(kernel, &options, out);
+	tda_close(kernel);
+	fflush(out);
+	if (status)
+		fprintf(err, "%s: error: %s\n", input->program, tda_error_message());
+	if (status == TDA_INTERNAL)
+		return EXIT_DEFECT;
+	return status || failures ? EXIT_BAD : EXIT_OK;
+}

@@ -1,0 +1,18 @@
+/* Times a kernel's forward and backward on a device that has a clock. */
+#ifndef TDA_TIMING_H
+#define TDA_TIMING_H
+
+#include <stdio.h>
+#include "device.h"
+
+typedef struct TimeOptions {
+	int repeats;                   /* timed launches of each phase; the median is printed */
+	bool by_kernel;                /* also each kernel alone */
+	uint64_t seed;
+} TimeOptions;
+
+/* Prints milliseconds to out, for random inputs of the shape (independent rows, some planted survivors). Inputs rotate
+ * between copies, so that the L2 cache does not hold them from one launch to the next. */
+tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, const TimeOptions *options, FILE *out);
+
+#endif
