@@ -348,7 +348,7 @@ bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_
 	cta.n_warps = (block[0] * block[1] * block[2] + LANES - 1) / LANES;
 	cta.params = calloc(kernel->param_bytes + 1, 1);
 	cta.warps = calloc(cta.n_warps, sizeof *cta.warps);
-	bool ready = shared_new(&cta.shared, kernel->static_shared + dynamic_shared) && cta.params && cta.warps;
+	bool ready = shared_memory_new(&cta.shared, kernel->static_shared + dynamic_shared) && cta.params && cta.warps;
 	for (uint32_t i = 0; ready && i < kernel->n_params; i++)
 		memcpy(cta.params + kernel->params[i].offset, params[i], kernel->params[i].bytes);
 	for (uint32_t i = 0; ready && i < cta.n_warps; i++)

@@ -251,7 +251,7 @@ bool memory_begin_launch(Sim *sim, uint64_t n_ctas);
 void memory_free_all(Sim *sim);
 
 /* shared.c */
-bool shared_new(SharedMemory *shared, uint32_t bytes);
+bool shared_memory_new(SharedMemory *shared, uint32_t bytes);
 void shared_free(SharedMemory *shared);
 void shared_reset(SharedMemory *shared);
 bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes);

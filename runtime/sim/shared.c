@@ -8,7 +8,7 @@
 #include <string.h>
 #include "model.h"
 
-bool shared_new(SharedMemory *shared, uint32_t bytes)
+bool shared_memory_new(SharedMemory *shared, uint32_t bytes)
 {
 	size_t n = bytes + 16;
 	*shared = (SharedMemory){ .size = bytes };
