@@ -7,6 +7,9 @@
  * hence forms such as where(gt(x, 0), dx, relu(x)), whose last arm is 0 below the kink and NaN at NaN.
  * A part that does not read the variable has derivative constant 0 and drops out, whatever it is multiplied by.
  *
+ * A rule uses the derivative of each argument once, so that a derivative written out has no more than the square of the
+ * operations of what was derived, however deep it is nested.
+ *
  * C leaves the order of arguments open: no call has two arguments that make expressions, so that their ids, and what is
  * printed in their order, do not depend on the compiler.
  */
@@ -80,12 +83,6 @@ static const Expr *is(At at, ExprOp comparison, const Expr *a, double value)
 
 static const Expr *derive(const Derivation *d, const Expr *e);
 
-/* A product with d that is 0 where d is: its other factor may be infinite there, as 0^(p - 1) is for p < 1. */
-static const Expr *guarded(At at, const Expr *product, const Expr *d)
-{
-	return d->op == EXPR_CONST ? product : where(at, is(at, EXPR_EQ, d, 0), d, product);
-}
-
 /* a^p for a constant p. For relu(x)^p with p > 1 the factor relu(x)^(p - 1) is 0 at the kink and NaN at NaN; it makes
  * the branch at x = 0 superfluous, so x is derived instead of relu(x), if dx is a number and can't spoil the 0. */
 static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
@@ -95,32 +92,32 @@ static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
 	const Expr *da = derive(d, of_relu ? a->arg[0] : a);
 	const Expr *power = make2(at, EXPR_POW, a, number(at, p->value - 1));
 	const Expr *slope = mul(at, mul(at, p, power), da);
+	if (!of_relu && p->value > 0 && p->value < 1)          /* as sqrt'(0) = 0 */
+		return where(at, is(at, EXPR_EQ, a, 0), number(at, 0), slope);
 	if (!of_relu)
-		return p->value < 1 ? guarded(at, slope, da) : slope;
+		return slope;
 	if (p->value > 1 && da->op == EXPR_CONST && isfinite(da->value))
 		return slope;
 	return where(at, is(at, EXPR_GT, a, 0), slope, a);
 }
 
-/* a^b where b reads the variable: b a^(b-1) da + a^b log(a) db. The second term is 0 where a^b is 0 (log(0) is not
- * finite) and where db is 0 (a negative a has whole powers, but no log). */
+/* a^b where b reads the variable: b a^(b-1) da + a^b log|a| db. At a = 0 the log is not finite, nor is the power for
+ * b < 1: there they count as 0. |a|, since a negative a has whole powers while b doesn't move (and is NaN elsewhere). */
 static const Expr *derive_general_power(const Derivation *d, At at, const Expr *e)
 {
-	const Expr *a = e->arg[0], *b = e->arg[1];
+	const Expr *a = e->arg[0], *b = e->arg[1], *zero = number(at, 0);
 	bool of_relu = a->op == EXPR_RELU;
 	const Expr *da = derive(d, of_relu ? a->arg[0] : a), *db = derive(d, b);
 	const Expr *power = make2(at, EXPR_POW, a, make2(at, EXPR_SUB, b, number(at, 1)));
-	const Expr *by_base = mul(at, mul(at, b, power), da);
-	const Expr *by_exponent = mul(at, mul(at, e, make1(at, EXPR_LOG, a)), db);
+	const Expr *factor = mul(at, e, make1(at, EXPR_LOG, make1(at, EXPR_ABS, a)));
 	if (of_relu) {
-		const Expr *slope = add(at, by_base, by_exponent);
+		const Expr *by_base = mul(at, mul(at, b, power), da), *slope = add(at, by_base, mul(at, factor, db));
 		return where(at, is(at, EXPR_GT, a, 0), slope, a);
 	}
-	if (!expr_is_const(db, 0)) {
-		by_exponent = guarded(at, by_exponent, db);
-		by_exponent = where(at, is(at, EXPR_EQ, e, 0), e, by_exponent);
-	}
-	return add(at, guarded(at, by_base, da), by_exponent);
+	const Expr *at_zero = is(at, EXPR_EQ, a, 0);
+	const Expr *below_one = where(at, is(at, EXPR_LT, b, 1), zero, power);
+	const Expr *by_base = mul(at, mul(at, b, where(at, at_zero, below_one, power)), da);
+	return add(at, by_base, mul(at, where(at, at_zero, zero, factor), db));
 }
 
 static const Expr *derive_clamp(const Derivation *d, At at, const Expr *e)
@@ -152,10 +149,10 @@ static const Expr *derive_unary(const Derivation *d, At at, const Expr *e)
 		return mul(at, make2(at, EXPR_SUB, number(at, 1), square), da);
 	}
 	case EXPR_SIGMOID: return mul(at, make2(at, EXPR_MUL, e, make2(at, EXPR_SUB, number(at, 1), e)), da);
-	case EXPR_ABS: {
-		const Expr *minus = make1(at, EXPR_NEG, da);
+	case EXPR_ABS: {                                       /* times the sign of a, which at 0 and NaN is |a| */
+		const Expr *minus = number(at, -1), *plus = number(at, 1);
 		const Expr *below = where(at, is(at, EXPR_LT, a, 0), minus, e);
-		return where(at, is(at, EXPR_GT, a, 0), da, below);
+		return mul(at, where(at, is(at, EXPR_GT, a, 0), plus, below), da);
 	}
 	case EXPR_RELU: return where(at, is(at, EXPR_GT, a, 0), da, e);
 	default: return number(at, 0);                         /* floor */

@@ -22,7 +22,7 @@ static bool is_nan(double value)
 
 static bool is_not_finite(double value)
 {
-	return !isfinite(value);
+	return !dsl_is_finite(value);
 }
 
 /* The innermost operation whose value is bad while its arguments are good. */
@@ -39,7 +39,8 @@ static const Expr *culprit(const Expr *e, const ExprEnv *env, bool (*bad)(double
 /* A number without the sign that a NaN may or may not have. */
 static const char *shown(const Check *check, double value)
 {
-	return isnan(value) ? "NaN" : arena_printf(check->loader->arena, "%g", value);
+	const char *beyond = isfinite(value) && !dsl_is_finite(value) ? " (beyond float32)" : "";
+	return isnan(value) ? "NaN" : arena_printf(check->loader->arena, "%g%s", value, beyond);
 }
 
 /* "there log gets -0.5", "there ^ gets 0 and -1" */
@@ -103,7 +104,7 @@ static bool check_score(Check *check, double s, double tau)
 	Diag *diag = check->loader->diag;
 	check->env.var[VAR_S] = s;
 	double score = expr_eval(spec->score, &check->env);
-	if (!isfinite(score)) {
+	if (!dsl_is_finite(score)) {
 		const Expr *e = culprit(spec->score, &check->env, is_not_finite);
 		diag_error(diag, known(e->loc, spec->score_loc), "the score is %s at s = %g", shown(check, score), s);
 		note_operation(check, e, "a score must be finite for every s from -1 to 1");
@@ -112,7 +113,7 @@ static bool check_score(Check *check, double s, double tau)
 	check->env.var[VAR_S] = score;
 	check->env.var[VAR_TAU] = tau;
 	double weight = expr_eval(spec->weight, &check->env);
-	if (isfinite(weight))
+	if (dsl_is_finite(weight))
 		return true;
 	const Expr *e = culprit(spec->weight, &check->env, is_not_finite);
 	diag_error(diag, known(e->loc, spec->weight_loc), "the weight is %s at s = %g, tau = %g", shown(check, weight),
@@ -155,7 +156,7 @@ static bool check_combine(Check *check)
 	set_row(check, 0);
 	for (int k = 0; k < spec->views; k++) {
 		double value = expr_eval(spec->combine[k], &check->env);
-		if (isfinite(value))
+		if (dsl_is_finite(value))
 			continue;
 		const Expr *e = culprit(spec->combine[k], &check->env, is_not_finite);
 		diag_error(check->loader->diag, known(e->loc, spec->combine_loc),

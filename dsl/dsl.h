@@ -12,8 +12,10 @@
 #ifndef TDAGEN_DSL_H
 #define TDAGEN_DSL_H
 
+#include <float.h>
 #include <lauxlib.h>
 #include <lua.h>
+#include <math.h>
 #include <time.h>
 #include "spec.h"
 
@@ -50,6 +52,12 @@ typedef struct Loader {
 } Loader;
 
 Loader *loader_of(lua_State *L);
+
+/* Kernels compute in float32: a number beyond it is infinite there. */
+static inline bool dsl_is_finite(double value)
+{
+	return fabs(value) <= FLT_MAX;
+}
 
 /* report.c */
 /* The column of word in a line of the spec, 0 if it isn't there. An identifier is matched whole. */

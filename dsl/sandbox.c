@@ -275,7 +275,8 @@ bool dsl_load_source(Loader *loader, size_t length)
 		diag_note(loader->diag, (Loc){ 0 }, "a spec is a text file");
 		return false;
 	}
-	int status = luaL_loadbufferx(loader->L, source, length, "=spec", "t");
+	size_t mark = strncmp(source, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;     /* some editors begin UTF-8 so */
+	int status = luaL_loadbufferx(loader->L, source + mark, length - mark, "=spec", "t");
 	if (status == LUA_OK)
 		return true;
 	report_lua_error(loader, status);

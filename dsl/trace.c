@@ -61,8 +61,8 @@ static const Expr *operand(lua_State *L, int index, const char *word, Loc loc)
 	if (lua_type(L, index) != LUA_TNUMBER)
 		dsl_fail(L, loc, NULL, "'%s' takes numbers and symbolic values, not %s", word, dsl_shown(L, index));
 	double value = lua_tonumber(L, index);
-	if (!isfinite(value))
-		dsl_fail(L, loc, "a plain number in a formula must be finite; look for a division by 0 or log(0) before it",
+	if (!dsl_is_finite(value))
+		dsl_fail(L, loc, "a plain number in a formula must be finite in float32; look for a division by 0 or log(0)",
 		         "'%s' gets the number %g", word, value);
 	return expr_const(pool_of(L), value, loc);
 }
@@ -379,11 +379,11 @@ static int count_operations(const Expr *e, int limit)
 	return count;
 }
 
-/* The first constant that is not finite, or NULL. */
+/* The first constant that is not finite in float32, or NULL. */
 static const Expr *non_finite_constant(const Expr *e)
 {
 	if (e->op == EXPR_CONST)
-		return isfinite(e->value) ? NULL : e;
+		return dsl_is_finite(e->value) ? NULL : e;
 	for (int k = 0; k < e->arity; k++) {
 		const Expr *found = non_finite_constant(e->arg[k]);
 		if (found)

@@ -23,7 +23,7 @@ Value *dsl_value(lua_State *L, int index, ValueKind kind)
 
 static bool is_finite_number(lua_State *L, int index)
 {
-	return lua_type(L, index) == LUA_TNUMBER && isfinite(lua_tonumber(L, index));
+	return lua_type(L, index) == LUA_TNUMBER && dsl_is_finite(lua_tonumber(L, index));
 }
 
 static double finite_argument(lua_State *L, int index, const char *function, const char *what)

@@ -61,8 +61,8 @@ static void remember(const char *path, const char *name)
 static size_t mutate(Random *random, char *text, size_t size)
 {
 	static const char *const words[] = {
-		" relu(", "s", "tau", " ^ ", "-1", "c.i", "0", "nil", "1e308", "/ 0", "where(gt(s, tau), ", "function(c) ", " end",
-		"{", "}", "learned(scalar, 1)", "..", "math.huge", "log(",
+		" relu(", "s", "tau", " ^ ", "-1", "c.i", "0", "nil", "1e308", "/ 0", "where(gt(s, tau), ", "function(c) ",
+		" end", "{", "}", "learned(scalar, 1)", "..", "math.huge", "log(",
 	};
 	if (size < 2)
 		return size;

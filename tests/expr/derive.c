@@ -215,6 +215,35 @@ static void check_nan(const Fixture *x)
 	CHECK(slope(x, chosen, VAR_S, 2, 0, 0) == 1 && slope(x, chosen, VAR_S, -2, 0, 0) == 0, "where derives its arms");
 }
 
+static long operations(const Expr *e)
+{
+	long count = 1;
+	for (int k = 0; k < e->arity; k++)
+		count += operations(e->arg[k]);
+	return count;
+}
+
+/* However deep a kink, root or power is nested, the derivative written out stays within the square of the operations. */
+static void check_growth(const Fixture *x)
+{
+	for (ExprOp op = EXPR_ADD; op < EXPR_OP_COUNT; op++) {
+		if (op >= EXPR_LT && op <= EXPR_NE)
+			continue;
+		const Expr *e = x->s;
+		for (int level = 0; level < 24; level++) {
+			const Expr *tenth = expr_binary(x->pool, EXPR_ADD, e, number(x, 0.1));
+			const Expr *args[] = { tenth, number(x, 0.5), number(x, 3) };
+			if (op == EXPR_WHERE)
+				args[0] = expr_binary(x->pool, EXPR_GT, x->tau, x->zero), args[2] = tenth;
+			if (op == EXPR_POW && level % 2)
+				args[0] = number(x, 0.5), args[1] = tenth;
+			e = expr_make(x->pool, op, args, (Loc){ 0 });
+		}
+		long size = operations(e), derived = operations(expr_derivative(x->pool, e, VAR_S, 0));
+		CHECK(derived <= 2 * size * size, "%s: %ld operations, %ld derived", expr_op_name(op), size, derived);
+	}
+}
+
 int main(void)
 {
 	Arena *arena = arena_new();
@@ -225,6 +254,7 @@ int main(void)
 	check_kinks(&x);
 	check_powers(&x);
 	check_nan(&x);
+	check_growth(&x);
 	arena_free(arena);
 	check_random();
 	return test_end();
