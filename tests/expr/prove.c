@@ -30,6 +30,7 @@ static void check_cases(void)
 		{ "2 * relu(s - tau)^2 / 64", true, "relu(s - tau)^2" },
 		{ "relu(s - tau)^2 * sigmoid(s)", true, "relu(s - tau)^2" },
 		{ "relu(s - tau) / (1 + s * s)", true, "relu(s - tau)" },
+		{ "relu(s - tau) * exp(min(s, 10))", true, "relu(s - tau)" },
 		{ "relu(s - tau) + relu(s - tau)^3", true, "relu(s - tau) + relu(s - tau)^3" },
 		{ "tanh(relu(s - tau))", true, "tanh(relu(s - tau))" },
 		{ "sqrt(relu(s - tau))", true, "sqrt(relu(s - tau))" },
