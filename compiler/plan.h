@@ -61,6 +61,7 @@ typedef struct Launch {
 	int param;                         /* reduce: which parameter */
 	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
 	int register_estimate;
+	int register_limit;                /* what ptxas may use a thread */
 	LaunchArg args[PLAN_MAX_ARGS];     /* filled by the template as it asks for them */
 	int arg_count;
 } Launch;

@@ -115,7 +115,8 @@ void copies_wait(Kernel *k, int pending);
 
 /* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. */
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
-/* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. */
+/* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
+ * warp whose part of p is all zeros skips it. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 
 /* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */

@@ -61,6 +61,8 @@ bool kernel_end(Kernel *k)
 		                      mlirUnitAttrGet(b->context)),
 		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("known_block_size")),
 		                      ir_attr(b, arena_printf(b->arena, "array<i32: %d, 1, 1>", launch->warps * WARP))),
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("nvvm.maxnreg")),
+		                      ir_attr(b, arena_printf(b->arena, "%d : i32", launch->register_limit))),
 	};
 	mlirOperationStateAddAttributes(&state, sizeof attrs / sizeof *attrs, attrs);
 	mlirOperationStateAddOwnedRegions(&state, 1, &k->region);

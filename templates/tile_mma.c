@@ -6,7 +6,7 @@
  *
  * "ieee" float32 splits each operand x into tf32 parts big = x rounded and small = x - big, and adds big*small + small*big +
  * big*big: what is lost is small*small, 2^-22 of the product. The tensor cores truncate when they add, so long sums are
- * added outside of them: each tile's product starts from zero and is added to the accumulator in float32.
+ * added outside of them: at most SPLIT_STEPS steps of depth start from zero and are added to the accumulator in float32.
  *
  * f16 has too few exponents for weights such as (s - tau)^2, so a tile that enters as A is scaled, row by row, by a
  * power of two that brings its largest element to just under 2^15, and the product is scaled back.
@@ -14,7 +14,7 @@
 #include "tile.h"
 #include "tile_parts.h"
 
-enum { A_REGS = 4, B_REGS = 2 };
+enum { A_REGS = 4, B_REGS = 2, SPLIT_STEPS = 4 };
 
 typedef struct Fragment {
 	Val big[A_REGS];                   /* all of it, but for "ieee" */
@@ -43,13 +43,18 @@ static Val to_tf32(Kernel *k, Val x)
 	             "relu = false, rnd = #nvvm.fp_rnd_mode<rna>, sat = #nvvm.sat_mode<none>", IR_I32, 1, &x);
 }
 
-/* Makes one register of an operand from a float32. */
+/* Makes one register of an operand from a float32. Rounding for the split is done on the bits, which is cheaper than the
+ * conversion: a NaN may come out as another value in big, but then small is NaN. */
 static void split(Kernel *k, Val x, Val *big, Val *small)
 {
 	Builder *b = k->b;
-	*big = to_tf32(k, x);
-	if (!is_split(k))
+	if (!is_split(k)) {
+		*big = to_tf32(k, x);
 		return;
+	}
+	Val bits = val_bitcast(b, x, IR_I32);
+	Val up = val_add_i32(b, bits, 1 << 12);
+	*big = val_and(b, up, val_i32(b, -(1 << 13)));
 	Val rounded = val_bitcast(b, *big, IR_F32);
 	Val rest = ir_op(b, "arith.subf", NULL, IR_F32, 2, (Val[]){ x, rounded });
 	*small = val_bitcast(b, rest, IR_I32);
@@ -124,7 +129,7 @@ static void step(Kernel *k, Val *c, const Fragment *a, const Fragment *b, int at
 
 static Fragment load_fragment(Kernel *k, Val address, int count, bool transpose)
 {
-	Fragment f;
+	Fragment f = { 0 };
 	Val loaded = ldmatrix(k, address, count, transpose);
 	for (int i = 0; i < count; i++) {
 		Val bits = val_extract(k->b, loaded, i, IR_I32);
@@ -170,17 +175,23 @@ void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 	Val first_row = val_mul_i32(builder, k->warp, PLAN_WARP_ROWS);
 	Val from_a = address_a(k, a, first_row);
 	Val from_b = address_b(k, b);
+	Tile sum = acc;
 	for (int s = 0; s < steps; s++) {
+		if (is_split(k) && s % SPLIT_STEPS == 0)
+			sum = tile_zero(k, acc.cols);
 		Val at_a = val_offset_const(builder, from_a, s * 2 * CHUNK);
 		Fragment fa = load_fragment(k, at_a, A_REGS, false);
 		for (int n = 0; n < blocks; n += 2) {
 			bool two = n + 1 < blocks;
 			Val at_b = val_offset_const(builder, from_b, n * 8 * b.row_bytes + s * 2 * CHUNK);
 			Fragment fb = load_fragment(k, at_b, two ? 4 : 2, false);
-			step(k, acc.e + 4 * n, &fa, &fb, 0);
+			step(k, sum.e + 4 * n, &fa, &fb, 0);
 			if (two)
-				step(k, acc.e + 4 * n + 4, &fa, &fb, B_REGS);
+				step(k, sum.e + 4 * n + 4, &fa, &fb, B_REGS);
 		}
+		if (is_split(k) && (s % SPLIT_STEPS == SPLIT_STEPS - 1 || s == steps - 1))
+			for (int e = 0; e < tile_count(acc); e++)
+				acc.e[e] = val_fadd(builder, acc.e[e], sum.e[e]);
 	}
 }
 
@@ -188,7 +199,7 @@ void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
  * of the tile's block and t + 4 means column 2t + 1, which is what a lane holds; B is read in the same order. */
 static Fragment tile_fragment(Kernel *k, Tile p, int s)
 {
-	Fragment f;
+	Fragment f = { 0 };
 	if (is_f32(k)) {
 		static const int order[A_REGS] = { 0, 2, 1, 3 };
 		for (int i = 0; i < A_REGS; i++)
@@ -211,7 +222,7 @@ static Fragment fragment_by_depth(Kernel *k, Val from, Shared b, int s, int n, b
 		Val at = val_offset_const(builder, from, s * 16 * b.row_bytes + n * CHUNK);
 		return load_fragment(k, at, two ? 4 : 2, true);
 	}
-	Fragment f;
+	Fragment f = { 0 };
 	for (int i = 0; i < (two ? 4 : 2); i++) {
 		Val at = val_offset_const(builder, from, (s * 8 + i % 2) * b.row_bytes + (n + i / 2) * 32);
 		Val x = val_load(builder, at, IR_F32);
@@ -268,7 +279,7 @@ static Tile tile_copy(Kernel *k, Tile t)
 	return copy;
 }
 
-void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
+static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b)
 {
 	Builder *builder = k->b;
 	int depth = step_depth(k), steps = p.cols / depth, blocks = acc.cols / 8;
@@ -302,4 +313,30 @@ void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
 			              : val_fadd(builder, *sum, product[i]);
 		}
 	}
+}
+
+/* Does any lane of the warp hold an element other than +0 and -0? */
+static Val warp_has_nonzero(Kernel *k, Tile t)
+{
+	Builder *b = k->b;
+	Val bits = val_i32(b, 0);
+	for (int e = 0; e < tile_count(t); e++)
+		bits = val_or(b, bits, val_bitcast(b, t.e[e], IR_I32));
+	Val without_sign = val_shl(b, bits, val_i32(b, 1));
+	Val own = val_compare(b, IR_NE, without_sign, val_i32(b, 0));
+	Val all = val_i32(b, -1);
+	return ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, own });
+}
+
+void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
+{
+	if (!k->plan->zeros_proved) {
+		multiply_tile(k, acc, p, b);
+		return;
+	}
+	Val **changed = ARENA_ARRAY(k->b->arena, Val *, tile_count(acc));
+	int count = carry_array(changed, 0, acc.e, tile_count(acc));
+	Val nonzero = warp_has_nonzero(k, p);
+	for (If f = if_begin(k->b, nonzero, changed, count); if_next(&f);)
+		multiply_tile(k, acc, p, b);
 }

@@ -40,58 +40,81 @@ static int power_of_two_above(int n)
 	return p;
 }
 
-/*
- * Neighbouring threads take neighbouring chunks of a row: `across` threads a row, a power of two, so that a thread's
- * chunk and row come from a mask and a shift, and its later rows and chunks lie at constant distances.
- */
-void shared_copy(Kernel *k, Shared to, Matrix from, Val first)
+/* How the threads of a CTA share out the 16-byte chunks of a tile. Neighbouring threads take neighbouring chunks of a row:
+ * `across` threads a row, a power of two, so that a thread's chunk and row come from a mask and a shift. */
+typedef struct CopyShape {
+	int stored, chunks;                /* a row's chunks in global memory; with padding to a matrix instruction's depth */
+	int across, down;                  /* threads a row; rows a pass */
+	Val chunk, row;                    /* this thread's */
+} CopyShape;
+
+static CopyShape copy_shape(Kernel *k, Shared to)
+{
+	int size = dtype_size(k->spec->dtype), threads = k->launch->warps * WARP, depth = 2 * CHUNK;
+	CopyShape shape = { .stored = to.cols * size / CHUNK, .chunks = (to.cols * size + depth - 1) / depth * 2 };
+	shape.across = power_of_two_above(shape.chunks);
+	if (shape.across > threads)
+		shape.across = threads;
+	shape.down = threads / shape.across;
+	shape.chunk = val_rem_i32(k->b, k->thread, shape.across);
+	shape.row = val_div_i32(k->b, k->thread, shape.across);
+	return shape;
+}
+
+/* One pass: `down` rows. source and target are this thread's; here is its row in the matrix. */
+static void copy_pass(Kernel *k, const CopyShape *shape, Shared to, Val target, Val source, Val here, Val rows)
 {
 	Builder *b = k->b;
-	int size = dtype_size(k->spec->dtype), threads = k->launch->warps * WARP;
-	int stored = to.cols * size / CHUNK, depth = 2 * CHUNK;
-	int chunks = (to.cols * size + depth - 1) / depth * 2;         /* padding to a matrix instruction's depth included */
-	int across = power_of_two_above(chunks);
-	if (across > threads)
-		across = threads;
-	int down = threads / across;
-	Val chunk = val_rem_i32(b, k->thread, across);
-	Val row = val_div_i32(b, k->thread, across);
-	Val in_matrix = val_add(b, first, row);
-	Val row64 = val_to_i64(b, in_matrix);
+	Val valid = val_compare(b, IR_LT, here, rows);
+	for (int x = 0; x < shape->chunks; x += shape->across) {
+		/* A thread may lie beyond the tile's last row, when a pass takes more, or beyond the row's last chunk. */
+		Val own = (Val){ NULL };
+		if (shape->down > to.rows)
+			own = val_compare(b, IR_LT, shape->row, val_i32(b, to.rows));
+		if (x + shape->across > shape->chunks) {
+			Val inside = val_compare(b, IR_LT, shape->chunk, val_i32(b, shape->chunks - x));
+			own = val_is_null(own) ? inside : val_and(b, own, inside);
+		}
+		Val read = valid;
+		if (x + shape->across > shape->stored)
+			read = val_and(b, valid, val_compare(b, IR_LT, shape->chunk, val_i32(b, shape->stored - x)));
+		Val at = val_offset_const(b, target, x * CHUNK);
+		Val origin = val_offset_const(b, source, x * CHUNK);
+		if (val_is_null(own)) {
+			copy_chunk(k, at, origin, read);
+			continue;
+		}
+		for (If f = if_begin(b, own, NULL, 0); if_next(&f);)
+			copy_chunk(k, at, origin, read);
+	}
+}
+
+/* Passes are unrolled, by UNROLL where there are many: their addresses would take too many registers. */
+void shared_copy(Kernel *k, Shared to, Matrix from, Val first)
+{
+	enum { UNROLL = 4 };
+	Builder *b = k->b;
+	CopyShape shape = copy_shape(k, to);
+	int size = dtype_size(k->spec->dtype), passes = (to.rows + shape.down - 1) / shape.down;
+	int unrolled = passes > 2 * UNROLL ? UNROLL : passes;
+	Val here = val_add(b, first, shape.row);
+	Val row64 = val_to_i64(b, here);
 	Val row_bytes = val_mul(b, from.row_stride, val_i64(b, size));
 	Val source = val_offset(b, from.base, val_mul(b, row64, row_bytes));
-	source = val_offset(b, source, val_mul_i32(b, chunk, CHUNK));
-	Val into_row = val_mul_i32(b, row, to.row_bytes);
-	Val into = val_add(b, into_row, val_mul_i32(b, chunk, CHUNK));
+	source = val_offset(b, source, val_mul_i32(b, shape.chunk, CHUNK));
+	Val into_row = val_mul_i32(b, shape.row, to.row_bytes);
+	Val into = val_add(b, into_row, val_mul_i32(b, shape.chunk, CHUNK));
 	Val target = val_offset(b, to.base, into);
-	Val pass_bytes = val_mul(b, row_bytes, val_i64(b, down));
-	for (int y = 0; y < to.rows; y += down) {
-		Val here = val_add_i32(b, in_matrix, y);
-		Val valid = val_compare(b, IR_LT, here, from.rows);
-		/* More rows a pass than the tile has: the threads beyond it copy nothing. */
-		bool partial_rows = y + down > to.rows;
-		for (int x = 0; x < chunks; x += across) {
-			Val own = (Val){ NULL };
-			if (partial_rows)
-				own = val_compare(b, IR_LT, row, val_i32(b, to.rows - y));
-			if (x + across > chunks) {
-				Val inside = val_compare(b, IR_LT, chunk, val_i32(b, chunks - x));
-				own = val_is_null(own) ? inside : val_and(b, own, inside);
-			}
-			Val read = valid;
-			if (x + across > stored)
-				read = val_and(b, valid, val_compare(b, IR_LT, chunk, val_i32(b, stored - x)));
-			Val at = val_offset_const(b, target, (int64_t)y * to.row_bytes + x * CHUNK);
-			Val origin = val_offset_const(b, source, x * CHUNK);
-			if (val_is_null(own)) {
-				copy_chunk(k, at, origin, read);
-				continue;
-			}
-			for (If f = if_begin(b, own, NULL, 0); if_next(&f);)
-				copy_chunk(k, at, origin, read);
+	Val pass_bytes = val_mul(b, row_bytes, val_i64(b, shape.down));
+	Val *carry[] = { &here, &source, &target };
+	Val zero = val_i32(b, 0);
+	for (Loop l = loop_begin(b, zero, val_i32(b, passes), unrolled, carry, 3); loop_next(&l);)
+		for (int i = 0; i < unrolled; i++) {
+			copy_pass(k, &shape, to, target, source, here, from.rows);
+			here = val_add_i32(b, here, shape.down);
+			source = val_offset(b, source, pass_bytes);
+			target = val_offset_const(b, target, (int64_t)shape.down * to.row_bytes);
 		}
-		source = val_offset(b, source, pass_bytes);
-	}
 }
 
 void shared_copy_terms(Kernel *k, Val to, Val from, int count)
