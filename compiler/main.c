@@ -6,6 +6,7 @@
 
 #include <llvm/Config/llvm-config.h>
 
+#include "../runtime/run.h"
 #include "header.h"
 #include "licenses.h"
 #include "options.h"
@@ -165,6 +166,20 @@ static bool compile(Compilation *c, const Options *options)
 	return !options->explain || explain(c, artifact_on_stdout ? stderr : stdout);
 }
 
+/* tdagen check, tdagen run: what tdarun does with a file, done with the PTX just compiled. Returns the exit status. */
+static int run_kernels(Compilation *c, const Options *options)
+{
+	bool check = options->command == COMMAND_CHECK;
+	RunInput input = { .program = arena_printf(c->arena, "tdagen %s %s", check ? "check" : "run", options->spec) };
+
+	if (!pipeline_run(c, STAGE_PTX, NULL, NULL))
+		return EXIT_BAD_SPEC;
+	input.ptx = c->ptx;
+	input.length = strlen(c->ptx);
+	return run_main(&input, check ? RUN_CHECK : RUN_TENSORS, options->runtime_arg_count, options->runtime_args, stdout,
+		stderr);
+}
+
 static int run_command(Arena *arena, const Options *options)
 {
 	Compilation c = {
@@ -172,18 +187,19 @@ static int run_command(Arena *arena, const Options *options)
 		.setting_count = options->setting_count, .plan_options = options->plan,
 	};
 	Diag *unread = diag_new(arena, options->spec, NULL);
-	bool ok;
+	int status = EXIT_BAD_SPEC;
 
 	c.source = read_spec(arena, unread, options->spec, &c.length);
 	c.diag = c.source ? diag_new(arena, options->spec, c.source) : unread;
-	ok = c.source && compile(&c, options);
+	if (c.source && options->command != COMMAND_COMPILE)
+		status = run_kernels(&c, options);
+	else if (c.source && compile(&c, options))
+		status = 0;
 	if (options->timing)
 		print_timing(&c);
 	pipeline_end(&c);
 	diag_print(c.diag, stderr);
-	if (diag_has_internal(c.diag))
-		return EXIT_INTERNAL;
-	return ok ? 0 : EXIT_BAD_SPEC;
+	return diag_has_internal(c.diag) ? EXIT_INTERNAL : status;
 }
 
 int main(int argc, char **argv)

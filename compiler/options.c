@@ -32,6 +32,8 @@ static const OptionRow rows[] = {
 	{ OPTION_EXPLAIN, "--explain", NULL, FOR_COMPILE, "print what the kernels will do, what it costs and why" },
 	{ OPTION_HEADER, "--header", "FILE", FOR_COMPILE, "write a C header with the PTX and its constants" },
 	{ OPTION_RUNTIME, "--device", "DEVICE", FOR_CHECK | FOR_RUN, "gpu, sim or (run) reference; by default gpu where one is" },
+	{ OPTION_RUNTIME, "--quick", NULL, FOR_CHECK, "fewer cases: what the simulator does in seconds" },
+	{ OPTION_RUNTIME, "--seed", "N", FOR_CHECK, "of the random data, 1 by default" },
 	{ OPTION_RUNTIME, "--in", "PATH", FOR_RUN, "a folder of .npy files or an .npz: q1, k1, ..., v, do, parameters" },
 	{ OPTION_RUNTIME, "--out", "DIR", FOR_RUN, "where o, dq1, dk1, ..., dv and gradients of parameters go, as .npy" },
 	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
