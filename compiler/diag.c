@@ -92,6 +92,15 @@ static const char *source_line(const char *source, int line, size_t *length)
 	return source;
 }
 
+/* Control characters of a spec must not reach the terminal. */
+static void print_text(FILE *out, const char *text, size_t length)
+{
+	for (size_t k = 0; k < length; k++) {
+		unsigned char c = (unsigned char)text[k];
+		fputc((c < ' ' && c != '\t' && c != '\n') || c == 127 ? '?' : c, out);
+	}
+}
+
 static void print_quote(FILE *out, const char *text, size_t length, Loc loc)
 {
 	size_t column = loc.column > 0 ? (size_t)loc.column - 1 : 0, start = 0;
@@ -101,10 +110,7 @@ static void print_quote(FILE *out, const char *text, size_t length, Loc loc)
 		start = column - QUOTE_WIDTH / 2;
 	size_t end = length - start > QUOTE_WIDTH ? start + QUOTE_WIDTH : length;
 	fprintf(out, "%5d | ", loc.line);
-	for (size_t k = start; k < end; k++) {
-		unsigned char c = (unsigned char)text[k];
-		fputc((c < ' ' && c != '\t') || c == 127 ? '?' : c, out);
-	}
+	print_text(out, text + start, end - start);
 	fputc('\n', out);
 	if (loc.column <= 0)
 		return;
@@ -125,7 +131,9 @@ static void print_entry(const Diag *diag, const Entry *entry, FILE *out)
 		fprintf(out, ":%d", loc.line);
 	if (loc.line > 0 && loc.column > 0)
 		fprintf(out, ":%d", loc.column);
-	fprintf(out, ": %s: %s\n", severity_names[entry->severity], entry->text);
+	fprintf(out, ": %s: ", severity_names[entry->severity]);
+	print_text(out, entry->text, strlen(entry->text));
+	fputc('\n', out);
 	size_t length;
 	const char *text = loc.line > 0 ? source_line(diag->source, loc.line, &length) : NULL;
 	if (text)

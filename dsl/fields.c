@@ -54,10 +54,11 @@ static void check_names(const Fields *f)
 				unknown[count++] = arena_printf(f->loader->arena, "[%s]", SHOWN(f, -2));
 			continue;
 		}
-		const char *key = lua_tostring(L, -2);
+		size_t length;
+		const char *key = lua_tolstring(L, -2, &length);
 		bool known = false;
-		for (int k = 0; k < FIELD_COUNT; k++)
-			known = known || strcmp(key, field_names[k]) == 0;
+		for (int k = 0; k < FIELD_COUNT; k++)                  /* a key may hold a zero byte */
+			known = known || (strcmp(key, field_names[k]) == 0 && strlen(key) == length);
 		if (!known && count < 32)
 			unknown[count++] = key;
 	}

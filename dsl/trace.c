@@ -175,10 +175,22 @@ static int compare(lua_State *L)
 	         "or ne", "a symbolic value can't be compared with %s", word);
 }
 
+/* Operations in e when every shared part is written out; stops counting soon after the limit. */
+static int count_operations(const Expr *e, int limit)
+{
+	int count = 1;
+	for (int k = 0; k < e->arity && count <= limit; k++)
+		count += count_operations(e->arg[k], limit - count);
+	return count;
+}
+
+/* tostring(symbol) */
 static int symbol_text(lua_State *L)
 {
-	const Spec *spec = loader_of(L)->spec;
-	lua_pushstring(L, expr_print(loader_of(L)->arena, symbol_at(L, 1), spec_param_names(spec)));
+	const Loader *loader = loader_of(L);
+	const Expr *e = symbol_at(L, 1);
+	bool is_long = count_operations(e, MAX_OPERATIONS) > MAX_OPERATIONS;
+	lua_pushstring(L, is_long ? "a long formula" : expr_print(loader->arena, e, spec_param_names(loader->spec)));
 	return 1;
 }
 
@@ -368,15 +380,6 @@ void dsl_register_trace(lua_State *L)
 	lua_setfield(L, -2, "__newindex");
 	lua_pop(L, 1);
 	register_functions(L);
-}
-
-/* Operations in e when every shared part is written out; stops counting soon after the limit. */
-static int count_operations(const Expr *e, int limit)
-{
-	int count = 1;
-	for (int k = 0; k < e->arity && count <= limit; k++)
-		count += count_operations(e->arg[k], limit - count);
-	return count;
 }
 
 /* The first constant that is not finite in float32, or NULL. */
