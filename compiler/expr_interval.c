@@ -72,28 +72,47 @@ static Interval magnitude(Interval x)
 	return (Interval){ holds(x, 0) ? 0 : fmin(fabs(x.lo), fabs(x.hi)), hi, x.nan };
 }
 
+/* Ends are rounded outwards only where the operation was not exact: 1 - 1 is 0, not a little below it. */
+static Interval ends(double lo, bool lo_exact, double hi, bool hi_exact, bool nan)
+{
+	return (Interval){ lo_exact ? lo : down(lo, 1), hi_exact ? hi : up(hi, 1), nan };
+}
+
+static bool sum_is_exact(double a, double b)
+{
+	double s = a + b, from_b = s - a;
+	return isinf(a) || isinf(b) || ((s - from_b == a) && from_b == b);
+}
+
+static bool product_is_exact(double a, double b, double p)
+{
+	return p == 0 ? a == 0 || b == 0 : isinf(a) || isinf(b) || (fabs(p) > 0x1p-900 && fma(a, b, -p) == 0);
+}
+
 static Interval sum(Interval a, Interval b)
 {
 	bool nan = a.nan || b.nan || (a.hi == INFINITY && b.lo == -INFINITY) || (a.lo == -INFINITY && b.hi == INFINITY);
 	double lo = a.lo + b.lo, hi = a.hi + b.hi;
 	if (isnan(lo) || isnan(hi))                            /* an end is an infinity of the other sign */
 		return EVERYTHING;
-	Interval r = widen((Interval){ lo, hi, nan }, 1);
+	Interval r = ends(lo, sum_is_exact(a.lo, b.lo), hi, sum_is_exact(a.hi, b.hi), nan);
 	if (a.lo >= 0 && b.lo >= 0)
 		r.lo = fmax(r.lo, 0);                          /* rounding outwards must not lose the sign */
 	return r;
 }
 
-static double corner(double a, double b)
+/* One product of ends; towards 0 * inf the products are 0, or NaN (flagged by the caller). */
+static Interval corner(double a, double b)
 {
-	return a == 0 || b == 0 ? 0 : a * b;                   /* towards 0 * inf the products are 0, or NaN (flagged) */
+	double p = a == 0 || b == 0 ? 0 : a * b;
+	bool exact = product_is_exact(a, b, p);
+	return ends(p, exact, p, exact, false);
 }
 
 static Interval product(Interval a, Interval b)
 {
-	bool nan = a.nan || b.nan || (holds(a, 0) && holds_infinity(b)) || (holds(b, 0) && holds_infinity(a));
-	double corners[] = { corner(a.lo, b.lo), corner(a.lo, b.hi), corner(a.hi, b.lo), corner(a.hi, b.hi) };
-	Interval r = widen(hull(corners, 4, nan), 1);
+	Interval r = join(join(corner(a.lo, b.lo), corner(a.lo, b.hi)), join(corner(a.hi, b.lo), corner(a.hi, b.hi)));
+	r.nan = a.nan || b.nan || (holds(a, 0) && holds_infinity(b)) || (holds(b, 0) && holds_infinity(a));
 	if (a.lo >= 0 && b.lo >= 0)
 		r.lo = fmax(r.lo, 0);
 	return r;
@@ -101,9 +120,8 @@ static Interval product(Interval a, Interval b)
 
 static Interval square(Interval a)
 {
-	Interval m = magnitude(a);
-	Interval r = widen((Interval){ m.lo * m.lo, m.hi * m.hi, a.nan }, 1);
-	r.lo = fmax(r.lo, 0);
+	Interval m = magnitude(a), r = product(m, m);
+	r.nan = a.nan;
 	return r;
 }
 

@@ -1,6 +1,7 @@
 /*
- * Golden diagnostics: `dsl_errors_test FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused, and
- * compares what is printed with FOLDER/NAME.expected. A first line "-- options: k=v k=v" is what --set would give.
+ * Golden cases: `dsl_cases_test refused|accepted FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused or
+ * accepted, and compares what is printed with FOLDER/NAME.expected: the diagnostics, and the fields and expressions of an
+ * accepted spec. A first line "-- options: k=v k=v" is what --set would give.
  */
 #include <string.h>
 #include "golden.h"
@@ -8,7 +9,7 @@
 
 enum { MAX_SET = 8 };
 
-static bool update;
+static bool update, want_accepted;
 
 static int read_options(Arena *arena, const char *source, SpecOption *options)
 {
@@ -26,9 +27,20 @@ static int read_options(Arena *arena, const char *source, SpecOption *options)
 	return count;
 }
 
-static void write_diagnostics(void *diag, FILE *out)
+typedef struct Outcome {
+	Diag *diag;
+	const Spec *spec;
+} Outcome;
+
+static void write_outcome(void *user, FILE *out)
 {
-	diag_print(diag, out);
+	const Outcome *outcome = user;
+	diag_print(outcome->diag, out);
+	if (outcome->spec) {
+		spec_print(outcome->spec, out);
+		fputc('\n', out);
+		spec_print_expressions(outcome->spec, out);
+	}
 }
 
 static void run_case(const char *path, const char *name)
@@ -39,9 +51,10 @@ static void run_case(const char *path, const char *name)
 	const char *source = golden_read(arena, path, &length), *file = strrchr(path, '/') + 1;
 	Diag *diag = diag_new(arena, file, source);
 	const Spec *spec = spec_load(arena, diag, file, source, length, options, read_options(arena, source, options));
-	CHECK(!spec && diag_error_count(diag) > 0, "%s is not refused", name);
+	CHECK((spec != NULL) == want_accepted, "%s is %s", name, spec ? "accepted" : "refused");
+	CHECK((spec == NULL) == (diag_error_count(diag) > 0), "%s: a spec or an error", name);
 	CHECK(!diag_has_internal(diag), "%s is refused for a failure of tdagen", name);
-	const char *got = golden_text(arena, write_diagnostics, diag);
+	const char *got = golden_text(arena, write_outcome, &(Outcome){ diag, spec });
 	const char *expected = arena_printf(arena, "%.*s.expected", (int)strlen(path) - 4, path);
 	CHECK(golden_matches(arena, expected, got, update), "%s", name);
 	arena_free(arena);
@@ -49,10 +62,11 @@ static void run_case(const char *path, const char *name)
 
 int main(int argc, char **argv)
 {
-	if (argc < 2)
+	if (argc < 3)
 		return 2;
-	update = argc > 2 && strcmp(argv[2], "--update") == 0;
-	int count = golden_each(argv[1], run_case);
-	CHECK(count >= 35, "only %d cases in %s", count, argv[1]);
+	want_accepted = strcmp(argv[1], "accepted") == 0;
+	update = argc > 3 && strcmp(argv[3], "--update") == 0;
+	int count = golden_each(argv[2], run_case);
+	CHECK(count >= (want_accepted ? 5 : 35), "only %d cases in %s", count, argv[2]);
 	return test_end();
 }
