@@ -248,6 +248,14 @@ static inline double term(double partial, double slope)
 	return partial == 0 || slope == 0 ? 0 : partial * slope;
 }
 
+static bool is_all(const double *values, double value, int count)
+{
+	for (int k = 0; k < count; k++)
+		if (values[k] != value)
+			return false;
+	return true;
+}
+
 /* first[0] becomes op(first[0], first[1], ...). */
 static void apply(PostfixOp op, int count, PostfixSlot *first)
 {
@@ -258,7 +266,10 @@ static void apply(PostfixOp op, int count, PostfixSlot *first)
 	double result[POSTFIX_CHUNK], slope[MAX_ARITY][POSTFIX_CHUNK];
 	uint32_t live = 0;
 
-	values(op, a, b, c, count, result);
+	if (op == POSTFIX_POW && is_all(b, 2, count))
+		values(POSTFIX_MUL, a, a, a, count, result);   /* the same value, and by far the most common power */
+	else
+		values(op, a, b, c, count, result);
 	for (int n = 0; n < arity; n++)
 		live |= first[n].live;
 	if (live)

@@ -9,41 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "error.h"
-#include "reference.h"
-
-/* Norms outside of this range make a row NaN (a kernel's f32 reciprocal would lose them); 0 stays 0. */
-static const double least_norm = 0x1p-60, greatest_norm = 0x1p60;
-
-/* What one view gave one row: its live pairs in the order of keys. */
-typedef struct LiveRow {
-	int64_t count;
-	int32_t *key;                  /* [k_len] */
-	double *score;                 /* the normalised score, before the modifier */
-	double *weight;
-	double *by_score;              /* d weight / d normalised score */
-	double *by_tau;
-	double *by_param[TDA_MAX_PARAMS];
-	double tau, coefficient;
-	double tau_by_param[TDA_MAX_PARAMS], coefficient_by_param[TDA_MAX_PARAMS];
-	double *value;                 /* sum over keys of weight * v, [value_dim] */
-} LiveRow;
-
-typedef struct Worker {
-	const Reference *ref;
-	uint32_t by_params;            /* parameters that score or weight read */
-	PostfixSlot *stack;
-	double *inverse_k[TDA_MAX_VIEWS];      /* [k_len]; 1 where rows are not normalised */
-	double *transposed[TDA_MAX_VIEWS];     /* [head_dim, k_len], as given */
-	double *key_moment[TDA_MAX_VIEWS];     /* [k_len]: sum over rows of dS * s, for the norm's gradient */
-	double *unit_q[TDA_MAX_VIEWS];         /* [head_dim] */
-	double *sum_q;                         /* [head_dim] */
-	double *row_o, *grad_row, *normed;     /* [value_dim] */
-	double params[TDA_MAX_PARAMS];         /* this head's and layer's entries */
-	double *grad_params;                   /* this head's gradients: [TDA_MAX_PARAMS] and the gain's [value_dim] */
-	double *grad_before, *grad_squares;    /* the same before this row, and the sum of squares of the rows' parts */
-	int64_t survivors, near, visible;
-	LiveRow live[TDA_MAX_VIEWS];
-} Worker;
+#include "reference_row.h"
 
 typedef struct Job {
 	Reference *ref;
@@ -72,6 +38,7 @@ static void worker_free(Worker *w)
 		free(w->transposed[v]);
 		free(w->key_moment[v]);
 		free(w->unit_q[v]);
+		free(w->scores[v]);
 	}
 	free(w->stack);
 	free(w->sum_q);
@@ -119,304 +86,12 @@ static bool worker_init(Worker *w, const Reference *ref)
 		     reserve(&live->by_score, ref->k_len) && reserve(&live->by_tau, ref->k_len) &&
 		     reserve(&live->value, m->value_dim) && reserve(&w->inverse_k[v], ref->k_len) &&
 		     reserve(&w->transposed[v], ref->k_len * m->head_dim) && reserve(&w->key_moment[v], ref->k_len) &&
-		     reserve(&w->unit_q[v], m->head_dim);
+		     reserve(&w->unit_q[v], ROW_BLOCK * m->head_dim) && reserve(&w->scores[v], ROW_BLOCK * ref->k_len);
 		for (int p = 0; p < m->param_count && ok; p++)
 			if (w->by_params >> p & 1)
 				ok = reserve(&live->by_param[p], ref->k_len);
 	}
 	return ok;
-}
-
-/* ---- forward of one row ---- */
-
-static double inverse_norm(const Manifest *m, const double *row)
-{
-	double sum = 0, norm;
-
-	if (!m->l2_normalized)
-		return 1;
-	for (int d = 0; d < m->head_dim; d++)
-		sum += row[d] * row[d];
-	norm = sqrt(sum);
-	if (norm == 0)
-		return 0;
-	return norm >= least_norm && norm <= greatest_norm ? 1 / norm : NAN;
-}
-
-static PostfixInput row_input(const Worker *w, int64_t i, int view, int64_t head)
-{
-	PostfixInput input = { .count = 1, .params = w->params };
-
-	input.var[POSTFIX_VAR_I] = (double)i;
-	input.var[POSTFIX_VAR_VIEW] = view + 1;
-	input.var[POSTFIX_VAR_HEAD] = (double)head;
-	input.var[POSTFIX_VAR_LAYER] = (double)w->ref->layer;
-	input.var[POSTFIX_VAR_Q_LEN] = (double)w->ref->q_len;
-	input.var[POSTFIX_VAR_K_LEN] = (double)w->ref->k_len;
-	return input;
-}
-
-/* A per-row expression and its derivatives by every parameter. */
-static double eval_row(Worker *w, const Postfix *postfix, const PostfixInput *input, double by_param[TDA_MAX_PARAMS])
-{
-	postfix_eval(postfix, input, ~0u, w->stack);
-	for (int p = 0; p < w->ref->manifest->param_count; p++)
-		by_param[p] = w->stack->live >> (DUAL_PARAM + p) & 1 ? w->stack->partial[DUAL_PARAM + p][0] : 0;
-	return w->stack->value[0];
-}
-
-static double partial(const PostfixSlot *slot, int by, int k)
-{
-	return slot->live >> by & 1 ? slot->partial[by][k] : 0;
-}
-
-/* Appends the pairs of one chunk whose weight or a derivative is not zero. `modified` is the score's modifier,
- * evaluated (NULL: the score itself), `weighed` the weight. */
-static void keep_live(Worker *w, LiveRow *live, int64_t first, int count, const double *score,
-                      const PostfixSlot *modified, const PostfixSlot *weighed)
-{
-	for (int k = 0; k < count; k++) {
-		double by_modified = partial(weighed, DUAL_S, k);
-		double slope = modified ? partial(modified, DUAL_S, k) : 1;
-		double by_tau = partial(weighed, DUAL_TAU, k);
-		bool is_live = weighed->value[k] != 0 || by_modified != 0 || by_tau != 0;
-		int64_t at = live->count;
-
-		for (int p = 0; w->by_params >> p; p++) {
-			double by_param;
-			if (!(w->by_params >> p & 1))
-				continue;
-			by_param = partial(weighed, DUAL_PARAM + p, k);
-			if (modified && by_modified != 0)
-				by_param += by_modified * partial(modified, DUAL_PARAM + p, k);
-			live->by_param[p][at] = by_param;
-			is_live |= by_param != 0;
-		}
-		if (!is_live)
-			continue;
-		live->key[at] = (int32_t)(first + k);
-		live->score[at] = score[k];
-		live->weight[at] = weighed->value[k];
-		live->by_score[at] = by_modified == 0 ? 0 : by_modified * slope;
-		live->by_tau[at] = by_tau;
-		live->count++;
-	}
-}
-
-static void count_pairs(Worker *w, int64_t row, int64_t first_key, int count, const double *score,
-                        const double *modified, double tau, const double *weight)
-{
-	const Reference *ref = w->ref;
-
-	for (int k = 0; k < count; k++) {
-		bool survives = weight[k] != 0;
-		bool near = score[k] != 0 && fabs(modified[k] - tau) <= ref->manifest->slack;
-
-		w->survivors += survives;
-		w->near += near;
-		if (ref->row_survivors)
-			ref->row_survivors[row] += survives;
-		if (ref->row_near)
-			ref->row_near[row] += near;
-		if (ref->key_survivors)
-			ref->key_survivors[first_key + k] += survives;
-		if (ref->key_near)
-			ref->key_near[first_key + k] += near;
-	}
-}
-
-static void dot_chunk(const Worker *w, int view, int64_t first, int count, double *score)
-{
-	int64_t k_len = w->ref->k_len;
-
-	memset(score, 0, sizeof(double) * (size_t)count);
-	for (int d = 0; d < w->ref->manifest->head_dim; d++) {
-		const double *restrict column = w->transposed[view] + d * k_len + first;
-		double q = w->unit_q[view][d];
-		for (int k = 0; k < count; k++)
-			score[k] += q * column[k];
-	}
-	for (int k = 0; k < count; k++)
-		score[k] *= w->inverse_k[view][first + k];
-}
-
-typedef struct RowPlace {
-	int64_t group;                 /* batch * kv_heads + key head */
-	int64_t head, row;             /* row of all rows: (batch * heads + head) * q_len + r */
-	int64_t i;                     /* position */
-	int64_t first, end;            /* visible keys */
-} RowPlace;
-
-static void row_view(Worker *w, const RowPlace *at, int view)
-{
-	const Reference *ref = w->ref;
-	const Manifest *m = ref->manifest;
-	LiveRow *live = &w->live[view];
-	PostfixInput input = row_input(w, at->i, view, at->head);
-	bool backward = ref->grad_o != NULL;
-	uint32_t wrt = backward ? ~0u : 0;
-	PostfixSlot *modified = NULL;
-	double score[POSTFIX_CHUNK], position[POSTFIX_CHUNK], bent[POSTFIX_CHUNK];
-
-	live->tau = eval_row(w, m->threshold, &input, live->tau_by_param);
-	live->coefficient = eval_row(w, m->combine[view], &input, live->coefficient_by_param);
-	live->count = 0;
-	input.var[POSTFIX_VAR_TAU] = live->tau;
-	input.row[POSTFIX_VAR_J] = position;
-	for (int64_t first = at->first; first < at->end; first += POSTFIX_CHUNK) {
-		PostfixSlot copy;
-
-		input.count = at->end - first < POSTFIX_CHUNK ? (int)(at->end - first) : POSTFIX_CHUNK;
-		for (int k = 0; k < input.count; k++)
-			position[k] = (double)(first + k);
-		dot_chunk(w, view, first, input.count, score);
-		input.row[POSTFIX_VAR_S] = score;
-		if (!postfix_is_var(m->score, POSTFIX_VAR_S)) {
-			postfix_eval(m->score, &input, wrt, w->stack);
-			copy = *w->stack;
-			modified = &copy;
-			memcpy(bent, copy.value, sizeof(bent));
-			input.row[POSTFIX_VAR_S] = bent;
-		}
-		postfix_eval(m->weight, &input, wrt, w->stack);
-		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, score, input.row[POSTFIX_VAR_S],
-		            live->tau, w->stack->value);
-		keep_live(w, live, first, input.count, score, modified, w->stack);
-	}
-	memset(live->value, 0, sizeof(double) * (size_t)m->value_dim);
-	for (int64_t n = 0; n < live->count; n++) {
-		const double *restrict v = ref->v + (at->group * ref->k_len + live->key[n]) * m->value_dim;
-		for (int d = 0; d < m->value_dim && live->weight[n] != 0; d++)
-			live->value[d] += live->weight[n] * v[d];
-	}
-}
-
-/* 1 / rms of a row; a row of zeros stays zeros even with eps = 0. */
-static double inverse_rms(const Manifest *m, const double *row)
-{
-	double sum = 0;
-
-	for (int d = 0; d < m->value_dim; d++)
-		sum += row[d] * row[d];
-	sum = sum / m->value_dim + m->rms_eps;
-	return sum == 0 ? 0 : 1 / sqrt(sum);
-}
-
-static double parameter(const Reference *ref, int p, int64_t at)
-{
-	return ref->param[p] ? ref->param[p][at] : (double)(float)ref->manifest->params[p].init;
-}
-
-static double gain_at(const Reference *ref, int d)
-{
-	return ref->manifest->gain < 0 ? 1 : parameter(ref, ref->manifest->gain, d);
-}
-
-static void row_forward(Worker *w, const RowPlace *at)
-{
-	const Reference *ref = w->ref;
-	const Manifest *m = ref->manifest;
-	double *o = ref->o + at->row * m->value_dim;
-	double scale = 1;
-
-	memset(w->row_o, 0, sizeof(double) * (size_t)m->value_dim);
-	for (int v = 0; v < m->views; v++) {
-		const double *q = ref->q[v] + at->row * m->head_dim;
-		double inverse = inverse_norm(m, q);
-
-		for (int d = 0; d < m->head_dim; d++)
-			w->unit_q[v][d] = inverse == 0 ? 0 : q[d] * inverse;
-		row_view(w, at, v);
-		for (int d = 0; d < m->value_dim; d++)
-			w->row_o[d] += w->live[v].coefficient * w->live[v].value[d];
-	}
-	if (m->rms_norm)
-		scale = inverse_rms(m, w->row_o);
-	for (int d = 0; d < m->value_dim; d++)
-		o[d] = m->rms_norm ? w->row_o[d] * scale * gain_at(ref, d) : w->row_o[d];
-}
-
-/* ---- backward of one row ---- */
-
-/* The gradient by the row of o before the norm, into w->grad_row; the gain's gradient is added to grad_params. */
-static void output_backward(Worker *w, const RowPlace *at)
-{
-	const Reference *ref = w->ref;
-	const Manifest *m = ref->manifest;
-	const double *grad = ref->grad_o + at->row * m->value_dim;
-	double scale, mean = 0;
-
-	memcpy(w->grad_row, grad, sizeof(double) * (size_t)m->value_dim);
-	if (!m->rms_norm)
-		return;
-	scale = inverse_rms(m, w->row_o);
-	for (int d = 0; d < m->value_dim; d++) {
-		w->normed[d] = w->row_o[d] * scale;
-		if (m->gain >= 0)
-			w->grad_params[TDA_MAX_PARAMS + d] += grad[d] * w->normed[d];
-		w->grad_row[d] = grad[d] * gain_at(ref, d);
-		mean += w->grad_row[d] * w->normed[d] / m->value_dim;
-	}
-	for (int d = 0; d < m->value_dim; d++)
-		w->grad_row[d] = scale * (w->grad_row[d] - mean * w->normed[d]);
-}
-
-static double dot(const double *a, const double *b, int count)
-{
-	double sum = 0;
-
-	for (int d = 0; d < count; d++)
-		sum += a[d] * b[d];
-	return sum;
-}
-
-static void add_scaled(double *restrict to, double scale, const double *restrict from, int count)
-{
-	for (int d = 0; d < count; d++)
-		to[d] += scale * from[d];
-}
-
-static void view_backward(Worker *w, const RowPlace *at, int view)
-{
-	const Reference *ref = w->ref;
-	const Manifest *m = ref->manifest;
-	const LiveRow *live = &w->live[view];
-	double inverse = inverse_norm(m, ref->q[view] + at->row * m->head_dim);
-	double grad_tau = 0, moment = 0;
-	double *dq = ref->dq[view] + at->row * m->head_dim;
-
-	memset(w->sum_q, 0, sizeof(double) * (size_t)m->head_dim);
-	for (int64_t n = 0; n < live->count; n++) {
-		int64_t key = at->group * ref->k_len + live->key[n];
-		double grad_weight = live->coefficient * dot(w->grad_row, ref->v + key * m->value_dim, m->value_dim);
-		double grad_score = live->by_score[n] == 0 ? 0 : grad_weight * live->by_score[n];
-		double inverse_k = w->inverse_k[view][live->key[n]];
-
-		if (live->weight[n] != 0)
-			add_scaled(ref->dv + key * m->value_dim, live->coefficient * live->weight[n], w->grad_row, m->value_dim);
-		if (live->by_tau[n] != 0)
-			grad_tau += grad_weight * live->by_tau[n];
-		for (int p = 0; w->by_params >> p; p++)
-			if (w->by_params >> p & 1 && live->by_param[p][n] != 0)
-				w->grad_params[p] += grad_weight * live->by_param[p][n];
-		if (grad_score == 0)
-			continue;
-		moment += grad_score * live->score[n];
-		w->key_moment[view][live->key[n]] += grad_score * live->score[n];
-		add_scaled(w->sum_q, grad_score * inverse_k, ref->k[view] + key * m->head_dim, m->head_dim);
-		add_scaled(ref->dk[view] + key * m->head_dim, grad_score, w->unit_q[view], m->head_dim);
-	}
-	for (int d = 0; d < m->head_dim; d++)
-		dq[d] = inverse == 0 ? 0 : m->l2_normalized ? inverse * (w->sum_q[d] - w->unit_q[view][d] * moment)
-		                                            : w->sum_q[d];
-	if (live->count == 0)
-		return;
-	for (int p = 0; p < m->param_count; p++) {
-		if (live->tau_by_param[p] != 0)
-			w->grad_params[p] += grad_tau * live->tau_by_param[p];
-		if (live->coefficient_by_param[p] != 0)
-			w->grad_params[p] += live->coefficient_by_param[p] * dot(w->grad_row, live->value, m->value_dim);
-	}
 }
 
 /* dk so far holds the sum of dS * unit_q: the key's own norm is applied when every row has been seen. */
@@ -464,7 +139,7 @@ static void prepare_keys(Worker *w, int64_t group)
 		for (int64_t j = 0; j < ref->k_len; j++) {
 			const double *k = ref->k[v] + (group * ref->k_len + j) * m->head_dim;
 
-			w->inverse_k[v][j] = inverse_norm(m, k);
+			w->inverse_k[v][j] = reference_inverse_norm(m, k);
 			for (int d = 0; d < m->head_dim; d++)
 				w->transposed[v][d * ref->k_len + j] = w->inverse_k[v][j] == 0 ? 0 : k[d];
 		}
@@ -483,6 +158,41 @@ static int64_t entry_of_launch(const Reference *ref, int p, int64_t head)
 	return 0;
 }
 
+static void run_row(const Job *job, Worker *w, const RowPlace *at)
+{
+	const Reference *ref = w->ref;
+
+	if (at->first == at->end)
+		return;                        /* outputs were cleared */
+	w->visible += (at->end - at->first) * ref->manifest->views;
+	reference_row_forward(w, at);
+	if (!ref->grad_o)
+		return;
+	memcpy(w->grad_before, w->grad_params, sizeof(double) * (size_t)job->grad_stride);
+	reference_row_backward(w, at);
+	for (int64_t n = 0; n < job->grad_stride; n++)
+		w->grad_squares[n] += pow(w->grad_params[n] - w->grad_before[n], 2);
+}
+
+/* `count` rows of a head from `first` on. */
+static void run_rows(const Job *job, Worker *w, int64_t group, int64_t head, int64_t first, int count)
+{
+	const Reference *ref = w->ref;
+	int64_t bh = group / ref->kv_heads * ref->heads + head;
+	RowPlace places[ROW_BLOCK];
+
+	for (int n = 0; n < count; n++) {
+		places[n] = (RowPlace){
+			.group = group, .head = head, .row = bh * ref->q_len + first + n,
+			.i = first + n + ref->k_len - ref->q_len, .slot = n,
+		};
+		visible_keys(ref, &places[n]);
+	}
+	reference_prepare_rows(w, places, count);
+	for (int n = 0; n < count; n++)
+		run_row(job, w, &places[n]);
+}
+
 static void run_group(Job *job, Worker *w, int64_t group)
 {
 	const Reference *ref = w->ref;
@@ -495,26 +205,11 @@ static void run_group(Job *job, Worker *w, int64_t group)
 		int64_t bh = batch * ref->heads + head;
 
 		for (int p = 0; p < m->param_count; p++)
-			w->params[p] = parameter(ref, p, entry_of_launch(ref, p, head));
+			w->params[p] = reference_parameter(ref, p, entry_of_launch(ref, p, head));
 		w->grad_params = job->grad_params + 2 * bh * job->grad_stride;
 		w->grad_squares = w->grad_params + job->grad_stride;
-		for (int64_t r = 0; r < ref->q_len; r++) {
-			RowPlace at = { .group = group, .head = head, .row = bh * ref->q_len + r, .i = r + ref->k_len - ref->q_len };
-
-			visible_keys(ref, &at);
-			if (at.first == at.end)
-				continue;      /* outputs were cleared */
-			w->visible += (at.end - at.first) * m->views;
-			row_forward(w, &at);
-			if (!ref->grad_o)
-				continue;
-			memcpy(w->grad_before, w->grad_params, sizeof(double) * (size_t)job->grad_stride);
-			output_backward(w, &at);
-			for (int v = 0; v < m->views; v++)
-				view_backward(w, &at, v);
-			for (int64_t n = 0; n < job->grad_stride; n++)
-				w->grad_squares[n] += pow(w->grad_params[n] - w->grad_before[n], 2);
-		}
+		for (int64_t r = 0; r < ref->q_len; r += ROW_BLOCK)
+			run_rows(job, w, group, head, r, ref->q_len - r < ROW_BLOCK ? (int)(ref->q_len - r) : ROW_BLOCK);
 	}
 	if (ref->grad_o)
 		keys_backward(w, group);

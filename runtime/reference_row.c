@@ -1,0 +1,328 @@
+#include <math.h>
+#include <string.h>
+#include "reference_row.h"
+
+/* Norms outside of this range make a row NaN (a kernel's f32 reciprocal would lose them); 0 stays 0. */
+static const double least_norm = 0x1p-60, greatest_norm = 0x1p60;
+
+/* ---- forward of one row ---- */
+
+double reference_inverse_norm(const Manifest *m, const double *row)
+{
+	double sum = 0, norm;
+
+	if (!m->l2_normalized)
+		return 1;
+	for (int d = 0; d < m->head_dim; d++)
+		sum += row[d] * row[d];
+	norm = sqrt(sum);
+	if (norm == 0)
+		return 0;
+	return norm >= least_norm && norm <= greatest_norm ? 1 / norm : NAN;
+}
+
+static PostfixInput row_input(const Worker *w, int64_t i, int view, int64_t head)
+{
+	PostfixInput input = { .count = 1, .params = w->params };
+
+	input.var[POSTFIX_VAR_I] = (double)i;
+	input.var[POSTFIX_VAR_VIEW] = view + 1;
+	input.var[POSTFIX_VAR_HEAD] = (double)head;
+	input.var[POSTFIX_VAR_LAYER] = (double)w->ref->layer;
+	input.var[POSTFIX_VAR_Q_LEN] = (double)w->ref->q_len;
+	input.var[POSTFIX_VAR_K_LEN] = (double)w->ref->k_len;
+	return input;
+}
+
+/* A per-row expression and its derivatives by every parameter. */
+static double eval_row(Worker *w, const Postfix *postfix, const PostfixInput *input, double by_param[TDA_MAX_PARAMS])
+{
+	postfix_eval(postfix, input, ~0u, w->stack);
+	for (int p = 0; p < w->ref->manifest->param_count; p++)
+		by_param[p] = w->stack->live >> (DUAL_PARAM + p) & 1 ? w->stack->partial[DUAL_PARAM + p][0] : 0;
+	return w->stack->value[0];
+}
+
+static double partial(const PostfixSlot *slot, int by, int k)
+{
+	return slot->live >> by & 1 ? slot->partial[by][k] : 0;
+}
+
+/* Appends the pairs of one chunk whose weight or a derivative is not zero. `modified` is the score's modifier,
+ * evaluated (NULL: the score itself), `weighed` the weight. */
+static void keep_live(Worker *w, LiveRow *live, int64_t first, int count, const double *score,
+                      const PostfixSlot *modified, const PostfixSlot *weighed)
+{
+	for (int k = 0; k < count; k++) {
+		double by_modified = partial(weighed, DUAL_S, k);
+		double slope = modified ? partial(modified, DUAL_S, k) : 1;
+		double by_tau = partial(weighed, DUAL_TAU, k);
+		bool is_live = weighed->value[k] != 0 || by_modified != 0 || by_tau != 0;
+		int64_t at = live->count;
+
+		if (!is_live && !w->by_params)
+			continue;
+		for (int p = 0; w->by_params >> p; p++) {
+			double by_param;
+			if (!(w->by_params >> p & 1))
+				continue;
+			by_param = partial(weighed, DUAL_PARAM + p, k);
+			if (modified && by_modified != 0)
+				by_param += by_modified * partial(modified, DUAL_PARAM + p, k);
+			live->by_param[p][at] = by_param;
+			is_live |= by_param != 0;
+		}
+		if (!is_live)
+			continue;
+		live->key[at] = (int32_t)(first + k);
+		live->score[at] = score[k];
+		live->weight[at] = weighed->value[k];
+		live->by_score[at] = by_modified == 0 ? 0 : by_modified * slope;
+		live->by_tau[at] = by_tau;
+		live->count++;
+	}
+}
+
+static void count_pairs(Worker *w, int64_t row, int64_t first_key, int count, const double *score,
+                        const double *modified, double tau, const double *weight)
+{
+	const Reference *ref = w->ref;
+
+	for (int k = 0; k < count; k++) {
+		bool survives = weight[k] != 0;
+		bool near = score[k] != 0 && fabs(modified[k] - tau) <= ref->manifest->slack;
+
+		if (!survives && !near)
+			continue;
+		w->survivors += survives;
+		w->near += near;
+		if (ref->row_survivors)
+			ref->row_survivors[row] += survives;
+		if (ref->row_near)
+			ref->row_near[row] += near;
+		if (ref->key_survivors)
+			ref->key_survivors[first_key + k] += survives;
+		if (ref->key_near)
+			ref->key_near[first_key + k] += near;
+	}
+}
+
+static void add_scaled(double *restrict to, double scale, const double *restrict from, int count)
+{
+	for (int d = 0; d < count; d++)
+		to[d] += scale * from[d];
+}
+
+/* The normalised scores of a block of rows with the keys from `first` to `end`. */
+static void block_scores(Worker *w, int view, int rows, int64_t first, int64_t end)
+{
+	const Manifest *m = w->ref->manifest;
+	int64_t k_len = w->ref->k_len;
+
+	for (int64_t at = first; at < end; at += POSTFIX_CHUNK) {
+		int count = end - at < POSTFIX_CHUNK ? (int)(end - at) : POSTFIX_CHUNK;
+		const double *restrict inverse = w->inverse_k[view] + at;
+
+		for (int r = 0; r < rows; r++)
+			memset(w->scores[view] + r * k_len + at, 0, sizeof(double) * (size_t)count);
+		for (int d = 0; d < m->head_dim; d++)
+			for (int r = 0; r < rows; r++)
+				add_scaled(w->scores[view] + r * k_len + at, w->unit_q[view][r * m->head_dim + d],
+				           w->transposed[view] + d * k_len + at, count);
+		for (int r = 0; r < rows; r++)
+			for (int k = 0; k < count; k++)
+				w->scores[view][r * k_len + at + k] *= inverse[k];
+	}
+}
+
+void reference_prepare_rows(Worker *w, const RowPlace *places, int rows)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	int64_t first = ref->k_len, end = 0;
+
+	for (int r = 0; r < rows; r++) {
+		if (places[r].first == places[r].end)
+			continue;
+		first = places[r].first < first ? places[r].first : first;
+		end = places[r].end > end ? places[r].end : end;
+	}
+	for (int v = 0; v < m->views; v++) {
+		for (int r = 0; r < rows; r++) {
+			const double *q = ref->q[v] + places[r].row * m->head_dim;
+			double inverse = reference_inverse_norm(m, q);
+
+			for (int d = 0; d < m->head_dim; d++)
+				w->unit_q[v][r * m->head_dim + d] = inverse == 0 ? 0 : q[d] * inverse;
+		}
+		block_scores(w, v, rows, first, end);
+	}
+}
+
+static void row_view(Worker *w, const RowPlace *at, int view)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	LiveRow *live = &w->live[view];
+	PostfixInput input = row_input(w, at->i, view, at->head);
+	bool backward = ref->grad_o != NULL;
+	uint32_t wrt = backward ? ~0u : 0;
+	PostfixSlot *modified = NULL;
+	double score[POSTFIX_CHUNK], position[POSTFIX_CHUNK], bent[POSTFIX_CHUNK];
+
+	live->tau = eval_row(w, m->threshold, &input, live->tau_by_param);
+	live->coefficient = eval_row(w, m->combine[view], &input, live->coefficient_by_param);
+	live->count = 0;
+	input.var[POSTFIX_VAR_TAU] = live->tau;
+	input.row[POSTFIX_VAR_J] = position;
+	for (int64_t first = at->first; first < at->end; first += POSTFIX_CHUNK) {
+		PostfixSlot copy;
+
+		input.count = at->end - first < POSTFIX_CHUNK ? (int)(at->end - first) : POSTFIX_CHUNK;
+		for (int k = 0; k < input.count; k++)
+			position[k] = (double)(first + k);
+		memcpy(score, w->scores[view] + at->slot * ref->k_len + first, sizeof(double) * (size_t)input.count);
+		input.row[POSTFIX_VAR_S] = score;
+		if (!postfix_is_var(m->score, POSTFIX_VAR_S)) {
+			postfix_eval(m->score, &input, wrt, w->stack);
+			copy = *w->stack;
+			modified = &copy;
+			memcpy(bent, copy.value, sizeof(bent));
+			input.row[POSTFIX_VAR_S] = bent;
+		}
+		postfix_eval(m->weight, &input, wrt, w->stack);
+		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, score, input.row[POSTFIX_VAR_S],
+		            live->tau, w->stack->value);
+		keep_live(w, live, first, input.count, score, modified, w->stack);
+	}
+	memset(live->value, 0, sizeof(double) * (size_t)m->value_dim);
+	for (int64_t n = 0; n < live->count; n++) {
+		const double *restrict v = ref->v + (at->group * ref->k_len + live->key[n]) * m->value_dim;
+		for (int d = 0; d < m->value_dim && live->weight[n] != 0; d++)
+			live->value[d] += live->weight[n] * v[d];
+	}
+}
+
+/* 1 / rms of a row; a row of zeros stays zeros even with eps = 0. */
+static double inverse_rms(const Manifest *m, const double *row)
+{
+	double sum = 0;
+
+	for (int d = 0; d < m->value_dim; d++)
+		sum += row[d] * row[d];
+	sum = sum / m->value_dim + m->rms_eps;
+	return sum == 0 ? 0 : 1 / sqrt(sum);
+}
+
+double reference_parameter(const Reference *ref, int p, int64_t at)
+{
+	return ref->param[p] ? ref->param[p][at] : (double)(float)ref->manifest->params[p].init;
+}
+
+static double gain_at(const Reference *ref, int d)
+{
+	return ref->manifest->gain < 0 ? 1 : reference_parameter(ref, ref->manifest->gain, d);
+}
+
+void reference_row_forward(Worker *w, const RowPlace *at)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	double *o = ref->o + at->row * m->value_dim;
+	double scale = 1;
+
+	memset(w->row_o, 0, sizeof(double) * (size_t)m->value_dim);
+	for (int v = 0; v < m->views; v++) {
+		row_view(w, at, v);
+		for (int d = 0; d < m->value_dim; d++)
+			w->row_o[d] += w->live[v].coefficient * w->live[v].value[d];
+	}
+	if (m->rms_norm)
+		scale = inverse_rms(m, w->row_o);
+	for (int d = 0; d < m->value_dim; d++)
+		o[d] = m->rms_norm ? w->row_o[d] * scale * gain_at(ref, d) : w->row_o[d];
+}
+
+/* ---- backward of one row ---- */
+
+/* The gradient by the row of o before the norm, into w->grad_row; the gain's gradient is added to grad_params. */
+static void output_backward(Worker *w, const RowPlace *at)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	const double *grad = ref->grad_o + at->row * m->value_dim;
+	double scale, mean = 0;
+
+	memcpy(w->grad_row, grad, sizeof(double) * (size_t)m->value_dim);
+	if (!m->rms_norm)
+		return;
+	scale = inverse_rms(m, w->row_o);
+	for (int d = 0; d < m->value_dim; d++) {
+		w->normed[d] = w->row_o[d] * scale;
+		if (m->gain >= 0)
+			w->grad_params[TDA_MAX_PARAMS + d] += grad[d] * w->normed[d];
+		w->grad_row[d] = grad[d] * gain_at(ref, d);
+		mean += w->grad_row[d] * w->normed[d] / m->value_dim;
+	}
+	for (int d = 0; d < m->value_dim; d++)
+		w->grad_row[d] = scale * (w->grad_row[d] - mean * w->normed[d]);
+}
+
+static double dot(const double *a, const double *b, int count)
+{
+	double sum = 0;
+
+	for (int d = 0; d < count; d++)
+		sum += a[d] * b[d];
+	return sum;
+}
+
+static void view_backward(Worker *w, const RowPlace *at, int view)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	const LiveRow *live = &w->live[view];
+	double inverse = reference_inverse_norm(m, ref->q[view] + at->row * m->head_dim);
+	double grad_tau = 0, moment = 0;
+	double *dq = ref->dq[view] + at->row * m->head_dim;
+	const double *unit_q = w->unit_q[view] + at->slot * m->head_dim;
+
+	memset(w->sum_q, 0, sizeof(double) * (size_t)m->head_dim);
+	for (int64_t n = 0; n < live->count; n++) {
+		int64_t key = at->group * ref->k_len + live->key[n];
+		double grad_weight = live->coefficient * dot(w->grad_row, ref->v + key * m->value_dim, m->value_dim);
+		double grad_score = live->by_score[n] == 0 ? 0 : grad_weight * live->by_score[n];
+		double inverse_k = w->inverse_k[view][live->key[n]];
+
+		if (live->weight[n] != 0)
+			add_scaled(ref->dv + key * m->value_dim, live->coefficient * live->weight[n], w->grad_row, m->value_dim);
+		if (live->by_tau[n] != 0)
+			grad_tau += grad_weight * live->by_tau[n];
+		for (int p = 0; w->by_params >> p; p++)
+			if (w->by_params >> p & 1 && live->by_param[p][n] != 0)
+				w->grad_params[p] += grad_weight * live->by_param[p][n];
+		if (grad_score == 0)
+			continue;
+		moment += grad_score * live->score[n];
+		w->key_moment[view][live->key[n]] += grad_score * live->score[n];
+		add_scaled(w->sum_q, grad_score * inverse_k, ref->k[view] + key * m->head_dim, m->head_dim);
+		add_scaled(ref->dk[view] + key * m->head_dim, grad_score, unit_q, m->head_dim);
+	}
+	for (int d = 0; d < m->head_dim; d++)
+		dq[d] = inverse == 0 ? 0 : m->l2_normalized ? inverse * (w->sum_q[d] - unit_q[d] * moment) : w->sum_q[d];
+	if (live->count == 0)
+		return;
+	for (int p = 0; p < m->param_count; p++) {
+		if (live->tau_by_param[p] != 0)
+			w->grad_params[p] += grad_tau * live->tau_by_param[p];
+		if (live->coefficient_by_param[p] != 0)
+			w->grad_params[p] += live->coefficient_by_param[p] * dot(w->grad_row, live->value, m->value_dim);
+	}
+}
+
+void reference_row_backward(Worker *w, const RowPlace *at)
+{
+	output_backward(w, at);
+	for (int v = 0; v < w->ref->manifest->views; v++)
+		view_backward(w, at, v);
+}
