@@ -37,7 +37,7 @@ static void settle(Warp *w)
 		w->state = WARP_DONE;
 }
 
-bool branch(Warp *w, const Inst *in, uint32_t mask)
+bool op_branch(Warp *w, const Inst *in, uint32_t mask)
 {
 	if (mask == w->active) {
 		w->pc = in->target;
@@ -53,7 +53,7 @@ bool branch(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool leave(Warp *w, const Inst *in, uint32_t mask)
+bool op_leave(Warp *w, const Inst *in, uint32_t mask)
 {
 	(void)in;
 	w->live &= ~mask;
@@ -88,7 +88,7 @@ static bool run_turn(Warp *w)
 	uint64_t end = w->executed + TURN;
 	for (; w->state == WARP_READY && w->executed < end; w->executed++) {
 		if (w->pc >= k->n_code)
-			leave(w, NULL, w->active);      /* a body that ends without ret */
+			op_leave(w, NULL, w->active);      /* a body that ends without ret */
 		else if (!step(w, &k->code[w->pc]))
 			return false;
 		settle(w);
@@ -160,7 +160,7 @@ static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 	return b;
 }
 
-bool bar_sync(Warp *w, const Inst *in, uint32_t mask)
+bool op_bar_sync(Warp *w, const Inst *in, uint32_t mask)
 {
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
@@ -174,7 +174,7 @@ bool bar_sync(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool bar_arrive(Warp *w, const Inst *in, uint32_t mask)
+bool op_bar_arrive(Warp *w, const Inst *in, uint32_t mask)
 {
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
@@ -348,7 +348,7 @@ bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_
 	cta.n_warps = (block[0] * block[1] * block[2] + LANES - 1) / LANES;
 	cta.params = calloc(kernel->param_bytes + 1, 1);
 	cta.warps = calloc(cta.n_warps, sizeof *cta.warps);
-	bool ready = shared_memory_new(&cta.shared, kernel->static_shared + dynamic_shared) && cta.params && cta.warps;
+	bool ready = shared_memory_new(&cta.shared, kernel->static_shared + dynamic_shared, cta.n_warps) && cta.params && cta.warps;
 	for (uint32_t i = 0; ready && i < kernel->n_params; i++)
 		memcpy(cta.params + kernel->params[i].offset, params[i], kernel->params[i].bytes);
 	for (uint32_t i = 0; ready && i < cta.n_warps; i++)

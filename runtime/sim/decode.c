@@ -12,7 +12,7 @@ typedef struct OpInfo {
 } OpInfo;
 
 static const OpInfo ops[] = {
-#define OP(pattern, operands, handler, traits) { pattern, operands, handler, traits },
+#define OP(pattern, operands, handler, traits) { pattern, operands, op_##handler, traits },
 #include "sim_ops.def"
 #undef OP
 };

@@ -106,7 +106,7 @@ static inline uint32_t float_to_half(float x)
 	return magnitude > 0x7f800000 ? 0x7fff : sign | result;
 }
 
-#define OP(pattern, operands, handler, traits) bool handler(Warp *w, const Inst *in, uint32_t mask);
+#define OP(pattern, operands, handler, traits) bool op_##handler(Warp *w, const Inst *in, uint32_t mask);
 #include "sim_ops.def"
 #undef OP
 

@@ -57,7 +57,7 @@ static void count_copy_sectors(Warp *w, const Inst *in, uint32_t mask)
 	}
 }
 
-bool cp_async(Warp *w, const Inst *in, uint32_t mask)
+bool op_cp_async(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *sizes = reg(w, in->op[2]), *sources = reg(w, in->op[in->n_src > 3 ? 3 : 2]);
 	uint32_t reading = 0;
@@ -73,7 +73,7 @@ bool cp_async(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* The predicate says where the source is not read. */
-bool cp_async_ignore(Warp *w, const Inst *in, uint32_t mask)
+bool op_cp_async_ignore(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *sizes = reg(w, in->op[2]);
 	uint32_t ignore = *pred(w, in->op[3]);
@@ -86,7 +86,7 @@ bool cp_async_ignore(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool cp_async_commit(Warp *w, const Inst *in, uint32_t mask)
+bool op_cp_async_commit(Warp *w, const Inst *in, uint32_t mask)
 {
 	(void)in;
 	for (int l = 0; l < LANES; l++)
@@ -112,7 +112,7 @@ static bool land(Warp *w, const Inst *in, uint32_t mask, const uint32_t *end)
 }
 
 /* All groups but the newest n have arrived. */
-bool cp_async_wait(Warp *w, const Inst *in, uint32_t mask)
+bool op_cp_async_wait(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *n = reg(w, in->op[0]);
 	uint32_t end[LANES];
@@ -121,7 +121,7 @@ bool cp_async_wait(Warp *w, const Inst *in, uint32_t mask)
 	return land(w, in, mask, end);
 }
 
-bool cp_async_wait_all(Warp *w, const Inst *in, uint32_t mask)
+bool op_cp_async_wait_all(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t end[LANES];
 	for (int l = 0; l < LANES; l++)
@@ -153,7 +153,7 @@ static bool matrix_rows(Warp *w, const Inst *in, uint32_t mask, int n, bool is_w
 }
 
 /* Lane l holds elements 2 (l % 4) and the next of row l / 4; of column l / 4 where transposed. */
-bool ldmatrix(Warp *w, const Inst *in, uint32_t mask)
+bool op_ldmatrix(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t address[LANES];
 	const uint8_t *bytes = w->cta->shared.bytes;
@@ -175,7 +175,7 @@ bool ldmatrix(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool stmatrix(Warp *w, const Inst *in, uint32_t mask)
+bool op_stmatrix(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t address[LANES];
 	uint8_t *bytes = w->cta->shared.bytes;

@@ -3,7 +3,7 @@
 #include "exec.h"
 
 #define CONVERT(name, D, A) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	D *d = reg(w, in->op[0]); \
 	const A *a = reg(w, in->op[1]); \
@@ -48,7 +48,7 @@ static uint64_t clamp_int(uint64_t value, bool from_signed, int type)
 }
 
 /* alt[0]: to, alt[1]: from. Destinations wider than the type are extended by its sign. */
-bool cvt_int_int(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_int_int(Warp *w, const Inst *in, uint32_t mask)
 {
 	int to = in->alt[0], from = in->alt[1];
 	for (int l = 0; l < LANES; l++) {
@@ -75,7 +75,7 @@ static uint64_t encode_int(uint64_t x, bool is_signed, Format format)
 	return format_encode(negative ? -(double)magnitude : (double)magnitude, format, ROUND_NEAREST);
 }
 
-bool cvt_float_int(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_float_int(Warp *w, const Inst *in, uint32_t mask)
 {
 	Format to = float_formats[in->alt[0]];
 	int from = in->alt[1];
@@ -105,7 +105,7 @@ static double to_integral(double x, int mode)
 }
 
 /* alt: mode, to, from. Out of range: the nearest value. NaN: 0, or the top bit where a type has 64 bits. */
-bool cvt_int_float(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_int_float(Warp *w, const Inst *in, uint32_t mask)
 {
 	int to = in->alt[1];
 	Format from = float_formats[in->alt[2]];
@@ -140,7 +140,7 @@ static uint64_t finish_float(const Inst *in, double x, Format to, Rounding round
 }
 
 /* alt: mode, to, from */
-bool cvt_integral(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_integral(Warp *w, const Inst *in, uint32_t mask)
 {
 	Format to = float_formats[in->alt[1]], from = float_formats[in->alt[2]];
 	for (int l = 0; l < LANES; l++) {
@@ -152,7 +152,7 @@ bool cvt_integral(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* alt: {,.rn,.rz,.rm,.rp}, to, from */
-bool cvt_float_float(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_float_float(Warp *w, const Inst *in, uint32_t mask)
 {
 	static const Rounding modes[] = { ROUND_NEAREST, ROUND_NEAREST, ROUND_ZERO, ROUND_DOWN, ROUND_UP };
 	Format to = float_formats[in->alt[1]], from = float_formats[in->alt[2]];
@@ -175,7 +175,7 @@ static inline uint32_t narrow(const Inst *in, float x)
 }
 
 /* The first source is the upper half. */
-bool cvt_pair(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_pair(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const float *high = reg(w, in->op[1]), *low = reg(w, in->op[2]);
@@ -183,7 +183,7 @@ bool cvt_pair(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool cvt_half_f32(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_half_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint16_t *d = reg(w, in->op[0]);
 	const float *a = reg(w, in->op[1]);
@@ -192,7 +192,7 @@ bool cvt_half_f32(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* alt: {.rna,.rn} */
-bool cvt_tf32(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvt_tf32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const float *a = reg(w, in->op[1]);

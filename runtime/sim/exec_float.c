@@ -22,9 +22,9 @@
 	} \
 	return true;
 
-#define F32_1(name, e) WIDE bool name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(1, e) }
-#define F32_2(name, e) WIDE bool name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(2, e) }
-#define F32_3(name, e) WIDE bool name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(3, e) }
+#define F32_1(name, e) WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(1, e) }
+#define F32_2(name, e) WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(2, e) }
+#define F32_3(name, e) WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) { APPLY_F32(3, e) }
 
 /* -0 is less than +0; a NaN loses unless both are, or .NaN is there. */
 static inline float lesser(float a, float b)
@@ -58,7 +58,7 @@ F32_2(min_nan_f32, a != a || b != b ? float_of(NAN_BITS) : lesser(a, b))
 F32_2(max_nan_f32, a != a || b != b ? float_of(NAN_BITS) : greater(a, b))
 
 /* Signs are bits: a NaN keeps its payload. */
-WIDE bool abs_f32(Warp *w, const Inst *in, uint32_t mask)
+WIDE bool op_abs_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]);
@@ -67,7 +67,7 @@ WIDE bool abs_f32(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-WIDE bool neg_f32(Warp *w, const Inst *in, uint32_t mask)
+WIDE bool op_neg_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]);
@@ -76,7 +76,7 @@ WIDE bool neg_f32(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-WIDE bool copysign_f32(Warp *w, const Inst *in, uint32_t mask)
+WIDE bool op_copysign_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);
@@ -85,7 +85,7 @@ WIDE bool copysign_f32(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* alt[0]: finite, infinite, number, notanumber, normal, subnormal */
-bool testp_f32(Warp *w, const Inst *in, uint32_t mask)
+bool op_testp_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *a = reg(w, in->op[1]);
 	uint32_t result = 0;
@@ -100,7 +100,7 @@ bool testp_f32(Warp *w, const Inst *in, uint32_t mask)
 }
 
 #define F64(name, n, expression) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	double *d_ = reg(w, in->op[0]); \
 	const double *a_ = reg(w, in->op[1]), *b_ = reg(w, in->op[n > 1 ? 2 : 1]), *c_ = reg(w, in->op[n > 2 ? 3 : 1]); \
@@ -174,17 +174,17 @@ static bool half_apply(Warp *w, const Inst *in, uint32_t mask, HalfFunction func
 	return true;
 }
 
-bool add_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_add); }
-bool sub_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_sub); }
-bool mul_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_mul); }
-bool fma_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_fma); }
-bool min_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_min); }
-bool max_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_max); }
-bool ex2_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_ex2); }
-bool tanh_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_tanh); }
+bool op_add_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_add); }
+bool op_sub_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_sub); }
+bool op_mul_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_mul); }
+bool op_fma_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_fma); }
+bool op_min_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_min); }
+bool op_max_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_max); }
+bool op_ex2_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_ex2); }
+bool op_tanh_half(Warp *w, const Inst *in, uint32_t mask) { return half_apply(w, in, mask, half_tanh); }
 
 /* Signs are bits here too. */
-bool sign_half(Warp *w, const Inst *in, uint32_t mask)
+bool op_sign_half(Warp *w, const Inst *in, uint32_t mask)
 {
 	HalfKind kind = half_kinds[in->alt[1]];
 	uint32_t signs = kind.elements == 2 ? 0x80008000 : 0x8000;

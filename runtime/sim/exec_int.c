@@ -2,7 +2,7 @@
 #include "exec.h"
 
 #define UNARY(name, D, A, expression) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	D *d_ = reg(w, in->op[0]); \
 	const A *a_ = reg(w, in->op[1]); \
@@ -11,7 +11,7 @@ WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
 }
 
 #define BINARY(name, D, A, B, expression) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	D *d_ = reg(w, in->op[0]); \
 	const A *a_ = reg(w, in->op[1]); \
@@ -21,7 +21,7 @@ WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
 }
 
 #define TERNARY(name, D, A, B, C, expression) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	D *d_ = reg(w, in->op[0]); \
 	const A *a_ = reg(w, in->op[1]); \
@@ -78,7 +78,7 @@ TERNARY(sad_s32, uint32_t, int32_t, int32_t, uint32_t,
 
 /* The hardware gives some number; a program that divides by zero is wrong. */
 #define DIVISION(name, T, expression) \
-bool name(Warp *w, const Inst *in, uint32_t mask) \
+bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	T *d_ = reg(w, in->op[0]); \
 	const T *a_ = reg(w, in->op[1]), *b_ = reg(w, in->op[2]); \
@@ -161,7 +161,7 @@ TERNARY(shf_r_clamp, uint32_t, uint32_t, uint32_t, uint32_t,
 TERNARY(shf_l_wrap, uint32_t, uint32_t, uint32_t, uint32_t, ((uint64_t)b << 32 | a) << (c & 31) >> 32)
 TERNARY(shf_r_wrap, uint32_t, uint32_t, uint32_t, uint32_t, ((uint64_t)b << 32 | a) >> (c & 31))
 
-bool bfi_32(Warp *w, const Inst *in, uint32_t mask)
+bool op_bfi_32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *r = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]), *c = reg(w, in->op[3]), *d = reg(w, in->op[4]);
@@ -169,7 +169,7 @@ bool bfi_32(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool bfi_64(Warp *w, const Inst *in, uint32_t mask)
+bool op_bfi_64(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t *r = reg(w, in->op[0]);
 	const uint64_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);
@@ -179,7 +179,7 @@ bool bfi_64(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* Bit k of the table is the result where (a, b, c) are the bits of k. */
-WIDE bool lop3(Warp *w, const Inst *in, uint32_t mask)
+WIDE bool op_lop3(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]), *c = reg(w, in->op[3]);
@@ -209,7 +209,7 @@ static inline uint32_t permute(uint32_t a, uint32_t b, uint32_t selector)
 TERNARY(prmt, uint32_t, uint32_t, uint32_t, uint32_t, permute(a, b, c))
 
 /* szext.wrap/.clamp: the low b bits of a, extended. alt[0]: wrap, clamp; alt[1]: u32, s32. */
-bool szext(Warp *w, const Inst *in, uint32_t mask)
+bool op_szext(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);

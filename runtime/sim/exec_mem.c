@@ -186,12 +186,12 @@ static bool load_from(Warp *w, const Inst *in, uint32_t mask, Space space, int t
 	return true;
 }
 
-bool load(Warp *w, const Inst *in, uint32_t mask)
+bool op_load(Warp *w, const Inst *in, uint32_t mask)
 {
 	return load_from(w, in, mask, spaces[in->alt[0]], in->alt[1], in->flags & MOD_NC ? ACCESS_CONSTANT : ACCESS_PLAIN);
 }
 
-bool load_ordered(Warp *w, const Inst *in, uint32_t mask)
+bool op_load_ordered(Warp *w, const Inst *in, uint32_t mask)
 {
 	return load_from(w, in, mask, spaces[in->alt[1]], in->alt[2], ACCESS_ORDERED);
 }
@@ -254,12 +254,12 @@ static bool store_to(Warp *w, const Inst *in, uint32_t mask, Space space, int ty
 	return true;
 }
 
-bool store(Warp *w, const Inst *in, uint32_t mask)
+bool op_store(Warp *w, const Inst *in, uint32_t mask)
 {
 	return store_to(w, in, mask, spaces[in->alt[0]], in->alt[1], ACCESS_PLAIN);
 }
 
-bool store_ordered(Warp *w, const Inst *in, uint32_t mask)
+bool op_store_ordered(Warp *w, const Inst *in, uint32_t mask)
 {
 	return store_to(w, in, mask, spaces[in->alt[1]], in->alt[2], ACCESS_ORDERED);
 }
@@ -269,7 +269,7 @@ bool store_ordered(Warp *w, const Inst *in, uint32_t mask)
 /* {.global,.shared,.shared::cta,.local,.param,.const} */
 static const uint64_t windows[] = { 0, SHARED_WINDOW, SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, 0 };
 
-bool cvta(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvta(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t *d = reg(w, in->op[0]);
 	const uint64_t *a = reg(w, in->op[1]);
@@ -277,7 +277,7 @@ bool cvta(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool cvta_to(Warp *w, const Inst *in, uint32_t mask)
+bool op_cvta_to(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t *d = reg(w, in->op[0]);
 	const uint64_t *a = reg(w, in->op[1]);
@@ -285,7 +285,7 @@ bool cvta_to(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool isspacep(Warp *w, const Inst *in, uint32_t mask)
+bool op_isspacep(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint64_t *a = reg(w, in->op[1]);
 	uint32_t result = 0;
@@ -351,6 +351,6 @@ static bool atomic(Warp *w, const Inst *in, uint32_t mask, int d, int compare)
 	return true;
 }
 
-bool atom(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, 0, -1); }
-bool atom_cas(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, 0, 2); }
-bool red(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, -1, -1); }
+bool op_atom(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, 0, -1); }
+bool op_atom_cas(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, 0, 2); }
+bool op_red(Warp *w, const Inst *in, uint32_t mask) { return atomic(w, in, mask, -1, -1); }

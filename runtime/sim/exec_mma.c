@@ -84,11 +84,11 @@ static bool mma_to_f32(Warp *w, const Inst *in, uint32_t mask, int E, bool bf16)
 }
 
 /* alt[0]: {.f16.f16,.bf16.bf16} */
-bool mma_half_f32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 2, in->alt[0] == 1); }
-bool mma_tf32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 1, false); }
+bool op_mma_half_f32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 2, in->alt[0] == 1); }
+bool op_mma_tf32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 1, false); }
 
 /* C and D of f16: register r holds row g + 8 r. */
-bool mma_f16(Warp *w, const Inst *in, uint32_t mask)
+bool op_mma_f16(Warp *w, const Inst *in, uint32_t mask)
 {
 	float a[M][MAX_K], b[MAX_K][N];
 	double d[M][N];
@@ -125,7 +125,7 @@ WIDE static void multiply_int(const int32_t a[M][MAX_K], const int32_t b[MAX_K][
 }
 
 /* alt: {.s8,.u8} of A, of B. The sum wraps, or saturates once at the end: a step's products stay below 2^22. */
-bool mma_int8(Warp *w, const Inst *in, uint32_t mask)
+bool op_mma_int8(Warp *w, const Inst *in, uint32_t mask)
 {
 	int32_t a[M][MAX_K], b[MAX_K][N], sum[M][N] = { 0 };
 	int n_a = (in->n_src - 4) * 2 / 3;

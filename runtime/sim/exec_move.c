@@ -19,7 +19,7 @@ static bool pass_on(Warp *w, const Inst *in, uint32_t mask)
 }
 
 #define MOVE(name, T) \
-bool name(Warp *w, const Inst *in, uint32_t mask) \
+bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	T *d = reg(w, in->op[0]); \
 	const T *a = reg(w, in->op[1]); \
@@ -34,7 +34,7 @@ MOVE(mov_32, uint32_t)
 MOVE(mov_64, uint64_t)
 MOVE(mov_128, Wide)
 
-bool pack(Warp *w, const Inst *in, uint32_t mask)
+bool op_pack(Warp *w, const Inst *in, uint32_t mask)
 {
 	for (int l = 0; l < LANES; l++) {
 		uint64_t value = 0;
@@ -46,7 +46,7 @@ bool pack(Warp *w, const Inst *in, uint32_t mask)
 	return pass_on(w, in, mask);
 }
 
-bool unpack(Warp *w, const Inst *in, uint32_t mask)
+bool op_unpack(Warp *w, const Inst *in, uint32_t mask)
 {
 	for (int l = 0; l < LANES; l++) {
 		uint64_t value = lane_get(w, in->op[in->n_dst], in->src_bytes, l);
@@ -56,7 +56,7 @@ bool unpack(Warp *w, const Inst *in, uint32_t mask)
 	return pass_on(w, in, mask);
 }
 
-bool pack_128(Warp *w, const Inst *in, uint32_t mask)
+bool op_pack_128(Warp *w, const Inst *in, uint32_t mask)
 {
 	Wide *d = reg(w, in->op[0]);
 	const uint64_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);
@@ -64,7 +64,7 @@ bool pack_128(Warp *w, const Inst *in, uint32_t mask)
 	return pass_on(w, in, mask);
 }
 
-bool unpack_128(Warp *w, const Inst *in, uint32_t mask)
+bool op_unpack_128(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t *a = reg(w, in->op[0]), *b = reg(w, in->op[1]);
 	const Wide *s = reg(w, in->op[2]);
@@ -81,14 +81,14 @@ static uint32_t last_pred(Warp *w, const Inst *in)
 	return in->alt[MAX_ALTERNATIVES - 1] ? ~value : value;
 }
 
-bool mov_pred(Warp *w, const Inst *in, uint32_t mask)
+bool op_mov_pred(Warp *w, const Inst *in, uint32_t mask)
 {
 	set_pred(w, in->op[0], mask, last_pred(w, in));
 	return pass_on(w, in, mask);
 }
 
 #define PREDICATE(name, expression) \
-bool name(Warp *w, const Inst *in, uint32_t mask) \
+bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	uint32_t a = *pred(w, in->op[1]), b = *pred(w, in->op[in->n_src]); \
 	(void)b; \
@@ -104,7 +104,7 @@ PREDICATE(xor_pred, a ^ b)
 PREDICATE(not_pred, ~a)
 
 #define SELECT(name, T) \
-WIDE bool name(Warp *w, const Inst *in, uint32_t mask) \
+WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 { \
 	T *d = reg(w, in->op[0]); \
 	const T *a = reg(w, in->op[1]), *b = reg(w, in->op[2]); \
@@ -118,7 +118,7 @@ SELECT(selp_16, uint16_t)
 SELECT(selp_32, uint32_t)
 SELECT(selp_64, uint64_t)
 
-bool slct_32(Warp *w, const Inst *in, uint32_t mask)
+bool op_slct_32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const uint32_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);
@@ -127,7 +127,7 @@ bool slct_32(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool slct_64(Warp *w, const Inst *in, uint32_t mask)
+bool op_slct_64(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t *d = reg(w, in->op[0]);
 	const uint64_t *a = reg(w, in->op[1]), *b = reg(w, in->op[2]);
@@ -232,32 +232,32 @@ static bool set_both(Warp *w, const Inst *in, uint32_t mask, uint32_t result, in
 	return true;
 }
 
-bool setp_int(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_int(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_int(w, in, in->alt[1]), -1);
 }
 
-bool setp_int_with(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_int_with(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_int(w, in, in->alt[2]), in->alt[1]);
 }
 
-bool setp_f32(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_f32(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_float(w, in), -1);
 }
 
-bool setp_f32_with(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_f32_with(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_float(w, in), in->alt[1]);
 }
 
-bool setp_f64(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_f64(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_f64(reg(w, in->op[2]), reg(w, in->op[3]), in->alt[0]), -1);
 }
 
-bool setp_f64_with(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_f64_with(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_f64(reg(w, in->op[2]), reg(w, in->op[3]), in->alt[0]), in->alt[1]);
 }
@@ -277,13 +277,13 @@ static uint32_t compare_half(Warp *w, const Inst *in, int e)
 	return compare_f32(x[0], x[1], in->alt[0]);
 }
 
-bool setp_half(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_half(Warp *w, const Inst *in, uint32_t mask)
 {
 	return set_both(w, in, mask, compare_half(w, in, 0), -1);
 }
 
 /* p|q are the results of the low and the high element. */
-bool setp_half2(Warp *w, const Inst *in, uint32_t mask)
+bool op_setp_half2(Warp *w, const Inst *in, uint32_t mask)
 {
 	set_pred(w, in->op[0], mask, compare_half(w, in, 0));
 	set_pred(w, in->op[1], mask, compare_half(w, in, 1));
@@ -297,5 +297,5 @@ static bool set_word(Warp *w, const Inst *in, uint32_t mask, uint32_t result)
 	return true;
 }
 
-bool set_int(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_int(w, in, in->alt[2])); }
-bool set_f32(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_float(w, in)); }
+bool op_set_int(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_int(w, in, in->alt[2])); }
+bool op_set_f32(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_float(w, in)); }

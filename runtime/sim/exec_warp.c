@@ -18,7 +18,7 @@ static bool check_members(Warp *w, const Inst *in, uint32_t mask, const uint32_t
 
 /* alt[0]: {.up,.down,.bfly,.idx}. c: clamp in bits 0-4, segment mask in bits 8-12. A value from a lane that is not there is
  * undefined: the destination then counts as never written, as it does after one that was never written itself. */
-bool shfl(Warp *w, const Inst *in, uint32_t mask)
+bool op_shfl(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]), a[LANES], valid = 0, within = 0;
 	const uint32_t *b = reg(w, in->op[3]), *c = reg(w, in->op[4]);
@@ -59,7 +59,7 @@ static uint32_t votes(Warp *w, const Inst *in)
 }
 
 /* alt[0]: {.all,.any,.uni} */
-bool vote(Warp *w, const Inst *in, uint32_t mask)
+bool op_vote(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *members = reg(w, in->op[2]);
 	uint32_t p = votes(w, in), result = 0;
@@ -74,7 +74,7 @@ bool vote(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool ballot(Warp *w, const Inst *in, uint32_t mask)
+bool op_ballot(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *members = reg(w, in->op[2]);
 	uint32_t *d = reg(w, in->op[0]), p = votes(w, in);
@@ -84,7 +84,7 @@ bool ballot(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool match_any(Warp *w, const Inst *in, uint32_t mask)
+bool op_match_any(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *members = reg(w, in->op[2]);
 	uint32_t result[LANES] = { 0 };
@@ -100,7 +100,7 @@ bool match_any(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool activemask(Warp *w, const Inst *in, uint32_t mask)
+bool op_activemask(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	FOR_LANES(mask, d[l] = mask);
@@ -121,7 +121,7 @@ static uint32_t reduce(uint32_t x, uint32_t y, int op, bool is_signed)
 }
 
 /* alt: {.add,.min,.max,.and,.or,.xor}, {.u32,.s32,.b32} */
-bool redux(Warp *w, const Inst *in, uint32_t mask)
+bool op_redux(Warp *w, const Inst *in, uint32_t mask)
 {
 	const uint32_t *members = reg(w, in->op[2]), *a = reg(w, in->op[1]);
 	uint32_t result[LANES] = { 0 };
@@ -139,14 +139,14 @@ bool redux(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-bool warp_sync(Warp *w, const Inst *in, uint32_t mask) { return check_members(w, in, mask, reg(w, in->op[0])); }
+bool op_warp_sync(Warp *w, const Inst *in, uint32_t mask) { return check_members(w, in, mask, reg(w, in->op[0])); }
 
-bool trap(Warp *w, const Inst *in, uint32_t mask)
+bool op_trap(Warp *w, const Inst *in, uint32_t mask)
 {
 	return report_at(w, in, __builtin_ctz(mask), "trap: the kernel gave up by itself");
 }
 
-bool nothing(Warp *w, const Inst *in, uint32_t mask)
+bool op_nothing(Warp *w, const Inst *in, uint32_t mask)
 {
 	(void)w;
 	(void)in;

@@ -170,8 +170,8 @@ typedef struct SharedMemory {
 	uint8_t *bytes;
 	uint32_t size, capacity;
 	uint32_t *write_stamp;  /* 0: never written */
-	uint32_t *read_stamp;
 	uint32_t *readers;      /* warps that read since the last write */
+	uint32_t *read_stamp;   /* [warp][byte]: of that warp's last read; valid where it is one of the readers */
 	uint8_t *writer;        /* warp, and WRITER_ATOMIC */
 	uint8_t *in_flight;     /* 1 + warp of a cp.async that has not been waited for; 0: none */
 } SharedMemory;
@@ -251,7 +251,7 @@ bool memory_begin_launch(Sim *sim, uint64_t n_ctas);
 void memory_free_all(Sim *sim);
 
 /* shared.c */
-bool shared_memory_new(SharedMemory *shared, uint32_t bytes);
+bool shared_memory_new(SharedMemory *shared, uint32_t bytes, uint32_t n_warps);
 void shared_free(SharedMemory *shared);
 void shared_reset(SharedMemory *shared);
 bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes);

@@ -58,23 +58,23 @@ static void use_symbol(Parser *p, Operand *operand, Name name)
 /* [+-]number, or nothing: 0. */
 static uint64_t parse_displacement(Parser *p)
 {
-	bool plus = accept(p, "+"), minus = accept(p, "-");
+	bool plus = parse_accept(p, "+"), minus = parse_accept(p, "-");
 	if (!plus && !minus)
 		return 0;
-	uint64_t value = expect_int(p);
+	uint64_t value = parse_int(p);
 	return minus ? 0 - value : value;
 }
 
 static void parse_address(Parser *p, Operand *operand)
 {
-	if (p->lexer.token.kind == TOKEN_INT || at_punct(p, '-')) {
-		bool minus = accept(p, "-");
-		operand->value = expect_int(p);
+	if (p->lexer.token.kind == TOKEN_INT || parse_at(p, '-')) {
+		bool minus = parse_accept(p, "-");
+		operand->value = parse_int(p);
 		if (minus)
 			operand->value = 0 - operand->value;
 		operand->reg_class = REG_64;
 	} else {
-		Name name = expect_word(p);
+		Name name = parse_word(p);
 		const RegDecl *reg = p->failed ? NULL : find_register(p, name, &operand->slot);
 		operand->reg_class = reg ? (uint8_t)reg->reg_class : REG_64;
 		if (!reg)
@@ -83,7 +83,7 @@ static void parse_address(Parser *p, Operand *operand)
 			parse_error(p, "an address register has 32 or 64 bits");
 		operand->value += parse_displacement(p);
 	}
-	expect(p, "]");
+	parse_expect(p, "]");
 }
 
 static void use_label(Parser *p, Operand *operand, Name name)
@@ -97,7 +97,7 @@ static void use_label(Parser *p, Operand *operand, Name name)
 
 static void parse_name(Parser *p, Operand *operand, bool branch)
 {
-	Name name = expect_word(p);
+	Name name = parse_word(p);
 	if (p->failed)
 		return;
 	const RegDecl *reg = find_register(p, name, &operand->slot);
@@ -124,7 +124,7 @@ static void parse_name(Parser *p, Operand *operand, bool branch)
 
 static void parse_number(Parser *p, Operand *operand)
 {
-	bool minus = accept(p, "-");
+	bool minus = parse_accept(p, "-");
 	const Token *t = &p->lexer.token;
 	operand->value = t->value;
 	if (t->kind == TOKEN_INT)
@@ -133,7 +133,7 @@ static void parse_number(Parser *p, Operand *operand)
 		operand->kind = OPERAND_FLOAT, operand->value ^= minus ? UINT64_C(1) << 63 : 0;
 	else if (t->kind != TOKEN_F32 || minus)
 		parse_error(p, "'%.*s' is no operand", (int)(t->length < 40 ? t->length : 40), t->text);
-	next(p);
+	parse_next(p);
 }
 
 /* Elements of a vector are plain operands. */
@@ -142,7 +142,7 @@ static void parse_scalar(Parser *p, bool branch)
 	Operand *operand = append(p, OPERAND_CONST);
 	if (!operand)
 		return;
-	if (accept(p, "!")) {
+	if (parse_accept(p, "!")) {
 		operand->negated = true;
 		if (p->lexer.token.kind != TOKEN_WORD)
 			parse_error(p, "a predicate expected after '!'");
@@ -156,23 +156,23 @@ static void parse_scalar(Parser *p, bool branch)
 Operand *parse_operand(Parser *p, bool branch)
 {
 	size_t first = p->source.n_operands;
-	if (accept(p, "[")) {
+	if (parse_accept(p, "[")) {
 		Operand *operand = append(p, OPERAND_ADDRESS);
 		if (operand)
 			parse_address(p, operand);
-	} else if (accept(p, "{")) {
+	} else if (parse_accept(p, "{")) {
 		append(p, OPERAND_VECTOR);
-		while (!p->failed && !at_punct(p, '}')) {
+		while (!p->failed && !parse_at(p, '}')) {
 			parse_scalar(p, false);
-			if (!at_punct(p, '}'))
-				expect(p, ",");
+			if (!parse_at(p, '}'))
+				parse_expect(p, ",");
 		}
-		expect(p, "}");
+		parse_expect(p, "}");
 		if (!p->failed)
 			p->source.operands[first].count = (uint32_t)(p->source.n_operands - first - 1);
 	} else {
 		parse_scalar(p, branch);
-		if (accept(p, "|")) {
+		if (parse_accept(p, "|")) {
 			if (!p->failed)
 				p->source.operands[first].has_pair = true;
 			parse_scalar(p, false);

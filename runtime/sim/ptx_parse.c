@@ -19,12 +19,12 @@ void parse_error(Parser *p, const char *format, ...)
 	p->lexer.token.kind = TOKEN_END;
 }
 
-bool at_punct(const Parser *p, char c)
+bool parse_at(const Parser *p, char c)
 {
 	return p->lexer.token.kind == TOKEN_PUNCT && p->lexer.token.text[0] == c;
 }
 
-void next(Parser *p)
+void parse_next(Parser *p)
 {
 	if (p->failed)
 		return;
@@ -34,11 +34,11 @@ void next(Parser *p)
 			p->lexer.token.text);
 }
 
-bool accept(Parser *p, const char *text)
+bool parse_accept(Parser *p, const char *text)
 {
 	if (!token_is(&p->lexer.token, text))
 		return false;
-	next(p);
+	parse_next(p);
 	return true;
 }
 
@@ -51,34 +51,34 @@ static void unexpected(Parser *p, const char *wanted)
 		parse_error(p, "%s expected before '%.*s'", wanted, (int)(t->length < 60 ? t->length : 60), t->text);
 }
 
-void expect(Parser *p, const char *text)
+void parse_expect(Parser *p, const char *text)
 {
 	char quoted[32];
-	if (accept(p, text))
+	if (parse_accept(p, text))
 		return;
 	snprintf(quoted, sizeof quoted, "'%s'", text);
 	unexpected(p, quoted);
 }
 
-uint64_t expect_int(Parser *p)
+uint64_t parse_int(Parser *p)
 {
 	uint64_t value = p->lexer.token.value;
 	if (p->lexer.token.kind != TOKEN_INT) {
 		unexpected(p, "a number");
 		return 0;
 	}
-	next(p);
+	parse_next(p);
 	return value;
 }
 
-Name expect_word(Parser *p)
+Name parse_word(Parser *p)
 {
 	Name name = { p->lexer.token.text, p->lexer.token.length };
 	if (p->lexer.token.kind != TOKEN_WORD) {
 		unexpected(p, "a name");
 		return (Name){ "", 0 };
 	}
-	next(p);
+	parse_next(p);
 	return name;
 }
 
@@ -107,7 +107,7 @@ static void enter_scope(Parser *p)
 static void skip_line(Parser *p, uint32_t line)
 {
 	while (p->lexer.token.kind != TOKEN_END && p->lexer.token.line == line)
-		next(p);
+		parse_next(p);
 }
 
 /* From a { to its }. */
@@ -115,20 +115,20 @@ static void skip_braces(Parser *p)
 {
 	int depth = 0;
 	do {
-		if (at_punct(p, '{'))
+		if (parse_at(p, '{'))
 			depth++;
-		else if (at_punct(p, '}'))
+		else if (parse_at(p, '}'))
 			depth--;
 		else if (p->lexer.token.kind == TOKEN_END)
 			unexpected(p, "'}'");
-		next(p);
+		parse_next(p);
 	} while (depth > 0 && !p->failed);
 }
 
 static void parse_file(Parser *p)
 {
 	uint32_t line = p->lexer.token.line;
-	uint64_t number = expect_int(p);
+	uint64_t number = parse_int(p);
 	if (p->lexer.token.kind != TOKEN_STRING || number > 4096) {
 		unexpected(p, "a file number up to 4096 and its name");
 		return;
@@ -148,22 +148,22 @@ static void parse_file(Parser *p)
 static void parse_loc(Parser *p)
 {
 	uint32_t line = p->lexer.token.line;
-	p->file = (uint32_t)expect_int(p);
-	p->source_line = (uint32_t)expect_int(p);
+	p->file = (uint32_t)parse_int(p);
+	p->source_line = (uint32_t)parse_int(p);
 	skip_line(p, line);
 }
 
 /* Directives that may stand anywhere. True when there was one. */
 static bool parse_debug_directive(Parser *p)
 {
-	if (accept(p, ".loc"))
+	if (parse_accept(p, ".loc"))
 		parse_loc(p);
-	else if (accept(p, ".file"))
+	else if (parse_accept(p, ".file"))
 		parse_file(p);
-	else if (accept(p, ".pragma"))
-		next(p), expect(p, ";");
-	else if (accept(p, ".section")) {
-		next(p);
+	else if (parse_accept(p, ".pragma"))
+		parse_next(p), parse_expect(p, ";");
+	else if (parse_accept(p, ".section")) {
+		parse_next(p);
 		skip_braces(p);
 	} else
 		return false;
@@ -172,8 +172,8 @@ static bool parse_debug_directive(Parser *p)
 
 static void parse_guard(Parser *p, SrcInst *inst)
 {
-	inst->guard_negated = accept(p, "!");
-	Name name = expect_word(p);
+	inst->guard_negated = parse_accept(p, "!");
+	Name name = parse_word(p);
 	const RegDecl *reg = find_register(p, name, &inst->guard);
 	if (!p->failed && (!reg || reg->reg_class != REG_PRED))
 		parse_error(p, "'%.*s' is no predicate register", (int)name.length, name.text);
@@ -183,20 +183,20 @@ static void parse_instruction(Parser *p)
 {
 	KernelSource *s = &p->source;
 	SrcInst inst = { .file = p->file, .source_line = p->source_line, .first = (uint32_t)s->n_operands };
-	if (accept(p, "@"))
+	if (parse_accept(p, "@"))
 		parse_guard(p, &inst);
 	inst.line = p->lexer.token.line;
-	Name opcode = expect_word(p);
+	Name opcode = parse_word(p);
 	inst.opcode = opcode.text;
 	inst.opcode_length = (uint32_t)opcode.length;
 	bool branch = opcode.length >= 3 && memcmp(opcode.text, "bra", 3) == 0;
-	while (!p->failed && !at_punct(p, ';')) {
+	while (!p->failed && !parse_at(p, ';')) {
 		if (!parse_operand(p, branch))
 			return;
-		if (!at_punct(p, ';'))
-			expect(p, ",");
+		if (!parse_at(p, ';'))
+			parse_expect(p, ",");
 	}
-	expect(p, ";");
+	parse_expect(p, ";");
 	inst.n = (uint32_t)s->n_operands - inst.first;
 	if (p->failed)
 		return;
@@ -226,43 +226,43 @@ static void parse_block(Parser *p)
 {
 	uint32_t outer = p->scope;
 	enter_scope(p);
-	while (!p->failed && !at_punct(p, '}')) {
+	while (!p->failed && !parse_at(p, '}')) {
 		if (p->lexer.token.kind == TOKEN_END)
 			unexpected(p, "'}'");
 		else
 			parse_statement(p);
 	}
-	expect(p, "}");
+	parse_expect(p, "}");
 	p->scope = outer;
 }
 
 /* Blocks nest by recursion: the depth is bounded by the scopes that are open. */
 static void parse_statement(Parser *p)
 {
-	if (at_punct(p, '{')) {
+	if (parse_at(p, '{')) {
 		uint32_t depth = 0;
 		for (uint32_t s = p->scope; s; s = p->parents[s])
 			depth++;
 		if (depth > 100)
 			parse_error(p, "blocks nest more than 100 deep");
-		next(p);
+		parse_next(p);
 		parse_block(p);
-	} else if (accept(p, ";") || parse_debug_directive(p)) {
+	} else if (parse_accept(p, ";") || parse_debug_directive(p)) {
 		return;
-	} else if (accept(p, ".reg")) {
+	} else if (parse_accept(p, ".reg")) {
 		parse_registers(p);
-	} else if (accept(p, ".shared")) {
+	} else if (parse_accept(p, ".shared")) {
 		parse_variable(p, SPACE_SHARED, false);
-	} else if (accept(p, ".local")) {
+	} else if (parse_accept(p, ".local")) {
 		parse_variable(p, SPACE_LOCAL, false);
 	} else if (p->lexer.token.kind == TOKEN_WORD && p->lexer.token.text[0] == '.') {
 		parse_error(p, "directive '%.*s' is not supported inside a kernel", (int)p->lexer.token.length,
 			p->lexer.token.text);
 	} else if (p->lexer.token.kind == TOKEN_WORD) {
 		Lexer before = p->lexer;
-		Name name = expect_word(p);
-		if (at_punct(p, ':')) {
-			next(p);
+		Name name = parse_word(p);
+		if (parse_at(p, ':')) {
+			parse_next(p);
 			parse_label(p, name, before.token.line);
 		} else if (!p->failed) {
 			p->lexer = before;
@@ -276,15 +276,15 @@ static void parse_statement(Parser *p)
 static void parse_performance_directives(Parser *p)
 {
 	Kernel *k = p->kernel;
-	while (!p->failed && !at_punct(p, '{')) {
-		Name name = expect_word(p);
+	while (!p->failed && !parse_at(p, '{')) {
+		Name name = parse_word(p);
 		uint64_t size[3] = { 1, 1, 1 };
 		bool has_size = p->lexer.token.kind == TOKEN_INT;
 		for (int i = 0; i < 3 && has_size; i++) {
-			size[i] = expect_int(p);
+			size[i] = parse_int(p);
 			if (size[i] > 1024)
 				parse_error(p, "a CTA has at most 1024 threads");
-			if (!accept(p, ","))
+			if (!parse_accept(p, ","))
 				break;
 		}
 		if (names_equal(name, (Name){ ".maxntid", 8 }))
@@ -317,7 +317,7 @@ static void parse_entry(Parser *p)
 {
 	SimModule *m = p->module;
 	uint32_t line = p->lexer.token.line;
-	Name name = expect_word(p);
+	Name name = parse_word(p);
 	if (p->failed)
 		return;
 	for (uint32_t i = 0; i < m->n_kernels; i++)
@@ -335,17 +335,17 @@ static void parse_entry(Parser *p)
 		parse_error(p, "out of memory");
 	forget_kernel_names(p);
 	enter_scope(p);
-	if (accept(p, "(")) {
-		while (!p->failed && !at_punct(p, ')')) {
-			expect(p, ".param");
+	if (parse_accept(p, "(")) {
+		while (!p->failed && !parse_at(p, ')')) {
+			parse_expect(p, ".param");
 			parse_param(p);
-			if (!at_punct(p, ')'))
-				expect(p, ",");
+			if (!parse_at(p, ')'))
+				parse_expect(p, ",");
 		}
-		expect(p, ")");
+		parse_expect(p, ")");
 	}
 	parse_performance_directives(p);
-	expect(p, "{");
+	parse_expect(p, "{");
 	parse_block(p);
 	resolve_labels(p);
 	resolve_dynamic(p);
@@ -359,38 +359,38 @@ static void parse_function(Parser *p, bool external)
 		parse_error(p, ".func: the simulator has no calls; let the compiler inline device functions");
 		return;
 	}
-	while (!p->failed && p->lexer.token.kind != TOKEN_END && !at_punct(p, ';'))
-		next(p);
-	expect(p, ";");
+	while (!p->failed && p->lexer.token.kind != TOKEN_END && !parse_at(p, ';'))
+		parse_next(p);
+	parse_expect(p, ";");
 }
 
 static void parse_declaration(Parser *p)
 {
 	bool external = false;
 	for (;;) {
-		if (accept(p, ".extern"))
+		if (parse_accept(p, ".extern"))
 			external = true;
-		else if (!accept(p, ".visible") && !accept(p, ".weak") && !accept(p, ".common"))
+		else if (!parse_accept(p, ".visible") && !parse_accept(p, ".weak") && !parse_accept(p, ".common"))
 			break;
 	}
 	uint32_t line = p->lexer.token.line;
-	if (accept(p, ".version") || accept(p, ".target") || accept(p, ".address_size"))
+	if (parse_accept(p, ".version") || parse_accept(p, ".target") || parse_accept(p, ".address_size"))
 		skip_line(p, line);
 	else if (parse_debug_directive(p))
 		return;
-	else if (accept(p, ".entry"))
+	else if (parse_accept(p, ".entry"))
 		parse_entry(p);
-	else if (accept(p, ".func"))
+	else if (parse_accept(p, ".func"))
 		parse_function(p, external);
-	else if (accept(p, ".shared"))
+	else if (parse_accept(p, ".shared"))
 		parse_variable(p, SPACE_SHARED, external);
-	else if (accept(p, ".global"))
+	else if (parse_accept(p, ".global"))
 		parse_variable(p, SPACE_GLOBAL, external);
-	else if (accept(p, ".const"))
+	else if (parse_accept(p, ".const"))
 		parse_variable(p, SPACE_CONST, external);
 	else if (p->lexer.token.kind == TOKEN_WORD && p->lexer.token.text[0] != '.') {
-		next(p);        /* a label between debug sections */
-		expect(p, ":");
+		parse_next(p);        /* a label between debug sections */
+		parse_expect(p, ":");
 	} else
 		unexpected(p, "a kernel or a declaration");
 }

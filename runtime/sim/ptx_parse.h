@@ -67,12 +67,12 @@ bool load_error(SimModule *module, uint32_t line, const char *format, ...) __att
 
 /* Shared by ptx_parse.c, ptx_symbols.c and ptx_operand.c. All are no-ops after an error. */
 void parse_error(Parser *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
-bool at_punct(const Parser *p, char c);
-void next(Parser *p);
-bool accept(Parser *p, const char *text);
-void expect(Parser *p, const char *text);
-uint64_t expect_int(Parser *p);
-Name expect_word(Parser *p);
+bool parse_at(const Parser *p, char c);
+void parse_next(Parser *p);
+bool parse_accept(Parser *p, const char *text);
+void parse_expect(Parser *p, const char *text);
+uint64_t parse_int(Parser *p);
+Name parse_word(Parser *p);
 bool names_equal(Name a, Name b);
 bool scope_sees(const Parser *p, uint32_t from, uint32_t scope);
 uint32_t type_bytes(const char *type, size_t length);   /* of ".b32": 4; 0 when it is no type */

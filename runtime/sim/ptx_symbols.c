@@ -40,16 +40,16 @@ static uint32_t class_slots(RegClass reg_class)
 void parse_registers(Parser *p)
 {
 	RegDecl decl = { .scope = p->scope };
-	Name type = expect_word(p);
+	Name type = parse_word(p);
 	if (!p->failed && !reg_class_of(type, &decl.reg_class))
 		parse_error(p, "'%.*s' is no register type", (int)type.length, type.text);
 	do {
-		decl.name = expect_word(p);
+		decl.name = parse_word(p);
 		decl.base = p->source.n_slots;
 		decl.count = 0;
-		if (accept(p, "<")) {
-			uint64_t count = expect_int(p);
-			expect(p, ">");
+		if (parse_accept(p, "<")) {
+			uint64_t count = parse_int(p);
+			parse_expect(p, ">");
 			if (count == 0 || count > MAX_SLOTS)
 				parse_error(p, "a register range has 1 to %d registers", MAX_SLOTS);
 			decl.count = (uint32_t)count;
@@ -63,8 +63,8 @@ void parse_registers(Parser *p)
 			return;
 		p->source.n_slots += (uint32_t)slots;
 		p->regs[p->n_regs++] = decl;
-	} while (accept(p, ","));
-	expect(p, ";");
+	} while (parse_accept(p, ","));
+	parse_expect(p, ";");
 }
 
 /* Is name one of decl's registers, and which? */
@@ -130,9 +130,9 @@ uint64_t place_symbol(Parser *p, Symbol *symbol)
 
 static uint32_t parse_alignment(Parser *p)
 {
-	if (!accept(p, ".align"))
+	if (!parse_accept(p, ".align"))
 		return 0;
-	uint64_t alignment = expect_int(p);
+	uint64_t alignment = parse_int(p);
 	if (!p->failed && (alignment == 0 || alignment > 1024 || (alignment & (alignment - 1))))
 		parse_error(p, ".align takes a power of two up to 1024");
 	return p->failed ? 1 : (uint32_t)alignment;
@@ -143,18 +143,18 @@ static uint64_t parse_dimensions(Parser *p, bool *open)
 {
 	uint64_t elements = 1;
 	*open = false;
-	while (accept(p, "[")) {
-		if (at_punct(p, ']')) {
+	while (parse_accept(p, "[")) {
+		if (parse_at(p, ']')) {
 			*open = true;
 			elements = 0;
 		} else {
-			uint64_t n = expect_int(p);
+			uint64_t n = parse_int(p);
 			if (n > MAX_GLOBAL || elements * n > MAX_GLOBAL)
 				parse_error(p, "an array has more than %d elements", MAX_GLOBAL);
 			else
 				elements *= n;
 		}
-		expect(p, "]");
+		parse_expect(p, "]");
 	}
 	return elements;
 }
@@ -162,7 +162,7 @@ static uint64_t parse_dimensions(Parser *p, bool *open)
 /* One number, as the bytes of the array's element type. */
 static void parse_initial_value(Parser *p, uint8_t *to, uint32_t bytes, bool is_float)
 {
-	bool minus = accept(p, "-");
+	bool minus = parse_accept(p, "-");
 	Token t = p->lexer.token;
 	uint64_t bits = t.value;
 	if (t.kind == TOKEN_F64 && bytes == 4) {
@@ -175,24 +175,24 @@ static void parse_initial_value(Parser *p, uint8_t *to, uint32_t bytes, bool is_
 	} else if (minus) {
 		bits = 0 - bits;
 	}
-	next(p);
+	parse_next(p);
 	memcpy(to, &bits, bytes);
 }
 
 static void parse_initialiser(Parser *p, uint8_t *memory, uint64_t elements, uint32_t bytes, bool is_float)
 {
-	if (!at_punct(p, '{')) {
+	if (!parse_at(p, '{')) {
 		parse_initial_value(p, memory, bytes, is_float);
 		return;
 	}
 	int depth = 0;
 	uint64_t i = 0;
 	do {
-		if (accept(p, "{")) {
+		if (parse_accept(p, "{")) {
 			depth++;
-		} else if (accept(p, "}")) {
+		} else if (parse_accept(p, "}")) {
 			depth--;
-		} else if (!accept(p, ",")) {
+		} else if (!parse_accept(p, ",")) {
 			if (i == elements)
 				parse_error(p, "more initial values than the %llu elements", (unsigned long long)elements);
 			else
@@ -217,7 +217,7 @@ static void allocate_global(Parser *p, Symbol *symbol, uint32_t element, uint64_
 	m->globals[m->n_globals++] = memory;
 	sim_fill(m->sim, memory, 0, symbol->bytes);
 	symbol->address = (uint64_t)(uintptr_t)memory;
-	if (accept(p, "="))
+	if (parse_accept(p, "="))
 		parse_initialiser(p, memory, elements, element, is_float);
 }
 
@@ -225,14 +225,14 @@ void parse_variable(Parser *p, Space space, bool external)
 {
 	Symbol symbol = { .space = space, .scope = p->scope };
 	symbol.alignment = parse_alignment(p);
-	Name type = expect_word(p);
+	Name type = parse_word(p);
 	if (names_equal(type, (Name){ ".attribute", 10 }))
 		parse_error(p, ".attribute is not supported");
 	uint32_t element = type_bytes(type.text, type.length);
 	if (!p->failed && !element)
 		parse_error(p, "'%.*s' is no type of an array", (int)type.length, type.text);
 	bool open;
-	symbol.name = expect_word(p);
+	symbol.name = parse_word(p);
 	uint64_t elements = parse_dimensions(p, &open);
 	if (p->failed)
 		return;
@@ -247,7 +247,7 @@ void parse_variable(Parser *p, Space space, bool external)
 			symbol.name.text);
 	else if (space == SPACE_GLOBAL || space == SPACE_CONST)
 		allocate_global(p, &symbol, element, elements, strchr(type.text, 'f') && type.text[1] == 'f');
-	expect(p, ";");
+	parse_expect(p, ";");
 	if (!p->failed && !sim_grow(&p->symbols, &p->cap_symbols, p->n_symbols + 1, sizeof *p->symbols))
 		parse_error(p, "out of memory");
 	if (!p->failed)
@@ -260,17 +260,17 @@ void parse_param(Parser *p)
 	Kernel *k = p->kernel;
 	Symbol symbol = { .space = SPACE_PARAM, .scope = p->scope };
 	symbol.alignment = parse_alignment(p);
-	Name type = expect_word(p);
+	Name type = parse_word(p);
 	uint32_t element = type_bytes(type.text, type.length);
 	if (!p->failed && !element)
 		parse_error(p, "'%.*s' is no type of a parameter", (int)type.length, type.text);
-	if (accept(p, ".ptr")) {
-		if (!accept(p, ".global") && !accept(p, ".shared") && !accept(p, ".const"))
-			accept(p, ".local");
+	if (parse_accept(p, ".ptr")) {
+		if (!parse_accept(p, ".global") && !parse_accept(p, ".shared") && !parse_accept(p, ".const"))
+			parse_accept(p, ".local");
 		parse_alignment(p);
 	}
 	bool open;
-	symbol.name = expect_word(p);
+	symbol.name = parse_word(p);
 	uint64_t elements = parse_dimensions(p, &open);
 	if (p->failed)
 		return;

@@ -8,13 +8,13 @@
 #include <string.h>
 #include "model.h"
 
-bool shared_memory_new(SharedMemory *shared, uint32_t bytes)
+bool shared_memory_new(SharedMemory *shared, uint32_t bytes, uint32_t n_warps)
 {
 	size_t n = bytes + 16;
 	*shared = (SharedMemory){ .size = bytes };
 	shared->bytes = malloc(n);
 	shared->write_stamp = malloc(n * sizeof(uint32_t));
-	shared->read_stamp = malloc(n * sizeof(uint32_t));
+	shared->read_stamp = malloc(n * n_warps * sizeof(uint32_t));
 	shared->readers = malloc(n * sizeof(uint32_t));
 	shared->writer = malloc(n);
 	shared->in_flight = malloc(n);
@@ -36,7 +36,6 @@ void shared_reset(SharedMemory *shared)
 {
 	memset(shared->bytes, 0xCD, shared->size);
 	memset(shared->write_stamp, 0, shared->size * sizeof(uint32_t));
-	memset(shared->read_stamp, 0, shared->size * sizeof(uint32_t));
 	memset(shared->readers, 0, shared->size * sizeof(uint32_t));
 	memset(shared->writer, 0, shared->size);
 	memset(shared->in_flight, 0, shared->size);
@@ -73,15 +72,8 @@ static bool read_byte(Warp *w, const Inst *in, int lane, uint32_t i)
 		return report_at(w, in, lane, "read of shared memory that nothing wrote: byte at offset %u", i);
 	if (writer != w->number && s->write_stamp[i] > w->known[writer])
 		return race(w, in, lane, i, "reads what was written by", writer);
-	/* Readers known to this one add nothing: a write that races with them races with this read or is known too. */
-	uint32_t others = s->readers[i] & ~me;
-	for (uint32_t rest = others; rest; rest &= rest - 1) {
-		int u = __builtin_ctz(rest);
-		if (s->read_stamp[i] <= w->known[u])
-			others &= ~(1u << u);
-	}
-	s->readers[i] = others | me;
-	s->read_stamp[i] = w->cta->time;
+	s->readers[i] |= me;
+	s->read_stamp[(size_t)w->number * s->size + i] = w->cta->time;
 	return true;
 }
 
@@ -93,9 +85,9 @@ static bool all_equal(const uint32_t *array, uint32_t n)
 bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
 {
 	SharedMemory *s = &w->cta->shared;
+	const uint32_t *stamp = s->read_stamp + (size_t)w->number * s->size + address, *readers = s->readers + address;
 	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
-	if (s->read_stamp[address] == w->cta->time && s->readers[address] >> w->number & 1
-	    && all_equal(s->read_stamp + address, bytes) && all_equal(s->readers + address, bytes))
+	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes) && all_equal(stamp, bytes))
 		return true;
 	for (uint32_t i = address; i < address + bytes; i++)
 		if (!read_byte(w, in, lane, i))
@@ -114,7 +106,7 @@ static bool write_byte(Warp *w, const Inst *in, int lane, uint32_t i, AccessKind
 		return race(w, in, lane, i, "writes what was written by", writer);
 	for (uint32_t rest = s->readers[i] & ~(1u << w->number); rest; rest &= rest - 1) {
 		uint32_t u = (uint32_t)__builtin_ctz(rest);
-		if (s->read_stamp[i] > w->known[u])
+		if (s->read_stamp[(size_t)u * s->size + i] > w->known[u])
 			return race(w, in, lane, i, "writes what was read by", u);
 	}
 	return true;
