@@ -102,7 +102,7 @@ static const Expr *derive_power(const Derivation *d, At at, const Expr *e)
 }
 
 /* a^b where b reads the variable: b a^(b-1) da + a^b log|a| db. At a = 0 the log is not finite, nor is the power for
- * b < 1: there they count as 0. |a|, since a negative a has whole powers while b doesn't move (and is NaN elsewhere). */
+ * b < 1: there they count as 0. |a|, since a negative a has whole powers while b doesn't move (and NaN elsewhere). */
 static const Expr *derive_general_power(const Derivation *d, At at, const Expr *e)
 {
 	const Expr *a = e->arg[0], *b = e->arg[1], *zero = number(at, 0);

@@ -303,6 +303,11 @@ bool expr_prove_zero_below(ExprPool *pool, const Expr *weight, const Expr **fact
 	return proved;
 }
 
+static bool reads_s(const Expr *e)
+{
+	return e->vars >> VAR_S & 1;
+}
+
 /* How e moves with s. */
 typedef enum Trend { MIXED, RISING, FALLING, STEADY } Trend;
 
@@ -359,18 +364,44 @@ static Trend trend_by_structure(Prover *p, const Expr *e)
 
 static Trend trend_of(Prover *p, const Expr *e)
 {
-	if (!(e->vars & 1u << VAR_S))
+	if (!reads_s(e))
 		return STEADY;
 	return spend(p, 1) ? trend_by_structure(p, e) : MIXED;
+}
+
+/* May the operation itself jump as s moves? (Through infinity it may as well: the caller sees to that.) */
+static bool may_jump(Prover *p, const Expr *e)
+{
+	switch (e->op) {
+	case EXPR_FLOOR: return true;
+	case EXPR_WHERE: return reads_s(e->arg[0]);
+	case EXPR_POW: return reads_s(e->arg[1]) && !(interval_of(p, e->arg[0]).lo > 0);      /* 0^0 is 1, 0^x is 0 */
+	case EXPR_CLAMP: return !(interval_of(p, e->arg[1]).hi <= interval_of(p, e->arg[2]).lo);
+	default: return false;
+	}
+}
+
+static bool is_continuous_in_s(Prover *p, const Expr *e)
+{
+	if (!reads_s(e))
+		return true;
+	if (!spend(p, 1) || may_jump(p, e) || !is_finite(p, e))
+		return false;
+	for (int k = 0; k < e->arity; k++)
+		if (!is_continuous_in_s(p, e->arg[k]))
+			return false;
+	return true;
 }
 
 bool expr_is_increasing_in_s(ExprPool *pool, const Expr *e)
 {
 	Prover p = { pool, expr_proof_env(), FUEL };
-	if (!(e->vars & 1u << VAR_S) || e->vars & 1u << VAR_J || !never_nan(&p, e))
+	if (!reads_s(e) || e->vars & 1u << VAR_J || !never_nan(&p, e))
 		return false;
 	if (trend_of(&p, e) == RISING)
 		return true;
+	if (!is_continuous_in_s(&p, e))                        /* a slope says nothing about jumps */
+		return false;
 	Interval slope = interval_of(&p, expr_derivative(pool, e, VAR_S, 0));
-	return !slope.nan && slope.lo >= 0;
+	return !slope.nan && slope.lo > 0;
 }

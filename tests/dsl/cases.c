@@ -1,7 +1,7 @@
 /*
- * Golden cases: `dsl_cases_test refused|accepted FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused or
- * accepted, and compares what is printed with FOLDER/NAME.expected: the diagnostics, and the fields and expressions of an
- * accepted spec. A first line "-- options: k=v k=v" is what --set would give.
+ * Golden cases: `dsl_cases_test refused|accepted FOLDER [--update]` loads every FOLDER/NAME.lua, which must be refused
+ * or accepted, and compares what is printed with FOLDER/NAME.expected: the diagnostics, and the fields and expressions of
+ * an accepted spec. A first line "-- options: k=v k=v" is what --set would give.
  */
 #include <string.h>
 #include "golden.h"

@@ -223,7 +223,7 @@ static long operations(const Expr *e)
 	return count;
 }
 
-/* However deep a kink, root or power is nested, the derivative written out stays within the square of the operations. */
+/* However deep an op is nested, its derivative written out stays within the square of the operations. */
 static void check_growth(const Fixture *x)
 {
 	for (ExprOp op = EXPR_ADD; op < EXPR_OP_COUNT; op++) {
