@@ -1,0 +1,165 @@
+/*
+ * What libtda asks of the CUDA driver, on a driver that only records: one load per context, none while a stream is
+ * captured, contexts made anew at an old address, chips that are too old, PTX that the driver refuses, threads; and
+ * never an allocation, a copy or a wait.
+ */
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "../../runtime/tda.h"
+#include "fake_cuda.h"
+#include "fixture.h"
+
+static FakeCuda *fake;
+static void (*set_current)(int n);
+
+static void *at(uintptr_t address)
+{
+	return (void *)address;
+}
+
+static tda_kernel *open_kernel(void)
+{
+	char lines[4096], *text;
+	tda_kernel *kernel;
+
+	snprintf(lines, sizeof(lines), "%s%s", fixture_tda_lines, fixture_tda_kernels);
+	text = fixture_seal(lines, fixture_body);
+	CHECK(tda_open_memory(text, strlen(text), &kernel) == TDA_OK, "%s", tda_error_message());
+	free(text);
+	return kernel;
+}
+
+static tda_forward_args good_arguments(void)
+{
+	tda_forward_args args = TDA_FORWARD_ARGS_INIT;
+	const tda_tensor tensor = { NULL, 64 * 64, 64 * 64, 64 };
+
+	args.shape.batch = args.shape.heads = args.shape.kv_heads = 1;
+	args.shape.q_len = args.shape.k_len = 64;
+	args.q[0] = args.q[1] = args.k[0] = args.k[1] = args.v = args.o = tensor;
+	args.q[0].data = args.q[1].data = args.k[0].data = args.k[1].data = args.v.data = at(0x1000000);
+	args.o.data = at(0x2000000);
+	args.saved = at(0x3000000);
+	args.saved_bytes = 1 << 20;
+	return args;
+}
+
+static void test_contexts(void)
+{
+	tda_kernel *kernel = open_kernel();
+	tda_forward_args args = good_arguments();
+
+	set_current(-1);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_NO_DEVICE, "launched without a context");
+	CHECK_MESSAGE("no CUDA context is current in this thread: call cuCtxSetCurrent, or cudaSetDevice and any call of the "
+	              "CUDA runtime, first");
+	set_current(0);
+	CHECK(tda_forward(kernel, &args, at(0x77)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->loads == 1 && fake->launches == 2, "%d loads, %d launches", fake->loads, fake->launches);
+	CHECK(fake->grid == 1 && fake->block == 128 && fake->stream == at(0x77), "the last launch");
+	CHECK(fake->shared_bytes == 0, "shared memory of the last kernel of the file: %d", fake->shared_bytes);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->loads == 1, "loaded twice in one context");
+	set_current(1);
+	CHECK(tda_preload(kernel) == TDA_OK && fake->loads == 2, "not loaded in the second context");
+	fake->capturing = 1;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->loads == 2, "a captured launch: %s", tda_error_message());
+	set_current(2);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_BAD_ARGUMENT && fake->loads == 2, "loaded inside a capture");
+	CHECK_MESSAGE("the kernels are not loaded in this context yet, and a stream that is captured can't load them: call "
+	              "tda_preload before the capture");
+	fake->capturing = 0;
+	set_current(0);
+	fake->context_id[0] = 99;      /* destroyed, and another one made at its address */
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->loads == 3, "used the module of a dead context");
+	tda_close(kernel);
+	CHECK(fake->unloads == 2, "%d modules unloaded: the dead context's must be left alone", fake->unloads);
+	CHECK(fake->forbidden == 0, "%d calls that allocate, copy or wait", fake->forbidden);
+}
+
+static void test_refusals(void)
+{
+	tda_kernel *kernel = open_kernel();
+	tda_forward_args args = good_arguments();
+	int launches = fake->launches;
+
+	set_current(0);
+	fake->capability = 75;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_WRONG_DEVICE, "ran on an old chip");
+	CHECK_MESSAGE("Fake has compute capability 7.5, but tda was compiled for sm_80 and later: compile the spec for this "
+	              "GPU (tdagen --target)");
+	fake->capability = 90;
+	fake->load_result = 218;
+	CHECK(tda_preload(kernel) == TDA_CUDA_ERROR, "loaded bad PTX");
+	CHECK_MESSAGE("loading the PTX: CUDA_ERROR_INVALID_PTX: a PTX JIT compilation failed\nptxas: line 7 is wrong");
+	fake->load_result = 0;
+	CHECK(tda_preload(kernel) == TDA_OK, "%s", tda_error_message());
+	args.v.data = NULL;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_BAD_ARGUMENT && fake->launches == launches, "a refused call launched");
+	tda_close(kernel);
+}
+
+enum { THREADS = 8, CALLS = 200 };
+
+typedef struct Caller {
+	tda_kernel *kernel;
+	int context, failures;
+} Caller;
+
+static void *call_often(void *user)
+{
+	Caller *caller = user;
+	tda_forward_args args = good_arguments();
+
+	set_current(caller->context);
+	for (int n = 0; n < CALLS; n++) {
+		caller->failures += tda_forward(caller->kernel, &args, NULL) != TDA_OK;
+		args.shape.heads = 0;
+		caller->failures += tda_forward(caller->kernel, &args, NULL) != TDA_BAD_ARGUMENT ||
+		                    strcmp(tda_error_message(), "shape.heads is 0: it must be in 1..2147483647") != 0;
+		args.shape.heads = 1;
+	}
+	return NULL;
+}
+
+static void test_threads(void)
+{
+	Caller callers[THREADS];
+	pthread_t threads[THREADS];
+	int loads = fake->loads, launches = fake->launches;
+	tda_kernel *kernel = open_kernel();
+
+	for (int t = 0; t < THREADS; t++) {
+		callers[t] = (Caller){ kernel, t % FAKE_CONTEXTS, 0 };
+		pthread_create(&threads[t], NULL, call_often, &callers[t]);
+	}
+	for (int t = 0; t < THREADS; t++) {
+		pthread_join(threads[t], NULL);
+		CHECK(callers[t].failures == 0, "thread %d: %d failures", t, callers[t].failures);
+	}
+	CHECK(fake->loads == loads + FAKE_CONTEXTS, "%d loads in %d contexts", fake->loads - loads, FAKE_CONTEXTS);
+	CHECK(fake->launches == launches + 2 * THREADS * CALLS, "%d launches", fake->launches - launches);
+	tda_close(kernel);
+}
+
+int main(void)
+{
+	void *library = dlopen("libcuda.so.1", RTLD_NOW);
+	void *state = library ? dlsym(library, "fake_cuda") : NULL;
+	void *setter = library ? dlsym(library, "fake_cuda_set_current") : NULL;
+	FakeCuda *(*get)(void);
+
+	if (!state || !setter) {
+		printf("the recording driver is not in LD_LIBRARY_PATH\n");
+		return 2;
+	}
+	memcpy(&get, &state, sizeof(get));
+	memcpy(&set_current, &setter, sizeof(set_current));
+	fake = get();
+	test_contexts();
+	test_refusals();
+	test_threads();
+	return fixture_result();
+}

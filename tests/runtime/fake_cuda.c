@@ -1,0 +1,232 @@
+/*
+ * The functions of cuda_syms.def, built into a library named libcuda.so.1 that the tests put into LD_LIBRARY_PATH.
+ * Handles are small numbers: context n is n + 1, module m is m + 1.
+ */
+#include <stdint.h>
+#include <stddef.h>
+#include "../../runtime/cuda.h"
+#include "fake_cuda.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum { INVALID_CONTEXT = 201, NOT_FOUND = 500 };
+
+static FakeCuda state = { .capability = 80, .context_id = { 11, 12, 13 } };
+static _Thread_local int current = -1;
+
+EXPORT FakeCuda *fake_cuda(void)
+{
+	return &state;
+}
+
+EXPORT void fake_cuda_set_current(int n)
+{
+	current = n;
+}
+
+static int forbidden(void)
+{
+	state.forbidden++;
+	return 0;
+}
+
+EXPORT int cuInit(unsigned flags)
+{
+	return (int)flags;
+}
+
+EXPORT int cuGetErrorName(int error, const char **name)
+{
+	*name = error == 218 ? "CUDA_ERROR_INVALID_PTX" : "CUDA_ERROR_OTHER";
+	return 0;
+}
+
+EXPORT int cuGetErrorString(int error, const char **text)
+{
+	*text = error == 218 ? "a PTX JIT compilation failed" : "something else";
+	return 0;
+}
+
+EXPORT int cuDeviceGetCount(int *count)
+{
+	*count = 1;
+	return 0;
+}
+
+EXPORT int cuDeviceGet(int *device, int ordinal)
+{
+	*device = ordinal;
+	return 0;
+}
+
+EXPORT int cuDeviceGetName(char *name, int size, int device)
+{
+	(void)device;
+	for (int n = 0; n < size && n < 5; n++)
+		name[n] = "Fake"[n];
+	return 0;
+}
+
+EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device)
+{
+	*value = device + (attribute == CUDA_ATTRIBUTE_CAPABILITY_MAJOR ? state.capability / 10 : state.capability % 10);
+	return 0;
+}
+
+EXPORT int cuDevicePrimaryCtxRetain(CUcontext *context, int device)
+{
+	*context = (CUcontext)(uintptr_t)(device + 1);
+	return 0;
+}
+
+EXPORT int cuDevicePrimaryCtxRelease_v2(int device)
+{
+	return device;
+}
+
+EXPORT int cuCtxGetCurrent(CUcontext *context)
+{
+	*context = (CUcontext)(uintptr_t)(current + 1);
+	return 0;
+}
+
+EXPORT int cuCtxPushCurrent_v2(CUcontext context)
+{
+	current = (int)(uintptr_t)context - 1;
+	return 0;
+}
+
+EXPORT int cuCtxPopCurrent_v2(CUcontext *context)
+{
+	*context = (CUcontext)(uintptr_t)(current + 1);
+	current = -1;
+	return 0;
+}
+
+EXPORT int cuCtxGetDevice(int *device)
+{
+	*device = 0;
+	return current < 0 ? INVALID_CONTEXT : 0;
+}
+
+EXPORT int cuCtxSynchronize(void)
+{
+	return forbidden();
+}
+
+EXPORT int cuCtxGetId(CUcontext context, unsigned long long *id)
+{
+	*id = state.context_id[(uintptr_t)context - 1];
+	return *id ? 0 : INVALID_CONTEXT;
+}
+
+EXPORT int cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count, int *options, void **values)
+{
+	static const char log[] = "ptxas: line 7 is wrong";
+
+	if (state.load_result) {
+		for (unsigned o = 0; o < count; o++)
+			for (size_t c = 0; options[o] == CUDA_JIT_ERROR_LOG && c < sizeof(log); c++)
+				((char *)values[o])[c] = log[c];
+		return state.load_result;
+	}
+	*module = (CUmodule)(uintptr_t)(1 + state.loads++);
+	return ((const char *)image)[0] == '/' ? 0 : NOT_FOUND;
+}
+
+EXPORT int cuModuleUnload(CUmodule module)
+{
+	state.unloads += module != NULL;
+	return 0;
+}
+
+EXPORT int cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name)
+{
+	*function = (CUfunction)module;
+	return name[0] ? 0 : NOT_FOUND;
+}
+
+EXPORT int cuFuncSetAttribute(CUfunction function, int attribute, int value)
+{
+	state.shared_bytes = attribute == CUDA_FUNCTION_MAX_DYNAMIC_SHARED && function ? value : -1;
+	return 0;
+}
+
+EXPORT int cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                          unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **params,
+                          void **extra)
+{
+	(void)shared, (void)params;
+	state.launches++;
+	state.grid = grid_x * grid_y * grid_z;
+	state.block = block_x * block_y * block_z;
+	state.stream = stream;
+	return function && !extra ? 0 : NOT_FOUND;
+}
+
+EXPORT int cuStreamIsCapturing(CUstream stream, int *status)
+{
+	(void)stream;
+	*status = state.capturing;
+	return 0;
+}
+
+EXPORT int cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
+{
+	*address = bytes;
+	return forbidden();
+}
+
+EXPORT int cuMemFree_v2(CUdeviceptr address)
+{
+	(void)address;
+	return forbidden();
+}
+
+EXPORT int cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes)
+{
+	(void)to, (void)from, (void)bytes;
+	return forbidden();
+}
+
+EXPORT int cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes)
+{
+	(void)to, (void)from, (void)bytes;
+	return forbidden();
+}
+
+EXPORT int cuMemsetD8_v2(CUdeviceptr to, unsigned char byte, size_t bytes)
+{
+	(void)to, (void)byte, (void)bytes;
+	return forbidden();
+}
+
+EXPORT int cuEventCreate(CUevent *event, unsigned flags)
+{
+	(void)event, (void)flags;
+	return forbidden();
+}
+
+EXPORT int cuEventRecord(CUevent event, CUstream stream)
+{
+	(void)event, (void)stream;
+	return forbidden();
+}
+
+EXPORT int cuEventSynchronize(CUevent event)
+{
+	(void)event;
+	return forbidden();
+}
+
+EXPORT int cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to)
+{
+	(void)milliseconds, (void)from, (void)to;
+	return forbidden();
+}
+
+EXPORT int cuEventDestroy_v2(CUevent event)
+{
+	(void)event;
+	return forbidden();
+}

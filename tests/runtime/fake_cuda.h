@@ -1,0 +1,27 @@
+/* A libcuda.so.1 without a GPU: it records what libtda asks of the driver. See fake_cuda.c. */
+#ifndef FAKE_CUDA_H
+#define FAKE_CUDA_H
+
+#include <stdatomic.h>
+
+enum { FAKE_CONTEXTS = 3, FAKE_MODULES = 64 };
+
+typedef struct FakeCuda {
+	/* set by the test */
+	int capability;                /* 80 */
+	int load_result;               /* of cuModuleLoadDataEx; 0 */
+	int capturing;                 /* the stream is being captured */
+	unsigned long long context_id[FAKE_CONTEXTS];  /* a context that is made anew at the same address has a new id */
+	/* recorded */
+	atomic_int loads, unloads, launches, forbidden;        /* forbidden: calls that a launch must never make */
+	int shared_bytes;              /* the last cuFuncSetAttribute */
+	unsigned grid, block;          /* of the last launch */
+	void *stream;
+} FakeCuda;
+
+/* The library's one state. */
+FakeCuda *fake_cuda(void);
+/* Makes context n (or none: -1) current in this thread. */
+void fake_cuda_set_current(int n);
+
+#endif
