@@ -70,6 +70,11 @@ bool plan_has_partials(const Plan *plan, int param)
 	return used & bit;
 }
 
+bool plan_splits_output_gradient(const Spec *spec)
+{
+	return spec->rms_norm && spec->dtype != DTYPE_F32;
+}
+
 static const Launch *find_launch(const Plan *plan, Role role)
 {
 	for (int i = 0; i < plan->launch_count; i++)
@@ -145,7 +150,8 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
-	tile->register_limit = tile->register_estimate <= fits_many(plan->spec) ? MANY_REGISTERS : ALL_REGISTERS;
+	bool many = tile->rows == 64 && tile->register_estimate <= fits_many(plan->spec);
+	tile->register_limit = many ? MANY_REGISTERS : ALL_REGISTERS;
 	tile->shared_bytes = shared;
 	tile->retain = needs->can_retain && tile->slots >= needs->streams + 1;
 	return shared <= plan->shared_limit && (tile->slots <= MAX_SLOTS || tile->retain);
@@ -204,7 +210,9 @@ static Needs forward_needs(const Spec *spec)
 static Needs backward_q_needs(const Spec *spec, int views)
 {
 	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2, .residents = views * head + value,
+	int gradients = 1 + plan_splits_output_gradient(spec);
+	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
+		.residents = views * head + gradients * value,
 		.slot_row = max_int(head + 4, value) };
 }
 
@@ -216,7 +224,7 @@ static Needs backward_kv_needs(const Spec *spec, int views, bool values)
 	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
 	needs.residents = scored * head + (views > 0 ? value : 0);
 	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
-	needs.streams = scored + 1;
+	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
 	needs.can_retain = values && views > 0;
 	return needs;
 }
@@ -278,11 +286,13 @@ static bool plan_forward(Plan *plan, Arena *arena)
 static void plan_norm_backward(Plan *plan, Arena *arena)
 {
 	const Spec *spec = plan->spec;
-	int row = dtype_size(spec->dtype) * spec->value_dim;
+	const char *rows = arena_printf(arena, "%d*batch*heads*q_len", dtype_size(spec->dtype) * spec->value_dim);
 	add_buffer(plan, arena, BUFFER_SAVED, "inv_rms",
 	           arena_printf(arena, "4*batch*heads*round_up(q_len,%d)", PLAN_TERM_ROWS));
-	add_buffer(plan, arena, BUFFER_SAVED, "o_raw", arena_printf(arena, "%d*batch*heads*q_len", row));
-	add_buffer(plan, arena, BUFFER_BACKWARD, "do_raw", arena_printf(arena, "%d*batch*heads*q_len", row));
+	add_buffer(plan, arena, BUFFER_SAVED, "o_raw", arena_printf(arena, "%d*batch*heads*q_len", 4 * spec->value_dim));
+	add_buffer(plan, arena, BUFFER_BACKWARD, "do_raw", rows);
+	if (plan_splits_output_gradient(spec))
+		add_buffer(plan, arena, BUFFER_BACKWARD, "do_rest", rows);
 	Launch *launch = add_launch(plan, arena, ROLE_NORM_BACKWARD, "");
 	launch->rows = PLAN_TERM_ROWS;
 	launch->warps = 4;

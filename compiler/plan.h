@@ -104,6 +104,9 @@ const char *role_name(Role role);
 
 /* Does the gradient of parameter `param` come through the launches of ROLE_BACKWARD_Q? */
 bool plan_has_partials(const Plan *plan, int param);
+/* Is the gradient of o before the norm kept as a rounded tensor and a rest? It is nearly orthogonal to o, and where few keys
+ * survive do.v cancels almost entirely, so 8 or 11 bits of do are not enough. */
+bool plan_splits_output_gradient(const Spec *spec);
 /* Formula of the number of row blocks of backward_q, hence of partial sums a head. */
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix

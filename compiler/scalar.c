@@ -42,7 +42,7 @@ static Val approx(Builder *b, const char *name, Val x)
 
 static Val exp2_of(Builder *b, Val x)
 {
-	return approx(b, "llvm.nvvm.ex2.approx.f", x);
+	return approx(b, "llvm.nvvm.ex2.approx", x);
 }
 
 static Val log2_of(Builder *b, Val x)

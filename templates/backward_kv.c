@@ -57,9 +57,9 @@ static Stream query_stream(Kernel *k, int v, Val batch, Val head)
 	return s;
 }
 
-static Stream output_gradient_stream(Kernel *k, Val batch, Val head)
+static Stream output_gradient_stream(Kernel *k, Matrix rows)
 {
-	Stream s = { .matrix = output_gradient(k, batch, head) };
+	Stream s = { .matrix = rows };
 	if (k->spec->rms_norm)
 		s.group_stride = kernel_i64(k, "%d*q_len", k->spec->value_dim * dtype_size(k->spec->dtype));
 	else
@@ -112,6 +112,7 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	Builder *b = k->b;
 	const Launch *launch = k->launch;
 	bool needs_d_weights = launch->view_count > 0;
+	int since = 0;                     /* steps since do was at hand */
 	Val head_index = val_add(b, first_head, ring->read_group);
 	Scope head = head_scope(k, head_index);
 	Val row0 = val_mul_i32(b, ring->read_tile, launch->cols);
@@ -122,8 +123,12 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	if (needs_d_weights) {
 		RingTile d_out = ring_next(ring);
 		mma_rows(k, d_weights, kv->values, d_out.data);
+		if (plan_splits_output_gradient(k->spec)) {
+			RingTile d_rest = ring_next(ring);
+			mma_rows(k, d_weights, kv->values, d_rest.data);
+			since++;
+		}
 	}
-	int since = 0;
 	for (int v = 0; v < k->spec->views; v++) {
 		if (!wants_scores(launch, v))
 			continue;
@@ -155,13 +160,15 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 	kv.key = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
 
 	Stream streams[RING_MAX_STREAMS];
-	int count = 0, views = 0;
+	int count = 0;
 	Val **carry = ARENA_ARRAY(b->arena, Val *, (SPEC_MAX_VIEWS + 1) * SPEC_MAX_HEAD_DIM / 2);
 	int carried = 0;
-	Stream d_out = output_gradient_stream(k, place.batch, first_head);
+	Stream d_out = output_gradient_stream(k, output_gradient(k, place.batch, first_head));
 	if (launch->view_count > 0) {
 		kv.values = resident_rows(k, "v", place.batch, place.head, "k_len", spec->value_dim, place.row0);
 		streams[count++] = d_out;
+		if (plan_splits_output_gradient(spec))
+			streams[count++] = output_gradient_stream(k, output_gradient_rest(k, place.batch, first_head));
 	}
 	for (int v = 0; v < spec->views; v++) {
 		if (!wants_scores(launch, v))
@@ -170,7 +177,6 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 		kv.keys[v] = resident_rows(k, view_name(k, "k", v), place.batch, place.head, "k_len", spec->head_dim, place.row0);
 		kv.inv_k[v] = norm_terms(k, "inv_k", v, "k_len", place.batch_head, kv.key);
 		streams[count++] = query_stream(k, v, place.batch, first_head);
-		views++;
 		if (wants_dk(launch, v)) {
 			kv.dk[v] = tile_zero(k, spec->head_dim);
 			carried = carry_array(carry, carried, kv.dk[v].e, tile_count(kv.dk[v]));
@@ -183,7 +189,7 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 			streams[count++] = d_out;
 	}
 
-	Ring ring = ring_new(k, streams, count, launch->cols, launch->slots, launch->retain ? views : 0);
+	Ring ring = ring_new(k, streams, count, launch->cols, launch->slots, launch->retain ? count - 1 : 0);
 	Span span = query_tiles(k, place.row0, launch->rows, launch->cols);
 	for (ring_walk(&ring, span.first, span.end, group, carry, carried); ring_round(&ring);)
 		round_of_queries(&kv, &ring, first_head);

@@ -199,7 +199,10 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 	BackwardQ q = { .k = k, .head = head_scope(k, place.head) };
 	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
 
-	Shared d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0);
+	bool split = plan_splits_output_gradient(spec);
+	Shared d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0), d_rest = d_out;
+	if (split)
+		d_rest = resident_matrix(k, output_gradient_rest(k, place.batch, place.head), place.row0);
 	Stream streams[RING_MAX_STREAMS];
 	streams[0] = value_stream(k, place.batch, kv_head);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_VIEWS * SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
@@ -225,6 +228,8 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 		RingTile values = ring_next(&ring);
 		Tile d_weights = tile_zero(k, launch->cols);
 		mma_rows(k, d_weights, d_out, values.data);
+		if (split)
+			mma_rows(k, d_weights, d_rest, values.data);
 		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, true);
 		Val bits = visible_bits(k, d_weights, q.row, key, has_hidden, true);
 		for (int v = first; v < first + count; v++) {

@@ -38,8 +38,8 @@ static void output_norm(Kernel *k, Place place, Axis row, Tile o)
 {
 	Builder *b = k->b;
 	const Spec *spec = k->spec;
-	Matrix raw = saved_output(k, "o_raw", place);
-	tile_store(k, raw, first_row(k, place), o);
+	Matrix raw = packed_rows(k, "o_raw", place.batch_head, sizeof(float));
+	tile_store_f32(k, raw, first_row(k, place), o);
 	Val square[2] = { val_f32(b, 0), val_f32(b, 0) };
 	for (int e = 0; e < tile_count(o); e++)
 		square[e % 4 / 2] = val_fma(b, o.e[e], o.e[e], square[e % 4 / 2]);

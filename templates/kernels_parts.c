@@ -82,12 +82,11 @@ Axis column_terms(Kernel *k, RingTile tile, int index)
 	return axis_load_shared(k, tile.data.rows, tile.terms[index]);
 }
 
-static Matrix packed(Kernel *k, const char *buffer, Val batch_head)
+Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_bytes)
 {
 	Builder *b = k->b;
-	int bytes = dtype_size(k->spec->dtype);
 	Val index = val_to_i64(b, batch_head);
-	Val stride = kernel_i64(k, "%d*q_len", k->spec->value_dim * bytes);
+	Val stride = kernel_i64(k, "%d*q_len", k->spec->value_dim * element_bytes);
 	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, index, stride)), .cols = k->spec->value_dim };
 	m.row_stride = val_i64(b, k->spec->value_dim);
@@ -95,17 +94,23 @@ static Matrix packed(Kernel *k, const char *buffer, Val batch_head)
 	return m;
 }
 
-Matrix saved_output(Kernel *k, const char *buffer, Place place)
+static Matrix normed_gradient(Kernel *k, const char *buffer, Val batch, Val head)
 {
-	return packed(k, buffer, place.batch_head);
+	Val first = val_mul(k->b, batch, kernel_i32(k, "heads"));
+	Val index = val_add(k->b, first, head);
+	return packed_rows(k, buffer, index, dtype_size(k->spec->dtype));
 }
 
 Matrix output_gradient(Kernel *k, Val batch, Val head)
 {
 	if (!k->spec->rms_norm)
 		return matrix_of(k, "do", batch, head, "q_len", k->spec->value_dim);
-	Val first = val_mul(k->b, batch, kernel_i32(k, "heads"));
-	return packed(k, "do_raw", val_add(k->b, first, head));
+	return normed_gradient(k, "do_raw", batch, head);
+}
+
+Matrix output_gradient_rest(Kernel *k, Val batch, Val head)
+{
+	return normed_gradient(k, "do_rest", batch, head);
 }
 
 Val load_gain(Kernel *k, Val column)

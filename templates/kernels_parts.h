@@ -32,10 +32,12 @@ Stream value_stream(Kernel *k, Val batch, Val kv_head);
 /* Terms that came with a tile, along its columns; an empty axis when the stream has none. */
 Axis column_terms(Kernel *k, RingTile tile, int index);
 
-/* Buffers of [batch, heads, q_len, value_dim] in the spec's dtype, densely packed: o before the norm, do after it. */
-Matrix saved_output(Kernel *k, const char *buffer, Place place);
-/* The gradient of o before the norm: `do`, or what norm_backward made of it. */
+/* A buffer of [batch, heads, q_len, value_dim], densely packed: "o_raw" (o before the norm, float32), "do_raw" and "do_rest" (its
+ * gradient, rounded to the spec's dtype, and what rounding left). */
+Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_bytes);
+/* The gradient of o before the norm: `do`, or what norm_backward made of it; and its rest. */
 Matrix output_gradient(Kernel *k, Val batch, Val head);
+Matrix output_gradient_rest(Kernel *k, Val batch, Val head);
 /* gain[column], or its initial value where the caller gave none. */
 Val load_gain(Kernel *k, Val column);
 

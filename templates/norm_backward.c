@@ -16,26 +16,25 @@ typedef struct Pairwise {
 	Val at[2];
 } Pairwise;
 
-static Val row_start(Kernel *k, Matrix m, Val row)
+static Val row_start(Kernel *k, Matrix m, Val row, int size)
 {
 	Builder *b = k->b;
 	Val row64 = val_to_i64(b, row);
 	Val elements = val_mul(b, row64, m.row_stride);
-	int size = dtype_size(k->spec->dtype);
 	Val start = val_offset(b, m.base, val_mul(b, elements, val_i64(b, size)));
 	return val_offset(b, start, val_mul_i32(b, k->lane, 2 * size));
 }
 
-static Val pair_address(Kernel *k, Val start, int n)
+static Val pair_address(Kernel *k, Val start, int n, int size)
 {
-	return val_offset_const(k->b, start, n * 2 * WARP * dtype_size(k->spec->dtype));
+	return val_offset_const(k->b, start, n * 2 * WARP * size);
 }
 
-static Pairwise load_pair(Kernel *k, Val address)
+static Pairwise load_pair(Kernel *k, Val address, int size)
 {
 	Builder *b = k->b;
 	Pairwise p;
-	if (dtype_size(k->spec->dtype) == 2) {
+	if (size == 2) {
 		Val bits = val_load(b, address, IR_I32);
 		unpack_pair(k, bits, &p.at[0], &p.at[1]);
 	} else {
@@ -46,11 +45,21 @@ static Pairwise load_pair(Kernel *k, Val address)
 	return p;
 }
 
-static void store_pair(Kernel *k, Val address, Pairwise p)
+/* Rounded, and (where the dtype is short) what rounding left. */
+static void store_gradient(Kernel *k, Val address, Val rest_address, Pairwise p)
 {
-	bool half = dtype_size(k->spec->dtype) == 2;
-	Val pair = half ? pack_pair(k, p.at[0], p.at[1]) : val_vector_pair(k->b, p.at[0], p.at[1], IR_V2F32);
-	val_store(k->b, address, pair);
+	Builder *b = k->b;
+	if (!plan_splits_output_gradient(k->spec)) {
+		val_store(b, address, val_vector_pair(b, p.at[0], p.at[1], IR_V2F32));
+		return;
+	}
+	Val rounded = pack_pair(k, p.at[0], p.at[1]);
+	val_store(b, address, rounded);
+	Pairwise big;
+	unpack_pair(k, val_bitcast(b, rounded, IR_I32), &big.at[0], &big.at[1]);
+	for (int i = 0; i < 2; i++)
+		p.at[i] = val_fsub(b, p.at[i], big.at[i]);
+	val_store(b, rest_address, pack_pair(k, p.at[0], p.at[1]));
 }
 
 /* Does this lane have an n-th pair of columns? */
@@ -65,9 +74,13 @@ static void backward_row(Kernel *k, Place place, Val row, int pairs, const Pairw
 {
 	Builder *b = k->b;
 	Matrix dy_rows = matrix_of(k, "do", place.batch, place.head, "q_len", k->spec->value_dim);
-	Val dy_start = row_start(k, dy_rows, row);
-	Val o_start = row_start(k, saved_output(k, "o_raw", place), row);
-	Val to_start = row_start(k, saved_output(k, "do_raw", place), row);
+	int size = dtype_size(k->spec->dtype);
+	Val dy_start = row_start(k, dy_rows, row, size);
+	Val o_start = row_start(k, packed_rows(k, "o_raw", place.batch_head, sizeof(float)), row, sizeof(float));
+	Val to_start = row_start(k, packed_rows(k, "do_raw", place.batch_head, size), row, size);
+	Val rest_start = to_start;
+	if (plan_splits_output_gradient(k->spec))
+		rest_start = row_start(k, packed_rows(k, "do_rest", place.batch_head, size), row, size);
 	Val terms = terms_of(k, "inv_rms", place.batch_head, "q_len");
 	Val bytes = val_mul_i32(b, row, 4);
 	Val r = val_load(b, val_offset(b, terms, val_to_i64(b, bytes)), IR_F32);
@@ -77,8 +90,8 @@ static void backward_row(Kernel *k, Place place, Val row, int pairs, const Pairw
 		dy[n] = o[n] = (Pairwise){ { zero, zero } };
 		Val *changed[] = { &dy[n].at[0], &dy[n].at[1], &o[n].at[0], &o[n].at[1] };
 		for (If f = if_begin(b, has_pair(k, n), changed, 4); if_next(&f);) {
-			dy[n] = load_pair(k, pair_address(k, dy_start, n));
-			o[n] = load_pair(k, pair_address(k, o_start, n));
+			dy[n] = load_pair(k, pair_address(k, dy_start, n, size), size);
+			o[n] = load_pair(k, pair_address(k, o_start, n, sizeof(float)), sizeof(float));
 		}
 		for (int i = 0; i < 2; i++) {
 			Val unit = val_fmul(b, o[n].at[i], r);
@@ -97,7 +110,8 @@ static void backward_row(Kernel *k, Place place, Val row, int pairs, const Pairw
 				Val along = val_fmul(b, unit, mean);
 				result.at[i] = val_fmul(b, val_fsub(b, dy[n].at[i], along), r);
 			}
-			store_pair(k, pair_address(k, to_start, n), result);
+			Val at = pair_address(k, to_start, n, size);
+			store_gradient(k, at, pair_address(k, rest_start, n, size), result);
 		}
 }
 

@@ -121,12 +121,13 @@ void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 
 /* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */
 void tile_store(Kernel *k, Matrix m, Val row0, Tile t);
+void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t);    /* as it is, to a float32 matrix */
 
 /*
  * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count. Copies run
  * slots - 1 tiles ahead (less what is retained); each step costs one barrier.
  */
-enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 2, STREAM_MAX_TERMS = 2 };
+enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 3, STREAM_MAX_TERMS = 2 };
 typedef struct Stream {
 	Matrix matrix;                     /* of the walk's first group */
 	Val group_stride;                  /* i64 bytes from one group to the next; null: one group */

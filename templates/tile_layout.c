@@ -136,10 +136,9 @@ void unpack_pair(Kernel *k, Val pair, Val *low, Val *high)
 }
 
 /* Each lane writes two neighbouring elements of two rows for every 8 columns. */
-void tile_store(Kernel *k, Matrix m, Val row0, Tile t)
+static void store_elements(Kernel *k, Matrix m, Val row0, Tile t, int size)
 {
 	Builder *b = k->b;
-	int size = dtype_size(k->spec->dtype);
 	Axis row = axis_index(k, ALONG_ROWS, t.cols, row0);
 	Val column = axis_lane(k, ALONG_COLS);
 	Val column_bytes = val_mul_i32(b, column, size);
@@ -158,4 +157,14 @@ void tile_store(Kernel *k, Matrix m, Val row0, Tile t)
 			}
 		}
 	}
+}
+
+void tile_store(Kernel *k, Matrix m, Val row0, Tile t)
+{
+	store_elements(k, m, row0, t, dtype_size(k->spec->dtype));
+}
+
+void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t)
+{
+	store_elements(k, m, row0, t, sizeof(float));
 }
