@@ -28,7 +28,9 @@ is_installed() {
 }
 
 has_candidate() {
-	apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [^(]'
+	local policy
+	policy=$(apt-cache policy "$1" 2>/dev/null) || return 1
+	[[ $policy == *"Candidate: "[^\(]* ]]
 }
 
 # Fills `missing` with those of the given packages that are not installed.
@@ -53,7 +55,8 @@ install_packages() {
 		[ "$kind" = optional ] && return 0
 		fail "these packages are missing, and installing them takes root: ${missing[*]}" "apt-get install ${missing[*]}"
 	fi
-	if [ -z "${lists_updated:-}" ]; then
+	# Not for optional ones: a machine that cannot have them would update its lists every time.
+	if [ "$kind" = required ] && [ -z "${lists_updated:-}" ]; then
 		say "apt-get update"
 		as_root apt-get update -qq || say "apt-get update failed; trying with the lists that are there"
 		lists_updated=yes
