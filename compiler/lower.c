@@ -207,7 +207,8 @@ static bool run_pipeline(MlirModule module, Diag *diag, const char *pipeline)
 	Message message = { .length = 0 };
 	bool ok = false;
 
-	mlirPassManagerEnableVerifier(manager, false);         /* verified below, once: between passes it costs a third more */
+	/* Verified below, once: between passes it takes a third longer. */
+	mlirPassManagerEnableVerifier(manager, false);
 	if (mlirLogicalResultIsFailure(mlirParsePassPipeline(mlirPassManagerGetAsOpPassManager(manager),
 			string_ref(pipeline), message_append, &message))) {
 		diag_internal(diag, (Loc){ 0, 0 }, "MLIR does not take the pass pipeline: %s", message.text);

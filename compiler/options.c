@@ -119,7 +119,8 @@ static bool unknown_option(Arena *arena, Command command, const char *word)
 	return usage_error("unknown option", word, near ? arena_printf(arena, "did you mean '%s'?", near) : NULL);
 }
 
-static bool set_choice(Arena *arena, const char *option, const char *value, const char *const *names, int count, int *chosen)
+static bool set_choice(Arena *arena, const char *option, const char *value, const char *const *names, int count,
+                       int *chosen)
 {
 	for (int i = 0; i < count; i++) {
 		if (strcmp(value, names[i]) == 0) {
@@ -236,7 +237,8 @@ static bool check_combination(const Options *options)
 	if (options->help || options->version || options->licenses)
 		return true;
 	if (!options->spec) {
-		fputs("tdagen: no spec given\ntdagen: for example: tdagen dsl/specs/tda.lua -o tda.ptx; see tdagen --help\n", stderr);
+		fputs("tdagen: no spec given\n"
+			"tdagen: for example: tdagen dsl/specs/tda.lua -o tda.ptx; see tdagen --help\n", stderr);
 		return false;
 	}
 	if (options->command != COMMAND_COMPILE)
