@@ -1,14 +1,14 @@
 /*
- * The bounds. Let e be the error of a tensor and r the reference, both as vectors.
- *   - |e| <= tolerance * |r|, 2-norms over the whole tensor; of a parameter's gradient, |r| is at least the root of the
- *     sum of squares of the rows' contributions, since cancellation between rows is no fault of the kernel.
- *     Behind an output norm, |e| may be a rounding error of the gradient without the norm's projection (check_norm.h).
- *   - For each row with a survivor, |e_row| <= 4 * tolerance * max(|r_row|, rms / 4), where rms is the root mean
- * square of     |r_row| over those rows: rows far below it are what the rounding of a score has left of a weight
- * near the threshold.   - A row without a survivor is exactly 0.
- *   - Rows with a pair within `slack` of the threshold are left out of the two rules for rows, but counted: more
- * such pairs     than 1e-4 + 100 * slack of the survivors, and 2, fail the case. (Up to about 50 scores in a unit of
- * score lie next to     the threshold for each one above it, in the data of these cases.)
+ * The bounds. Let e be the error of a tensor, r the reference, n the reference's noise (reference.h): about as large
+ * as r where terms have random signs, larger where they cancel, which is no fault of the kernel.
+ *   - |e| <= tolerance * max(|r|, |n|), 2-norms over the whole tensor.
+ *   - For each row with a survivor, |e_row| <= 4 * tolerance * max(|r_row|, |n_row|, rms / 4), where rms is the root
+ *     mean square of |r_row| over those rows: rows far below it are what the rounding of a score has left of a weight
+ *     near the threshold.
+ *   - A row without a survivor is exactly 0.
+ *   - Rows with a pair within `slack` of the threshold are left out of the two rules for rows, but counted: more such
+ *     pairs than 1e-4 + 100 * slack of the survivors, and 2, fail the case. (Up to about 50 scores in a unit of score
+ *     lie next to the threshold for each one above it, in the data of these cases.)
  *   - Non-finite values must be where the reference has them. The reference may be finite where a gradient, or o with
  *     a NaN in v, is not, within the batch entry and key head that holds the NaN: rows of one tile share products.
  */
@@ -17,7 +17,6 @@
 #include <string.h>
 #include "check.h"
 #include "check_case.h"
-#include "check_norm.h"
 #include "error.h"
 
 /* One tensor to compare: rows of dim values. */
@@ -26,14 +25,14 @@ typedef struct Comparison {
 	const double *got, *want;
 	int64_t rows, dim;
 	const int32_t *survivors, *near;       /* per row; NULL for parameters */
-	double least_norm;                     /* |r| counts as at least this */
+	const double *noise;                   /* per row; of parameters: per entry */
 	double tolerance;
 	int64_t spread_rows;                   /* the first so many rows may be non-finite where the reference is finite */
 } Comparison;
 
 typedef struct Outcome {
-	double error;                  /* |e| / |r| */
-	double worst;                  /* of the rows: |e_row| / max(|r_row|, rms / 4) */
+	double error;                  /* |e| / max(|r|, |n|) */
+	double worst;                  /* of the rows: |e_row| / max(|r_row|, |n_row|, rms / 4) */
 	int64_t worst_row;             /* -1: none was compared */
 	int64_t compared;
 	const char *fault;             /* NULL: none */
@@ -77,6 +76,12 @@ static bool row_counts(const Comparison *c, int64_t row)
 	return c->survivors && c->survivors[row] > 0 && c->near[row] == 0;
 }
 
+/* What a row's error is measured against. */
+static double row_scale(const Comparison *c, int64_t row)
+{
+	return fmax(row_norm(c->want + row * c->dim, c->dim), row_norm(c->noise + row, 1));
+}
+
 static Outcome compare(const Comparison *c)
 {
 	Outcome out = { .worst_row = -1 };
@@ -95,15 +100,15 @@ static Outcome compare(const Comparison *c)
 			out.worst_row = r;
 		}
 	}
-	rms = out.compared ? sqrt(fmax(squares, c->least_norm * c->least_norm) / (double)out.compared) : 0;
-	norm = fmax(sqrt(norm), c->least_norm);
+	rms = out.compared ? sqrt(squares / (double)out.compared) : 0;
+	norm = fmax(sqrt(norm), row_norm(c->noise, c->survivors ? c->rows : c->dim));
 	out.error = error == 0 ? 0 : sqrt(error) / norm;
 	for (int64_t r = 0; r < c->rows && !out.fault; r++) {
 		double e = row_error(c, r), relative;
 
 		if (!row_counts(c, r))
 			continue;
-		relative = e == 0 ? 0 : e / fmax(row_norm(c->want + r * c->dim, c->dim), rms / 4);
+		relative = e == 0 ? 0 : e / fmax(row_scale(c, r), rms / 4);
 		if (out.worst_row < 0 || relative > out.worst) {
 			out.worst = relative;
 			out.worst_row = r;
@@ -136,19 +141,9 @@ typedef struct Run {
 	const CheckCase *kase;
 	Problem *problem;
 	const Reference *reference;
-	const Uncancelled *uncancelled;
 	FILE *out;
 	int *failures;
 } Run;
-
-/* An output norm cancels most of a gradient where few keys survive; this part of it, rounding may get wrong: some units of
- * float32, or the end of a 16-bit value and its rest. Returned as the least |r| to count with. */
-static double left_by_norm(const Manifest *m, double uncancelled)
-{
-	double rounding = m->dtype == TDA_F32 ? 1e-6 : 0x1p-16;
-
-	return uncancelled * rounding / m->tolerance[PHASE_BACKWARD];
-}
 
 static tda_status compare_operand(const Run *run, const char *name, const Operand *operand, Comparison c)
 {
@@ -174,14 +169,14 @@ static bool has_nan(Special special)
 	return special == SPECIAL_NAN_Q || special == SPECIAL_NAN_K || special == SPECIAL_NAN_V || special == SPECIAL_INF_K;
 }
 
-static tda_status compare_tensor(const Run *run, int tensor, const double *want, bool by_key, double uncancelled)
+static tda_status compare_tensor(const Run *run, int tensor, const double *want, const double *noise, bool by_key)
 {
 	const Reference *ref = run->reference;
 	const Operand *operand = &run->problem->tensor[tensor];
 	bool spreads = has_nan(run->kase->special) && (tensor != TENSOR_O || run->kase->special == SPECIAL_NAN_V);
 	Comparison c = {
-		.want = want, .survivors = by_key ? ref->key_survivors : ref->row_survivors,
-		.near = by_key ? ref->key_near : ref->row_near, .least_norm = left_by_norm(ref->manifest, uncancelled),
+		.want = want, .noise = noise, .survivors = by_key ? ref->key_survivors : ref->row_survivors,
+		.near = by_key ? ref->key_near : ref->row_near,
 		.tolerance = ref->manifest->tolerance[tensor == TENSOR_O ? PHASE_FORWARD : PHASE_BACKWARD],
 		.spread_rows = spreads ? (by_key ? ref->k_len : ref->heads / ref->kv_heads * ref->q_len) : 0,
 	};
@@ -195,9 +190,7 @@ static tda_status compare_param(const Run *run, int param)
 	const Operand *operand = &run->problem->dparam[param];
 	char name[MANIFEST_NAME_BYTES + 1] = "d";
 	Comparison c = {
-		.want = ref->dparam[param],
-		.least_norm = fmax(row_norm(ref->dparam_noise[param], operand->dim),
-		                   left_by_norm(ref->manifest, run->uncancelled->dparam[param])),
+		.want = ref->dparam[param], .noise = ref->noise->dparam[param],
 		.tolerance = ref->manifest->tolerance[PHASE_BACKWARD],
 		.spread_rows = has_nan(run->kase->special) ? 1 : 0,
 	};
@@ -210,15 +203,15 @@ static tda_status compare_all(const Run *run)
 {
 	const Reference *ref = run->reference;
 	double limit = (1e-4 + 100 * ref->manifest->slack) * (double)ref->survivors + 2;
-	tda_status status = compare_tensor(run, TENSOR_O, ref->o, false, 0);
+	tda_status status = compare_tensor(run, TENSOR_O, ref->o, ref->noise->o, false);
 
 	for (int v = 0; v < ref->manifest->views && !status; v++) {
-		status = compare_tensor(run, TENSOR_DQ + v, ref->dq[v], false, run->uncancelled->dq[v]);
+		status = compare_tensor(run, TENSOR_DQ + v, ref->dq[v], ref->noise->dq[v], false);
 		if (!status)
-			status = compare_tensor(run, TENSOR_DK + v, ref->dk[v], true, run->uncancelled->dk[v]);
+			status = compare_tensor(run, TENSOR_DK + v, ref->dk[v], ref->noise->dk[v], true);
 	}
 	if (!status)
-		status = compare_tensor(run, TENSOR_DV, ref->dv, true, 0);
+		status = compare_tensor(run, TENSOR_DV, ref->dv, ref->noise->dv, true);
 	for (int p = 0; p < ref->manifest->param_count && !status; p++)
 		status = compare_param(run, p);
 	if (!status && (double)ref->near > limit) {
@@ -284,8 +277,7 @@ static tda_status run_case(const CheckCase *kase, tda_kernel *kernel, Device *de
 {
 	Problem problem;
 	Reference reference;
-	Uncancelled uncancelled;
-	Run run = { kase, &problem, &reference, &uncancelled, out, failures };
+	Run run = { kase, &problem, &reference, out, failures };
 	const char *different = NULL;
 	tda_status status = check_case_problem(kase, kernel, seed, &problem);
 
@@ -309,9 +301,7 @@ static tda_status run_case(const CheckCase *kase, tda_kernel *kernel, Device *de
 			fprintf(out, "%-18s two runs give different bits in %s  FAIL\n", kase->name, different);
 			++*failures;
 		}
-		status = check_uncancelled(&problem, &reference, &uncancelled);
-		if (!status)
-			status = compare_all(&run);
+		status = compare_all(&run);
 		fprintf(out, "%-18s %lld of %lld pairs survive, %lld at the threshold\n", "", (long long)reference.survivors,
 		        (long long)reference.visible, (long long)reference.near);
 		problem_reference_free(&reference);

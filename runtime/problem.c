@@ -393,6 +393,18 @@ static double *room(const Operand *o)
 	return doubles(operand_rows(o) * o->dim);
 }
 
+static bool fill_noise(const Problem *p, Reference *r, int64_t q_rows, int64_t k_rows)
+{
+	ReferenceNoise *noise = r->noise = calloc(1, sizeof(*noise));
+	bool ok = noise && (noise->o = doubles(q_rows)) && (noise->dv = doubles(k_rows));
+
+	for (int v = 0; v < p->manifest->views && ok; v++)
+		ok = (noise->dq[v] = doubles(q_rows)) && (noise->dk[v] = doubles(k_rows));
+	for (int n = 0; n < p->manifest->param_count && ok; n++)
+		ok = (noise->dparam[n] = room(&p->dparam[n]));
+	return ok;
+}
+
 static bool fill_reference(const Problem *p, bool backward, Reference *r)
 {
 	const Manifest *m = p->manifest;
@@ -413,8 +425,8 @@ static bool fill_reference(const Problem *p, bool backward, Reference *r)
 	for (int v = 0; v < m->views && ok; v++)
 		ok = (r->dq[v] = room(&p->tensor[TENSOR_DQ + v])) && (r->dk[v] = room(&p->tensor[TENSOR_DK + v]));
 	for (int n = 0; n < m->param_count && ok; n++)
-		ok = (r->dparam[n] = room(&p->dparam[n])) && (r->dparam_noise[n] = room(&p->dparam[n]));
-	return ok;
+		ok = (r->dparam[n] = room(&p->dparam[n]));
+	return ok && fill_noise(p, r, q_rows, k_rows);
 }
 
 tda_status problem_reference(const Problem *p, bool backward, Reference *r)
@@ -432,8 +444,24 @@ tda_status problem_reference(const Problem *p, bool backward, Reference *r)
 	return status;
 }
 
+static void noise_free(ReferenceNoise *noise)
+{
+	if (!noise)
+		return;
+	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
+		free(noise->dq[v]);
+		free(noise->dk[v]);
+	}
+	for (int n = 0; n < TDA_MAX_PARAMS; n++)
+		free(noise->dparam[n]);
+	free(noise->o);
+	free(noise->dv);
+	free(noise);
+}
+
 void problem_reference_free(Reference *r)
 {
+	noise_free(r->noise);
 	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
 		free((void *)r->q[v]);
 		free((void *)r->k[v]);
@@ -443,7 +471,6 @@ void problem_reference_free(Reference *r)
 	for (int n = 0; n < TDA_MAX_PARAMS; n++) {
 		free((void *)r->param[n]);
 		free(r->dparam[n]);
-		free(r->dparam_noise[n]);
 	}
 	free((void *)r->v);
 	free((void *)r->grad_o);

@@ -45,7 +45,7 @@ static void worker_free(Worker *w)
 	free(w->row_o);
 	free(w->grad_row);
 	free(w->normed);
-	free(w->grad_before);
+	free(w->grad_noise);
 }
 
 static bool reserve(double **to, int64_t count)
@@ -78,7 +78,7 @@ static bool worker_init(Worker *w, const Reference *ref)
 	w->stack = calloc((size_t)stack_depth(m), sizeof(*w->stack));
 	ok = w->stack && reserve(&w->sum_q, m->head_dim) && reserve(&w->row_o, m->value_dim) &&
 	     reserve(&w->grad_row, m->value_dim) && reserve(&w->normed, m->value_dim) &&
-	     reserve(&w->grad_before, TDA_MAX_PARAMS + m->value_dim);
+	     reserve(&w->grad_noise, m->value_dim);
 	for (int v = 0; v < m->views && ok; v++) {
 		LiveRow *live = &w->live[v];
 		live->key = calloc((size_t)(ref->k_len > 0 ? ref->k_len : 1), sizeof(*live->key));
@@ -106,6 +106,8 @@ static void keys_backward(const Worker *w, int64_t group)
 			double *dk = ref->dk[v] + (group * ref->k_len + j) * m->head_dim;
 			double inverse = w->inverse_k[v][j];
 
+			if (ref->noise)
+				ref->noise->dk[v][group * ref->k_len + j] *= inverse * inverse;
 			for (int d = 0; d < m->head_dim; d++)
 				dk[d] = inverse == 0 ? 0 : inverse * (dk[d] - k[d] * inverse * w->key_moment[v][j]);
 		}
@@ -158,7 +160,7 @@ static int64_t entry_of_launch(const Reference *ref, int p, int64_t head)
 	return 0;
 }
 
-static void run_row(const Job *job, Worker *w, const RowPlace *at)
+static void run_row(Worker *w, const RowPlace *at)
 {
 	const Reference *ref = w->ref;
 
@@ -168,14 +170,11 @@ static void run_row(const Job *job, Worker *w, const RowPlace *at)
 	reference_row_forward(w, at);
 	if (!ref->grad_o)
 		return;
-	memcpy(w->grad_before, w->grad_params, sizeof(double) * (size_t)job->grad_stride);
 	reference_row_backward(w, at);
-	for (int64_t n = 0; n < job->grad_stride; n++)
-		w->grad_squares[n] += pow(w->grad_params[n] - w->grad_before[n], 2);
 }
 
 /* `count` rows of a head from `first` on. */
-static void run_rows(const Job *job, Worker *w, int64_t group, int64_t head, int64_t first, int count)
+static void run_rows(Worker *w, int64_t group, int64_t head, int64_t first, int count)
 {
 	const Reference *ref = w->ref;
 	int64_t bh = group / ref->kv_heads * ref->heads + head;
@@ -190,7 +189,7 @@ static void run_rows(const Job *job, Worker *w, int64_t group, int64_t head, int
 	}
 	reference_prepare_rows(w, places, count);
 	for (int n = 0; n < count; n++)
-		run_row(job, w, &places[n]);
+		run_row(w, &places[n]);
 }
 
 static void run_group(Job *job, Worker *w, int64_t group)
@@ -209,7 +208,7 @@ static void run_group(Job *job, Worker *w, int64_t group)
 		w->grad_params = job->grad_params + 2 * bh * job->grad_stride;
 		w->grad_squares = w->grad_params + job->grad_stride;
 		for (int64_t r = 0; r < ref->q_len; r += ROW_BLOCK)
-			run_rows(job, w, group, head, r, ref->q_len - r < ROW_BLOCK ? (int)(ref->q_len - r) : ROW_BLOCK);
+			run_rows(w, group, head, r, ref->q_len - r < ROW_BLOCK ? (int)(ref->q_len - r) : ROW_BLOCK);
 	}
 	if (ref->grad_o)
 		keys_backward(w, group);
@@ -278,15 +277,38 @@ static void sum_params(const Job *job)
 	const Reference *ref = job->ref;
 
 	for (int p = 0; p < ref->manifest->param_count; p++) {
-		double *noise = ref->dparam_noise[p];
-
 		sum_param(job, p, 0, ref->dparam[p]);
-		if (!noise)
-			continue;
-		sum_param(job, p, job->grad_stride, noise);
-		for (int64_t n = 0; n < manifest_param_length(ref->manifest, p, ref->heads, ref->layers); n++)
-			noise[n] = sqrt(noise[n]);
+		if (ref->noise)
+			sum_param(job, p, job->grad_stride, ref->noise->dparam[p]);
 	}
+}
+
+/* Sums of squares so far; their roots in the end. With `begin`, zeros instead. */
+static void finish_noise(const Reference *ref, bool begin)
+{
+	const Manifest *m = ref->manifest;
+	const ReferenceNoise *noise = ref->noise;
+	int64_t q_rows = ref->batch * ref->heads * ref->q_len, k_rows = ref->batch * ref->kv_heads * ref->k_len;
+	struct { double *values; int64_t count; } arrays[2 + 2 * TDA_MAX_VIEWS + TDA_MAX_PARAMS];
+	int count = 0;
+
+	arrays[count].values = noise->o;
+	arrays[count++].count = q_rows;
+	arrays[count].values = noise->dv;
+	arrays[count++].count = k_rows;
+	for (int v = 0; v < m->views; v++) {
+		arrays[count].values = noise->dq[v];
+		arrays[count++].count = q_rows;
+		arrays[count].values = noise->dk[v];
+		arrays[count++].count = k_rows;
+	}
+	for (int p = 0; p < m->param_count; p++) {
+		arrays[count].values = noise->dparam[p];
+		arrays[count++].count = manifest_param_length(m, p, ref->heads, ref->layers);
+	}
+	for (int a = 0; a < count; a++)
+		for (int64_t n = 0; n < arrays[a].count; n++)
+			arrays[a].values[n] = begin ? 0 : sqrt(arrays[a].values[n]);
 }
 
 tda_status reference_run(Reference *ref, int threads)
@@ -301,6 +323,8 @@ tda_status reference_run(Reference *ref, int threads)
 	if (!job.grad_params)
 		return tda_fail_memory();
 	clear_outputs(ref);
+	if (ref->noise)
+		finish_noise(ref, true);
 	/* this thread works too, so a thread that can't be started costs time only */
 	while (started + 1 < threads && started + 1 < groups && started < MOST_THREADS &&
 	       pthread_create(&thread[started], NULL, work, &job) == 0)
@@ -310,6 +334,8 @@ tda_status reference_run(Reference *ref, int threads)
 		pthread_join(thread[t], NULL);
 	if (ref->grad_o)
 		sum_params(&job);
+	if (ref->noise)
+		finish_noise(ref, false);
 	ref->survivors = job.survivors;
 	ref->near = job.near;
 	ref->visible = job.visible;

@@ -8,6 +8,17 @@
 #include "manifest.h"
 
 /*
+ * How large results are before cancellation: the root of the sum of squares of the products that a row sums, 2-norms
+ * over its elements. Where a result is much smaller, its terms have cancelled, and the rounding of each of them is
+ * still there: an error should be measured against this then. One value a row, but dparam: one an entry.
+ */
+typedef struct ReferenceNoise {
+	double *o, *dq[TDA_MAX_VIEWS];         /* [batch, heads, q_len] */
+	double *dk[TDA_MAX_VIEWS], *dv;        /* [batch, kv_heads, k_len] */
+	double *dparam[TDA_MAX_PARAMS];        /* shaped as the parameter */
+} ReferenceNoise;
+
+/*
  * All tensors are contiguous f64 in host memory and belong to the caller:
  *     q[view], dq[view]       [batch, heads, q_len, head_dim]
  *     k[view], dk[view]       [batch, kv_heads, k_len, head_dim]
@@ -27,9 +38,7 @@ typedef struct Reference {
 	double *o;                     /* out; all outputs of the backward are wanted when grad_o is given */
 	double *dq[TDA_MAX_VIEWS], *dk[TDA_MAX_VIEWS], *dv;
 	double *dparam[TDA_MAX_PARAMS];
-	/* out, each may be NULL, shaped as dparam: the root of the sum of squares of what each row contributed. A gradient
-	 * much smaller than this is what cancellation has left, and an error should be measured against this instead. */
-	double *dparam_noise[TDA_MAX_PARAMS];
+	ReferenceNoise *noise;         /* out; NULL: not wanted. Needs grad_o */
 	/* out, each may be NULL: for each row of q, over all views, */
 	int32_t *row_survivors;        /* pairs whose weight is not 0 */
 	int32_t *row_near;             /* pairs with |s - tau| <= slack: rounding decides whether they survive.

@@ -254,6 +254,7 @@ static void output_backward(Worker *w, const RowPlace *at)
 	double scale, mean = 0;
 
 	memcpy(w->grad_row, grad, sizeof(double) * (size_t)m->value_dim);
+	memcpy(w->grad_noise, grad, sizeof(double) * (size_t)m->value_dim);
 	if (!m->rms_norm)
 		return;
 	scale = inverse_rms(m, w->row_o);
@@ -261,11 +262,15 @@ static void output_backward(Worker *w, const RowPlace *at)
 		w->normed[d] = w->row_o[d] * scale;
 		if (m->gain >= 0)
 			w->grad_params[TDA_MAX_PARAMS + d] += grad[d] * w->normed[d];
+		if (m->gain >= 0)
+			w->grad_squares[TDA_MAX_PARAMS + d] += pow(grad[d] * w->normed[d], 2);
 		w->grad_row[d] = grad[d] * gain_at(ref, d);
 		mean += w->grad_row[d] * w->normed[d] / m->value_dim;
 	}
-	for (int d = 0; d < m->value_dim; d++)
+	for (int d = 0; d < m->value_dim; d++) {
+		w->grad_noise[d] = scale * hypot(w->grad_row[d], mean * w->normed[d]);
 		w->grad_row[d] = scale * (w->grad_row[d] - mean * w->normed[d]);
+	}
 }
 
 static double dot(const double *a, const double *b, int count)
@@ -275,6 +280,82 @@ static double dot(const double *a, const double *b, int count)
 	for (int d = 0; d < count; d++)
 		sum += a[d] * b[d];
 	return sum;
+}
+
+/* The sum of squares of the products of a and b. */
+static double square_sum(const double *a, const double *b, int count)
+{
+	double sum = 0;
+
+	for (int d = 0; d < count; d++)
+		sum += a[d] * b[d] * a[d] * b[d];
+	return sum;
+}
+
+/*
+ * The square of do.v, and of what rounding may leave of it. Behind an output norm do is nearly orthogonal to o, so that
+ * where one key survives in a row, all of do.v cancels. Kernels of 16-bit dtypes keep this gradient in two parts, so
+ * only a small share of its terms counts as noise; a float32 gradient has no second part.
+ */
+static double product_noise(const Worker *w, const double *v)
+{
+	const Manifest *m = w->ref->manifest;
+	const double share = m->dtype == TDA_F32 ? 1 : 1.0 / 128;
+
+	return pow(dot(w->grad_row, v, m->value_dim), 2) + share * share * square_sum(w->grad_noise, v, m->value_dim);
+}
+
+/* What the products of a row's live pairs add to the noise of o. */
+static void forward_noise(const Worker *w, const RowPlace *at, double scale)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	double gains[256];
+
+	for (int d = 0; d < m->value_dim; d++)
+		gains[d] = m->rms_norm ? scale * gain_at(ref, d) : 1;
+	for (int v = 0; v < m->views; v++)
+		for (int64_t n = 0; n < w->live[v].count; n++) {
+			const double *value = ref->v + (at->group * ref->k_len + w->live[v].key[n]) * m->value_dim;
+			double factor = w->live[v].coefficient * w->live[v].weight[n];
+
+			ref->noise->o[at->row] += factor * factor * square_sum(gains, value, m->value_dim);
+		}
+}
+
+/* The same of one view's gradients; inverse is 1 / |q|. */
+static void backward_noise(const Worker *w, const RowPlace *at, int view, double inverse)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	const LiveRow *live = &w->live[view];
+	const double *unit_q = w->unit_q[view] + at->slot * m->head_dim;
+	double q_square = dot(unit_q, unit_q, m->head_dim), grad_square = dot(w->grad_noise, w->grad_noise, m->value_dim);
+	double tau_square = 0;
+
+	for (int64_t n = 0; n < live->count; n++) {
+		int64_t key = at->group * ref->k_len + live->key[n];
+		const double *k = ref->k[view] + key * m->head_dim;
+		double inverse_k = w->inverse_k[view][live->key[n]];
+		const double *v = ref->v + key * m->value_dim;
+		double by_weight = pow(live->coefficient, 2) * product_noise(w, v);
+		double by_score = by_weight * pow(live->by_score[n], 2);
+
+		ref->noise->dq[view][at->row] += by_score * pow(inverse * inverse_k, 2) * dot(k, k, m->head_dim);
+		ref->noise->dk[view][key] += by_score * q_square;
+		ref->noise->dv[key] += pow(live->coefficient * live->weight[n], 2) * grad_square;
+		tau_square += by_weight * pow(live->by_tau[n], 2);
+		for (int p = 0; w->by_params >> p; p++)
+			if (w->by_params >> p & 1)
+				w->grad_squares[p] += by_weight * pow(live->by_param[p][n], 2);
+	}
+	for (int p = 0; p < m->param_count && live->count > 0; p++) {
+		if (live->tau_by_param[p] != 0)
+			w->grad_squares[p] += tau_square * pow(live->tau_by_param[p], 2);
+		if (live->coefficient_by_param[p] != 0)
+			w->grad_squares[p] += pow(live->coefficient_by_param[p], 2) *
+			                      product_noise(w, live->value);
+	}
 }
 
 static void view_backward(Worker *w, const RowPlace *at, int view)
@@ -310,6 +391,8 @@ static void view_backward(Worker *w, const RowPlace *at, int view)
 	}
 	for (int d = 0; d < m->head_dim; d++)
 		dq[d] = inverse == 0 ? 0 : m->l2_normalized ? inverse * (w->sum_q[d] - unit_q[d] * moment) : w->sum_q[d];
+	if (ref->noise)
+		backward_noise(w, at, view, inverse);
 	if (live->count == 0)
 		return;
 	for (int p = 0; p < m->param_count; p++) {
@@ -322,6 +405,8 @@ static void view_backward(Worker *w, const RowPlace *at, int view)
 
 void reference_row_backward(Worker *w, const RowPlace *at)
 {
+	if (w->ref->noise)
+		forward_noise(w, at, w->ref->manifest->rms_norm ? inverse_rms(w->ref->manifest, w->row_o) : 1);
 	output_backward(w, at);
 	for (int v = 0; v < w->ref->manifest->views; v++)
 		view_backward(w, at, v);

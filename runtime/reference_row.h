@@ -32,9 +32,10 @@ typedef struct Worker {
 	double *scores[TDA_MAX_VIEWS];         /* [ROW_BLOCK, k_len]: their normalised scores */
 	double *sum_q;                         /* [head_dim] */
 	double *row_o, *grad_row, *normed;     /* [value_dim] */
+	double *grad_noise;                    /* [value_dim]: |grad_row| before the norm's two terms cancel */
 	double params[TDA_MAX_PARAMS];         /* this head's and layer's entries */
 	double *grad_params;                   /* this head's gradients: [TDA_MAX_PARAMS] and the gain's [value_dim] */
-	double *grad_before, *grad_squares;    /* the same before this row, and the sum of squares of the rows' parts */
+	double *grad_squares;                  /* and the sums of squares of their terms */
 	int64_t survivors, near, visible;
 	LiveRow live[TDA_MAX_VIEWS];
 } Worker;
