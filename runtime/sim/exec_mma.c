@@ -16,86 +16,99 @@ static bool whole_warp(Warp *w, const Inst *in, uint32_t mask)
 		|| report_at(w, in, -1, "a matrix instruction needs all 32 lanes, only 0x%08x are there", mask);
 }
 
-static float element_16(uint32_t bits, bool bf16) { return bf16 ? bf16_to_float(bits) : half_to_float(bits); }
+/* The four lanes of a group hold 4 E neighbours of one row of A, or of one column of B: as memory, a register is a small
+ * matrix already, of 8 such pieces. */
+#define UNPACK(name, T, E, element) \
+WIDE static void name(const T *from, float (*to)[MAX_K], int column) \
+{ \
+	for (int g = 0; g < 8; g++) \
+		for (int i = 0; i < 4 * E; i++) { \
+			T x = from[4 * E * g + i]; \
+			to[g][column + i] = element; \
+		} \
+}
 
-/* A row by row; B row by row. n_a registers of A, n_a / 2 of B; E elements each (1: tf32). */
-WIDE static void unpack_floats(Warp *w, const Inst *in, int n_dst, int n_a, int E, bool bf16, float a[M][MAX_K],
-	float b[MAX_K][N])
+UNPACK(unpack_tf32, uint32_t, 1, float_of(x & ~0x1fffu))
+UNPACK(unpack_f16, uint16_t, 2, half_to_float(x))
+UNPACK(unpack_bf16, uint16_t, 2, bf16_to_float(x))
+
+/* A row by row, B column by column; n_a registers of A and n_a / 2 of B begin at op[first]. */
+static void unpack_floats(Warp *w, const Inst *in, int first, int n_a, Format format, float a[M][MAX_K], float b[N][MAX_K])
 {
+	int piece = format == FORMAT_TF32 ? 4 : 8;
 	for (int r = 0; r < n_a + n_a / 2; r++) {
-		const uint32_t *s = reg(w, in->op[n_dst + r]);
-		for (int e = 0; e < E; e++) {
-			float x[LANES];
-			for (int l = 0; l < LANES; l++)
-				x[l] = E == 1 ? float_of(s[l] & ~0x1fffu) : element_16(s[l] >> 16 * e & 0xffff, bf16);
-			for (int l = 0; l < LANES; l++) {
-				if (r < n_a)
-					a[l / 4 + 8 * (r % 2)][E * (l % 4 + 4 * (r / 2)) + e] = x[l];
-				else
-					b[E * (l % 4 + 4 * (r - n_a)) + e][l / 4] = x[l];
-			}
-		}
+		const void *from = reg(w, in->op[first + r]);
+		float (*to)[MAX_K] = r < n_a ? &a[8 * (r % 2)] : b;
+		int column = piece * (r < n_a ? r / 2 : r - n_a);
+		if (format == FORMAT_TF32)
+			unpack_tf32(from, to, column);
+		else if (format == FORMAT_BF16)
+			unpack_bf16(from, to, column);
+		else
+			unpack_f16(from, to, column);
 	}
 }
 
-WIDE static void multiply(const float a[M][MAX_K], const float b[MAX_K][N], int k, double d[M][N])
+WIDE static void multiply(const float a[M][MAX_K], const float b[N][MAX_K], int k, double d[M][N])
 {
-	double bd[MAX_K][N];
+	double rows[MAX_K][N];
 	for (int j = 0; j < k; j++)
 		for (int n = 0; n < N; n++)
-			bd[j][n] = b[j][n];
+			rows[j][n] = b[n][j];
 	for (int m = 0; m < M; m++) {
 		double sum[N] = { 0 };
 		for (int j = 0; j < k; j++) {
 			double x = a[m][j];
 			for (int n = 0; n < N; n++)
-				sum[n] += x * bd[j][n];
+				sum[n] += x * rows[j][n];
 		}
 		for (int n = 0; n < N; n++)
 			d[m][n] += sum[n];
 	}
 }
 
-static void unpack_f32(Warp *w, const Inst *in, int first, double d[M][N])
+/* Row l / 4 and column 2 (l % 4) of a matrix of 8 columns is its element 2 l. */
+WIDE static void widen_accumulator(const float *c, double *d)
 {
-	for (int r = 0; r < 4; r++) {
-		const float *c = reg(w, in->op[first + r]);
-		for (int l = 0; l < LANES; l++)
-			d[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2] = c[l];
-	}
+	for (int l = 0; l < LANES; l++)
+		d[2 * l] = c[l];
 }
 
-static bool mma_to_f32(Warp *w, const Inst *in, uint32_t mask, int E, bool bf16)
+WIDE static void narrow_accumulator(const double *d, float *c)
 {
-	float a[M][MAX_K], b[MAX_K][N];
+	for (int l = 0; l < LANES; l++)
+		c[l] = canonical((float)d[2 * l]);
+}
+
+static bool mma_to_f32(Warp *w, const Inst *in, uint32_t mask, Format format)
+{
+	float a[M][MAX_K], b[N][MAX_K];
 	double d[M][N];
 	int n_a = (in->n_src - 4) * 2 / 3;
 	if (!whole_warp(w, in, mask))
 		return false;
-	unpack_floats(w, in, 4, n_a, E, bf16, a, b);
-	unpack_f32(w, in, 4 + n_a + n_a / 2, d);
-	multiply(a, b, 2 * n_a * E, d);
-	for (int r = 0; r < 4; r++) {
-		float *to = reg(w, in->op[r]);
-		for (int l = 0; l < LANES; l++)
-			to[l] = canonical((float)d[l / 4 + 8 * (r / 2)][2 * (l % 4) + r % 2]);
-	}
+	unpack_floats(w, in, 4, n_a, format, a, b);
+	for (int r = 0; r < 4; r++)
+		widen_accumulator(reg(w, in->op[4 + n_a + n_a / 2 + r]), &d[8 * (r / 2)][r % 2]);
+	multiply(a, b, (format == FORMAT_TF32 ? 2 : 4) * n_a, d);
+	for (int r = 0; r < 4; r++)
+		narrow_accumulator(&d[8 * (r / 2)][r % 2], reg(w, in->op[r]));
 	return true;
 }
 
 /* alt[0]: {.f16.f16,.bf16.bf16} */
-bool op_mma_half_f32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 2, in->alt[0] == 1); }
-bool op_mma_tf32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, 1, false); }
+bool op_mma_half_f32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, in->alt[0] ? FORMAT_BF16 : FORMAT_F16); }
+bool op_mma_tf32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, FORMAT_TF32); }
 
 /* C and D of f16: register r holds row g + 8 r. */
 bool op_mma_f16(Warp *w, const Inst *in, uint32_t mask)
 {
-	float a[M][MAX_K], b[MAX_K][N];
+	float a[M][MAX_K], b[N][MAX_K];
 	double d[M][N];
 	int n_a = (in->n_src - 2) * 2 / 3;
 	if (!whole_warp(w, in, mask))
 		return false;
-	unpack_floats(w, in, 2, n_a, 2, false, a, b);
+	unpack_floats(w, in, 2, n_a, FORMAT_F16, a, b);
 	for (int r = 0; r < 2; r++) {
 		const uint32_t *c = reg(w, in->op[2 + n_a + n_a / 2 + r]);
 		for (int l = 0; l < LANES; l++)

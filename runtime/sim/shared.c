@@ -82,17 +82,48 @@ static bool all_equal(const uint32_t *array, uint32_t n)
 	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
 }
 
+static bool all_equal_bytes(const uint8_t *array, uint32_t n)
+{
+	return n == 1 || memcmp(array, array + 1, n - 1) == 0;
+}
+
+/* Do the bytes share one history but for the stamps of their readers? They mostly do: then one check serves all. */
+static bool alike(const SharedMemory *s, uint32_t i, uint32_t n)
+{
+	return all_equal(s->write_stamp + i, n) && all_equal(s->readers + i, n) && all_equal_bytes(s->writer + i, n)
+		&& all_equal_bytes(s->in_flight + i, n);
+}
+
+static void fill(uint32_t *array, uint32_t n, uint32_t value)
+{
+	for (uint32_t i = 0; i < n; i++)
+		array[i] = value;
+}
+
 bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
 {
 	SharedMemory *s = &w->cta->shared;
-	const uint32_t *stamp = s->read_stamp + (size_t)w->number * s->size + address, *readers = s->readers + address;
+	uint32_t *stamp = s->read_stamp + (size_t)w->number * s->size + address, *readers = s->readers + address;
 	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
 	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes) && all_equal(stamp, bytes))
 		return true;
-	for (uint32_t i = address; i < address + bytes; i++)
-		if (!read_byte(w, in, lane, i))
-			return false;
+	if (!alike(s, address, bytes)) {
+		for (uint32_t i = address; i < address + bytes; i++)
+			if (!read_byte(w, in, lane, i))
+				return false;
+		return true;
+	}
+	if (!read_byte(w, in, lane, address))
+		return false;
+	fill(readers, bytes, readers[0]);
+	fill(stamp, bytes, stamp[0]);
 	return true;
+}
+
+/* Bytes that are alike and that no other warp has read: one check serves all. */
+static bool one_write_check(const Warp *w, const SharedMemory *s, uint32_t address, uint32_t bytes)
+{
+	return !(s->readers[address] & ~(1u << w->number)) && alike(s, address, bytes);
 }
 
 static bool write_byte(Warp *w, const Inst *in, int lane, uint32_t i, AccessKind kind)
@@ -117,13 +148,12 @@ bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t 
 {
 	SharedMemory *s = &w->cta->shared;
 	uint8_t writer = (uint8_t)(w->number | (kind == ACCESS_ORDERED ? WRITER_ATOMIC : 0));
-	for (uint32_t i = address; i < address + bytes && kind != ACCESS_ARRIVAL; i++)
+	uint32_t to_check = kind == ACCESS_ARRIVAL ? 0 : one_write_check(w, s, address, bytes) ? 1 : bytes;
+	for (uint32_t i = address; i < address + to_check; i++)
 		if (!write_byte(w, in, lane, i, kind))
 			return false;
-	for (uint32_t i = address; i < address + bytes; i++) {
-		s->write_stamp[i] = w->cta->time;
-		s->readers[i] = 0;
-	}
+	fill(s->write_stamp + address, bytes, w->cta->time);
+	fill(s->readers + address, bytes, 0);
 	memset(s->writer + address, writer, bytes);
 	memset(s->in_flight + address, kind == ACCESS_COPY ? (int)w->number + 1 : 0, bytes);
 	return true;
