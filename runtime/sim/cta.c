@@ -1,7 +1,7 @@
 /*
- * Warps, and the CTAs that they make up. CTAs run one after the other; a CTA's warps take turns, each until it waits at a
- * barrier, ends, or has used up its turn. A warp's lanes run together while they agree; a branch that splits them runs
- * one side until the branch's reconvergence point, then the other.
+ * Warps, and the CTAs that they make up. CTAs run one after the other; a CTA's warps take turns, each until it waits
+ * at a barrier, ends, or has used up its turn. A warp's lanes run together while they agree; a branch that splits
+ * them runs one side until the branch's reconvergence point, then the other.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,7 +71,8 @@ static bool step(Warp *w, const Inst *in)
 	if (!mask)
 		return true;
 	if (in->traits & OP_WHOLE_WARP && mask != w->live)
-		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only lanes "
+		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only "
+			"lanes "
 			"0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
 	if (in->traits & OP_POISON)
 		return in->run(w, in, mask);
@@ -145,14 +146,16 @@ static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 		uint32_t threads = (uint32_t)lane_get(w, in->op[1], 4, lane);
 		expected = threads / LANES;
 		if (threads == 0 || threads % LANES || expected > cta->n_warps) {
-			report_at(w, in, lane, "a barrier of %u threads: it must be a multiple of %d up to the CTA's %u", threads, LANES,
+			report_at(w, in, lane, "a barrier of %u threads: it must be a multiple of %d up to the CTA's %u",
+				threads, LANES,
 				cta->n_warps * LANES);
 			return NULL;
 		}
 	}
 	Barrier *b = &cta->barriers[number];
 	if (b->arrived && b->expected != expected) {
-		report_at(w, in, lane, "barrier %u: this warp expects %u warps there, those that wait expect %u", number, expected,
+		report_at(w, in, lane, "barrier %u: this warp expects %u warps there, those that wait expect %u", number,
+			expected,
 			b->expected);
 		return NULL;
 	}
@@ -201,7 +204,8 @@ static bool report_deadlock(Cta *cta)
 			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u has exited", i);
 	}
 	const Barrier *b = &cta->barriers[first->barrier];
-	return report_at(first, first->waiting_at, -1, "deadlock: barrier %u has %u of %u warps%s", first->barrier, b->arrived,
+	return report_at(first, first->waiting_at, -1, "deadlock: barrier %u has %u of %u warps%s", first->barrier,
+		b->arrived,
 		b->expected, text);
 }
 
@@ -348,7 +352,8 @@ bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_
 	cta.n_warps = (block[0] * block[1] * block[2] + LANES - 1) / LANES;
 	cta.params = calloc(kernel->param_bytes + 1, 1);
 	cta.warps = calloc(cta.n_warps, sizeof *cta.warps);
-	bool ready = shared_memory_new(&cta.shared, kernel->static_shared + dynamic_shared, cta.n_warps) && cta.params && cta.warps;
+	bool ready = shared_memory_new(&cta.shared, kernel->static_shared + dynamic_shared, cta.n_warps) && cta.params
+		&& cta.warps;
 	for (uint32_t i = 0; ready && i < kernel->n_params; i++)
 		memcpy(cta.params + kernel->params[i].offset, params[i], kernel->params[i].bytes);
 	for (uint32_t i = 0; ready && i < cta.n_warps; i++)

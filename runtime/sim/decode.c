@@ -286,7 +286,8 @@ static bool check_vector(Decoder *d, const SrcInst *src, const Inst *in, const c
 	if (!strchr(signature, 'v'))
 		return true;
 	for (uint32_t i = 0; i + 2 < src->opcode_length; i++)
-		if (src->opcode[i] == '.' && src->opcode[i + 1] == 'v' && src->opcode[i + 2] >= '2' && src->opcode[i + 2] <= '8')
+		if (src->opcode[i] == '.' && src->opcode[i + 1] == 'v' && src->opcode[i + 2] >= '2'
+			&& src->opcode[i + 2] <= '8')
 			n = (uint32_t)(src->opcode[i + 2] - '0');
 	if (n == in->n_vector)
 		return true;

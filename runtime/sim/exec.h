@@ -76,7 +76,8 @@ typedef enum Rounding { ROUND_NEAREST, ROUND_ZERO, ROUND_DOWN, ROUND_UP, ROUND_A
 /* The bits of x in format, rounded once; NaN becomes the format's canonical one. */
 uint64_t format_encode(double x, Format format, Rounding rounding);
 double format_decode(uint64_t bits, Format format);
-double add_to_odd(double a, double b);  /* a + b with a sticky last bit: rounding it again gives what one rounding would */
+/* a + b with a sticky last bit: rounding it again gives what one rounding would */
+double add_to_odd(double a, double b);
 
 static inline float half_to_float(uint32_t bits)
 {

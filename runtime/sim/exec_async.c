@@ -1,7 +1,7 @@
 /*
  * cp.async and the matrix loads and stores of shared memory.
- * A copy's source is read at once, its bytes arrive when the issuing lane waits for its group: until then they are marked
- * as in flight, and whoever touches them is reported.
+ * A copy's source is read at once, its bytes arrive when the issuing lane waits for its group: until then they are
+ * marked as in flight, and whoever touches them is reported.
  */
 #include "exec.h"
 
@@ -80,7 +80,8 @@ bool op_cp_async_ignore(Warp *w, const Inst *in, uint32_t mask)
 	if (in->alt[MAX_ALTERNATIVES - 1])
 		ignore = ~ignore;
 	for (int l = 0; l < LANES; l++)
-		if (mask >> l & 1 && (!check_size(w, in, sizes[l]) || !issue(w, in, l, sizes[l], ignore >> l & 1 ? 0 : sizes[l])))
+		if (mask >> l & 1 && (!check_size(w, in, sizes[l]) || !issue(w, in, l, sizes[l], ignore >> l & 1 ? 0
+			: sizes[l])))
 			return false;
 	count_copy_sectors(w, in, mask & ~ignore);
 	return true;

@@ -216,7 +216,8 @@ bool op_szext(Warp *w, const Inst *in, uint32_t mask)
 	for (int l = 0; l < LANES; l++) {
 		uint32_t n = in->alt[0] == 0 ? b[l] & 31 : b[l] < 32 ? b[l] : 32;
 		if (mask >> l & 1)
-			d[l] = n == 0 ? 0 : in->alt[1] ? (uint32_t)((int32_t)(a[l] << (32 - n)) >> (32 - n)) : a[l] << (32 - n) >> (32 - n);
+			d[l] = n == 0 ? 0 : in->alt[1] ? (uint32_t)((int32_t)(a[l] << (32 - n)) >> (32 - n))
+				: a[l] << (32 - n) >> (32 - n);
 	}
 	return true;
 }

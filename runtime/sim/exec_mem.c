@@ -85,7 +85,8 @@ static bool check_lane(Warp *w, const Inst *in, int l, Space space, Access *a)
 		return true;
 	case SPACE_PARAM:
 		if (address > cta->kernel->param_bytes || a->bytes > cta->kernel->param_bytes - address || a->is_write)
-			return report_at(w, in, l, "%u bytes at offset %lld of the parameters, which have %u and are read-only", a->bytes,
+			return report_at(w, in, l, "%u bytes at offset %lld of the parameters, which have %u and are read-only",
+				a->bytes,
 				(long long)address, cta->kernel->param_bytes);
 		a->at[l] = cta->params + address;
 		return true;
@@ -210,7 +211,8 @@ static void store_lane(Warp *w, const Inst *in, const Access *a, int l, uint8_t 
 }
 
 /* Lanes of one store that write different values to one place leave it undefined which stays. Aligned accesses of one
- * size overlap only when they are equal, and then follow each other in most programs: ascending lanes are checked fast. */
+ * size overlap only when they are equal, and then follow each other in most programs: ascending lanes are checked
+ * fast. */
 static bool check_overlap(Warp *w, const Inst *in, uint32_t mask, const Access *a)
 {
 	const uint8_t *last = NULL;
@@ -311,7 +313,8 @@ static uint64_t combine(uint64_t old, uint64_t x, int op, int type, uint32_t byt
 		if (type != 3)
 			return old + x;
 		if (wide)
-			return format_encode(format_decode(old, FORMAT_F64) + format_decode(x, FORMAT_F64), FORMAT_F64, ROUND_NEAREST);
+			return format_encode(format_decode(old, FORMAT_F64) + format_decode(x, FORMAT_F64), FORMAT_F64,
+				ROUND_NEAREST);
 		return bits_of(canonical(float_of((uint32_t)old) + float_of((uint32_t)x)));
 	case 1: return less ? old : x;
 	case 2: return less ? x : old;

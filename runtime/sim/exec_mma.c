@@ -1,7 +1,7 @@
 /*
- * mma.sync m16n8: D = A B + C, 16 x 8 results a warp. With g = lane / 4 and t = lane % 4, and E elements of an operand in
- * a register (1 tf32, 2 of 16 bits, 4 of 8 bits), register r of A holds row g + 8 (r % 2), columns E (t + 4 (r / 2)) on;
- * register r of B rows E (t + 4 r) on of column g; C and D rows g and g + 8, columns 2t and 2t + 1.
+ * mma.sync m16n8: D = A B + C, 16 x 8 results a warp. With g = lane / 4 and t = lane % 4, and E elements of an
+ * operand in a register (1 tf32, 2 of 16 bits, 4 of 8 bits), register r of A holds row g + 8 (r % 2), columns E (t +
+ * 4 (r / 2)) on; register r of B rows E (t + 4 r) on of column g; C and D rows g and g + 8, columns 2t and 2t + 1.
  * Products are exact. The sum of one instruction is taken in double and rounded once; hardware's order and rounding
  * of it are not architecturally defined, so results agree with it within rounding only. Integer results are exact.
  */
@@ -16,8 +16,8 @@ static bool whole_warp(Warp *w, const Inst *in, uint32_t mask)
 		|| report_at(w, in, -1, "a matrix instruction needs all 32 lanes, only 0x%08x are there", mask);
 }
 
-/* The four lanes of a group hold 4 E neighbours of one row of A, or of one column of B: as memory, a register is a small
- * matrix already, of 8 such pieces. */
+/* The four lanes of a group hold 4 E neighbours of one row of A, or of one column of B: as memory, a register is a
+ * small matrix already, of 8 such pieces. */
 #define UNPACK(name, T, E, element) \
 WIDE static void name(const T *from, float (*to)[MAX_K], int column) \
 { \
@@ -33,7 +33,8 @@ UNPACK(unpack_f16, uint16_t, 2, half_to_float(x))
 UNPACK(unpack_bf16, uint16_t, 2, bf16_to_float(x))
 
 /* A row by row, B column by column; n_a registers of A and n_a / 2 of B begin at op[first]. */
-static void unpack_floats(Warp *w, const Inst *in, int first, int n_a, Format format, float a[M][MAX_K], float b[N][MAX_K])
+static void unpack_floats(Warp *w, const Inst *in, int first, int n_a, Format format, float a[M][MAX_K],
+	float b[N][MAX_K])
 {
 	int piece = format == FORMAT_TF32 ? 4 : 8;
 	for (int r = 0; r < n_a + n_a / 2; r++) {
@@ -97,7 +98,10 @@ static bool mma_to_f32(Warp *w, const Inst *in, uint32_t mask, Format format)
 }
 
 /* alt[0]: {.f16.f16,.bf16.bf16} */
-bool op_mma_half_f32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, in->alt[0] ? FORMAT_BF16 : FORMAT_F16); }
+bool op_mma_half_f32(Warp *w, const Inst *in, uint32_t mask)
+{
+	return mma_to_f32(w, in, mask, in->alt[0] ? FORMAT_BF16 : FORMAT_F16);
+}
 bool op_mma_tf32(Warp *w, const Inst *in, uint32_t mask) { return mma_to_f32(w, in, mask, FORMAT_TF32); }
 
 /* C and D of f16: register r holds row g + 8 r. */

@@ -297,5 +297,9 @@ static bool set_word(Warp *w, const Inst *in, uint32_t mask, uint32_t result)
 	return true;
 }
 
-bool op_set_int(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_int(w, in, in->alt[2])); }
+bool op_set_int(Warp *w, const Inst *in, uint32_t mask)
+{
+	return set_word(w, in, mask, compare_int(w, in, in->alt[2]));
+}
+
 bool op_set_f32(Warp *w, const Inst *in, uint32_t mask) { return set_word(w, in, mask, compare_float(w, in)); }

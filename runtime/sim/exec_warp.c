@@ -10,21 +10,24 @@ static bool check_members(Warp *w, const Inst *in, uint32_t mask, const uint32_t
 		if (!(members[l] >> l & 1))
 			return report_at(w, in, l, "the lane is not in its own member mask 0x%08x", members[l]);
 		if (missing)
-			return report_at(w, in, l, "lanes 0x%08x of the member mask 0x%08x do not take part: they are in divergent code or "
+			return report_at(w, in, l,
+				"lanes 0x%08x of the member mask 0x%08x do not take part: they are in divergent code or "
 				"under a predicate", missing, members[l]);
 	}
 	return true;
 }
 
-/* alt[0]: {.up,.down,.bfly,.idx}. c: clamp in bits 0-4, segment mask in bits 8-12. A value from a lane that is not there is
- * undefined: the destination then counts as never written, as it does after one that was never written itself. */
+/* alt[0]: {.up,.down,.bfly,.idx}. c: clamp in bits 0-4, segment mask in bits 8-12. A value from a lane that is not
+ * there is undefined: the destination then counts as never written, as it does after one that was never written
+ * itself. */
 bool op_shfl(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]), a[LANES], valid = 0, within = 0;
 	const uint32_t *b = reg(w, in->op[3]), *c = reg(w, in->op[4]);
 	for (int k = 3; k < 6; k++)
 		if (mask & ~w->written[in->op[k]])
-			return report_at(w, in, __builtin_ctz(mask & ~w->written[in->op[k]]), "source register %d holds no value: nothing "
+			return report_at(w, in, __builtin_ctz(mask & ~w->written[in->op[k]]),
+				"source register %d holds no value: nothing "
 				"wrote it", k - 1);
 	if (!check_members(w, in, mask, reg(w, in->op[5])))
 		return false;

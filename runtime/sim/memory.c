@@ -1,6 +1,6 @@
 /*
- * Global memory: what is allocated, which bytes hold a value, and which CTA of the running launch touched them. CTAs run
- * in no defined order, so within a launch a byte that one CTA writes may not be touched by another.
+ * Global memory: what is allocated, which bytes hold a value, and which CTA of the running launch touched them. CTAs
+ * run in no defined order, so within a launch a byte that one CTA writes may not be touched by another.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,7 +183,8 @@ int sim_copy_out(Sim *sim, void *to, const void *from, size_t bytes)
 		size_t first = (size_t)(hole - written), count = 0;
 		for (size_t i = first; i < bytes; i++)
 			count += !written[i];
-		report_plain(sim, "sim_copy_out: byte %zu of the %zu at 0x%llx was never written (%zu such bytes)", first, bytes,
+		report_plain(sim, "sim_copy_out: byte %zu of the %zu at 0x%llx was never written (%zu such bytes)", first,
+			bytes,
 			(unsigned long long)(uintptr_t)from, count);
 		return -1;
 	}
@@ -259,7 +260,8 @@ bool global_read(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t b
 	for (uint32_t i = 0; i < (same_writer ? 1 : bytes); i++) {
 		uint32_t t = writer[i] & ~TAG_ATOMIC;
 		if (t >= first && kind == ACCESS_CONSTANT)
-			return report_at(w, in, lane, "ld.global.nc of bytes that this launch wrote: 0x%llx (the compiler took them "
+			return report_at(w, in, lane, "ld.global.nc of bytes that this launch wrote: 0x%llx (the compiler took "
+				"them "
 				"for read-only)", (unsigned long long)address + i);
 		if (t >= first && t != tag && !(kind == ACCESS_ORDERED && writer[i] & TAG_ATOMIC))
 			return report_conflict(w, in, lane, address + i, "reads what was written by", t);

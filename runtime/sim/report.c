@@ -59,7 +59,8 @@ bool report_at(Warp *w, const Inst *in, int lane, const char *format, ...)
 
 static void describe_one(const Allocation *a, uint64_t distance, const char *where, char *buffer, size_t size)
 {
-	snprintf(buffer, size, "%llu bytes %s the allocation of %llu bytes at 0x%llx%s", (unsigned long long)distance, where,
+	snprintf(buffer, size, "%llu bytes %s the allocation of %llu bytes at 0x%llx%s", (unsigned long long)distance,
+		where,
 		(unsigned long long)a->size, (unsigned long long)a->base, a->released ? " (released)" : "");
 }
 

@@ -46,13 +46,15 @@ bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t
 	const SharedMemory *s = &w->cta->shared;
 	if (address <= s->size && bytes <= s->size - address)
 		return true;
-	return report_at(w, in, lane, "shared memory out of bounds: %u bytes at offset %lld, the CTA has %u (%u static and %u "
+	return report_at(w, in, lane, "shared memory out of bounds: %u bytes at offset %lld, the CTA has %u (%u static "
+		"and %u "
 		"dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
 }
 
 static bool race(Warp *w, const Inst *in, int lane, uint32_t address, const char *what, uint32_t other)
 {
-	return report_at(w, in, lane, "shared-memory race: warp %u %s warp %u, with no barrier between them: byte at offset %u",
+	return report_at(w, in, lane, "shared-memory race: warp %u %s warp %u, with no barrier between them: byte at "
+		"offset %u",
 		w->number, what, other, address);
 }
 

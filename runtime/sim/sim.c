@@ -76,19 +76,24 @@ static bool check_launch(Sim *sim, const Kernel *k, const uint32_t grid[3], cons
 	uint64_t threads = (uint64_t)block[0] * block[1] * block[2];
 	const uint32_t *required = k->required_threads;
 	if (block[0] > 1024 || block[1] > 1024 || block[2] > 64 || threads == 0 || threads > 1024)
-		return report_plain(sim, "kernel '%s': a CTA of %ux%ux%u threads; it has 1 to 1024", k->name, block[0], block[1],
+		return report_plain(sim, "kernel '%s': a CTA of %ux%ux%u threads; it has 1 to 1024", k->name, block[0],
+			block[1],
 			block[2]);
 	if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > INT32_MAX || grid[1] > 65535 || grid[2] > 65535)
-		return report_plain(sim, "kernel '%s': a grid of %ux%ux%u CTAs; its limits are 2^31-1, 65535 and 65535", k->name,
+		return report_plain(sim, "kernel '%s': a grid of %ux%ux%u CTAs; its limits are 2^31-1, 65535 and 65535",
+			k->name,
 			grid[0], grid[1], grid[2]);
 	if (required[0] && memcmp(required, block, 3 * sizeof *block) != 0)
-		return report_plain(sim, "kernel '%s': launched with %ux%ux%u threads, .reqntid wants %ux%ux%u", k->name, block[0],
+		return report_plain(sim, "kernel '%s': launched with %ux%ux%u threads, .reqntid wants %ux%ux%u", k->name,
+			block[0],
 			block[1], block[2], required[0], required[1], required[2]);
 	if (k->max_threads && threads > k->max_threads)
-		return report_plain(sim, "kernel '%s': launched with %u threads, .maxntid allows %u", k->name, (unsigned)threads,
+		return report_plain(sim, "kernel '%s': launched with %u threads, .maxntid allows %u", k->name,
+			(unsigned)threads,
 			k->max_threads);
 	if (shared > MAX_SHARED || k->static_shared + shared > MAX_SHARED)
-		return report_plain(sim, "kernel '%s': %u bytes of static and %u of dynamic shared memory; a CTA has at most %d",
+		return report_plain(sim, "kernel '%s': %u bytes of static and %u of dynamic shared memory; a CTA has at most "
+			"%d",
 			k->name, k->static_shared, shared, MAX_SHARED);
 	return true;
 }

@@ -19,7 +19,8 @@ void sim_free(Sim *sim);               /* frees its modules and its memory too *
 SimModule *sim_load(Sim *sim, const char *ptx, size_t length);
 
 /* Device memory: addresses are ordinary host addresses, but a kernel may touch only what was allocated here, and every
- * byte is "unwritten" until sim_copy_in, sim_fill or a kernel writes it. Aligned to 256 bytes, with guard space around. */
+ * byte is "unwritten" until sim_copy_in, sim_fill or a kernel writes it. Aligned to 256 bytes, with guard space
+ * around. */
 void *sim_alloc(Sim *sim, size_t bytes);
 void sim_release(Sim *sim, void *memory);
 void sim_copy_in(Sim *sim, void *to, const void *from, size_t bytes);

@@ -1,5 +1,5 @@
-/* Each defect that the simulator promises to find is planted, and its report must say the right thing and where. The same
- * kernels without the defect must pass. */
+/* Each defect that the simulator promises to find is planted, and its report must say the right thing and where. The
+ * same kernels without the defect must pass. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,8 @@ typedef struct Case {
 } Case;
 
 /* %a: &in[t], %b: &out[t] (words); %s: dynamic shared memory at word t. */
-#define REGISTERS ".reg .pred %p<8>; .reg .b16 %h<8>; .reg .b32 %r<32>, %s, %d; .reg .b64 %x<8>, %a, %b; .reg .f32 %f<8>;"
+#define REGISTERS ".reg .pred %p<8>; .reg .b16 %h<8>; .reg .b32 %r<32>, %s, %d; .reg .b64 %x<8>, %a, %b;" \
+	".reg .f32 %f<8>;"
 #define ADDRESSES "mul.wide.u32 %a, %t, 4; add.s64 %b, %out, %a; add.s64 %a, %in, %a;\n" \
 	"mov.u32 %d, dynamic; mov.u32 %r30, %tid.x; shl.b32 %s, %r30, 2; add.s32 %s, %s, %d;\n"
 #define COPY "cp.async.ca.shared.global [%s], [%a], 4;\n"
@@ -23,19 +24,23 @@ static const Case cases[] = {
 	{ "copy", "ld.global.b32 %r1, [%a]; st.global.b32 [%b], %r1;", 2, 64, 0, NULL },
 	{ "read past the end", "ld.global.b32 %r1, [%a+1024];", 1, 32, 0,
 		"read of global memory out of bounds: 4 bytes at 0x" },
-	{ "distance past the end", "ld.global.b32 %r1, [%a+1032];", 1, 32, 0, "8 bytes past the end of the allocation of 1024" },
+	{ "distance past the end", "ld.global.b32 %r1, [%a+1032];", 1, 32, 0,
+		"8 bytes past the end of the allocation of 1024" },
 	{ "read before the beginning", "ld.global.b32 %r1, [%a+-4];", 1, 32, 0, "4 bytes before the allocation of 1024" },
 	{ "write past the end", "st.global.b32 [%b+4096], %t;", 1, 32, 0, "write to global memory out of bounds" },
-	{ "one lane too far", "setp.eq.s32 %p1, %t, 17; selp.b32 %r1, 4096, 0, %p1; cvt.u64.u32 %x1, %r1; add.s64 %b, %b, %x1;\n"
+	{ "one lane too far", "setp.eq.s32 %p1, %t, 17; selp.b32 %r1, 4096, 0, %p1; cvt.u64.u32 %x1, %r1; add.s64 %b, "
+		"%b, %x1;\n"
 		"st.global.b32 [%b], %t;", 1, 32, 0, "warp 0, lane 17" },
 	{ "misaligned vector", "ld.global.v4.b32 {%r1,%r2,%r3,%r4}, [%in+8];", 1, 1, 0, "misaligned access: 16 bytes" },
 	{ "shared past the end", "st.shared.b32 [%s+128], %t;", 1, 32, 128, "the CTA has 128 (0 static and 128 dynamic)" },
 	{ "static and dynamic shared", ".shared .align 4 .b8 fixed[64]; mov.u32 %r1, fixed; st.shared.b32 [%r1+60], %t;\n"
-		"st.shared.b32 [%s], %t; st.shared.b32 [%s+4], %t;", 1, 1, 4, "at offset 68, the CTA has 68 (64 static and 4 dynamic)" },
+		"st.shared.b32 [%s], %t; st.shared.b32 [%s+4], %t;", 1, 1, 4,
+			"at offset 68, the CTA has 68 (64 static and 4 dynamic)" },
 	{ "unwritten global", "ld.global.b32 %r1, [%b];", 1, 32, 0, "read of global memory that nothing wrote" },
 	{ "unwritten shared", "ld.shared.b32 %r1, [%s];", 1, 32, 128, "read of shared memory that nothing wrote" },
 	{ "unwritten register", "add.s32 %r1, %r2, 1;", 1, 32, 0, "source register 1 holds no value" },
-	{ "register written under a predicate", "setp.lt.u32 %p1, %t, 8; @%p1 mov.u32 %r1, 5; add.s32 %r2, %r1, %r1;", 1, 32, 0,
+	{ "register written under a predicate", "setp.lt.u32 %p1, %t, 8; @%p1 mov.u32 %r1, 5; add.s32 %r2, %r1, %r1;", 1,
+		32, 0,
 		"lane 8" },
 	{ "unwritten guard", "@%p1 mov.u32 %r1, 5;", 1, 32, 0, "the guard predicate holds no value" },
 	{ "unwritten but unused", "mov.u32 %r1, %r2; setp.lt.u32 %p1, %t, 99; selp.b32 %r3, %t, %r1, %p1;\n"
@@ -44,21 +49,28 @@ static const Case cases[] = {
 		"ld.shared.b32 %r2, [%r1];", 1, 64, 256, "shared-memory race: warp 1 reads what was written by warp 0|"
 		"read of shared memory that nothing wrote" },
 	{ "no race with a barrier", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d;\n"
-		"st.shared.b32 [%s], %t; bar.sync 0; ld.shared.b32 %r2, [%r1]; bar.sync 0; st.shared.b32 [%s], %r2;", 1, 64, 256, NULL },
+		"st.shared.b32 [%s], %t; bar.sync 0; ld.shared.b32 %r2, [%r1]; bar.sync 0; st.shared.b32 [%s], %r2;", 1, 64,
+			256, NULL },
 	{ "write after read", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; st.shared.b32 [%s], %t;\n"
-		"bar.sync 0; setp.lt.u32 %p1, %r30, 32; @!%p1 ld.shared.b32 %r2, [%r1]; @%p1 st.shared.b32 [%s], 1;", 1, 64, 256,
+		"bar.sync 0; setp.lt.u32 %p1, %r30, 32; @!%p1 ld.shared.b32 %r2, [%r1]; @%p1 st.shared.b32 [%s], 1;", 1, 64,
+			256,
 		"warp 0 writes what was read by warp 1" },
-	{ "two warps write", "and.b32 %r1, %r30, 31; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; st.shared.b32 [%r1], 7;", 1, 64, 256,
+	{ "two warps write", "and.b32 %r1, %r30, 31; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; st.shared.b32 [%r1], 7;",
+		1, 64, 256,
 		"warp 1 writes what was written by warp 0" },
 	{ "the wrong barrier", "shr.u32 %r3, %r30, 6; add.s32 %r3, %r3, 1; xor.b32 %r1, %r30, 64; shl.b32 %r1, %r1, 2;\n"
 		"add.s32 %r1, %r1, %d; st.shared.b32 [%s], %t; bar.sync %r3, 64; ld.shared.b32 %r2, [%r1];", 1, 128, 512,
 		"shared-memory race|nothing wrote" },
-	{ "a barrier of half the warps", "shr.u32 %r3, %r30, 6; add.s32 %r3, %r3, 1; xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2;\n"
-		"add.s32 %r1, %r1, %d; st.shared.b32 [%s], %t; bar.sync %r3, 64; ld.shared.b32 %r2, [%r1];", 1, 128, 512, NULL },
-	{ "after bar.arrive", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; setp.lt.u32 %p1, %r30, 32;\n"
+	{ "a barrier of half the warps", "shr.u32 %r3, %r30, 6; add.s32 %r3, %r3, 1; xor.b32 %r1, %r30, 32; shl.b32 %r1, "
+		"%r1, 2;\n"
+		"add.s32 %r1, %r1, %d; st.shared.b32 [%s], %t; bar.sync %r3, 64; ld.shared.b32 %r2, [%r1];", 1, 128, 512,
+			NULL },
+	{ "after bar.arrive", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; setp.lt.u32 %p1, %r30, "
+		"32;\n"
 		"@%p1 bra PRODUCE; bar.sync 1, 64; ld.shared.b32 %r2, [%r1]; ret;\n"
 		"PRODUCE: bar.arrive 1, 64; st.shared.b32 [%s], 3;", 1, 64, 256, "shared-memory race|nothing wrote" },
-	{ "before bar.arrive", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; setp.lt.u32 %p1, %r30, 32;\n"
+	{ "before bar.arrive", "xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2; add.s32 %r1, %r1, %d; setp.lt.u32 %p1, %r30, "
+		"32;\n"
 		"@%p1 bra PRODUCE; bar.sync 1, 64; ld.shared.b32 %r2, [%r1]; ret;\n"
 		"PRODUCE: st.shared.b32 [%s], 3; bar.arrive 1, 64;", 1, 64, 256, NULL },
 	{ "lanes of a store disagree", "st.shared.b32 [%d], %t;", 1, 32, 4, "store different values to the same address" },
@@ -74,24 +86,28 @@ static const Case cases[] = {
 	{ "copy over what is read", "st.shared.b32 [%s], 1; bar.sync 0; xor.b32 %r1, %r30, 32; shl.b32 %r1, %r1, 2;\n"
 		"add.s32 %r1, %r1, %d; setp.lt.u32 %p1, %r30, 32; @!%p1 ld.shared.b32 %r2, [%r1]; @%p1 " COPY, 1, 64, 256,
 		"warp 0 writes what was read by warp 1" },
-	{ "copy from outside", "cp.async.ca.shared.global [%s], [%a+1024], 4;", 1, 32, 128, "read of global memory out of bounds" },
+	{ "copy from outside", "cp.async.ca.shared.global [%s], [%a+1024], 4;", 1, 32, 128,
+		"read of global memory out of bounds" },
 	{ "copy of nothing from outside", "mov.u32 %r1, 0; cp.async.ca.shared.global [%s], [%a+1024], 4, %r1;\n"
 		"cp.async.wait_all; ld.shared.b32 %r2, [%s]; st.global.b32 [%b], %r2;", 1, 32, 128, NULL },
 	{ "CTAs write the same", "st.global.b32 [%out], %cta;", 2, 1, 0,
 		"conflict between CTAs: writes what was written by CTA (0,0,0)" },
 	{ "CTAs read what others write", "xor.b32 %r1, %cta, 1; mul.wide.u32 %x1, %r1, 4; add.s64 %x1, %in, %x1;\n"
-		"ld.global.b32 %r2, [%x1]; st.global.b32 [%a], 1;", 2, 1, 0, "writes what was read by|reads what was written by CTA" },
+		"ld.global.b32 %r2, [%x1]; st.global.b32 [%a], 1;", 2, 1, 0,
+			"writes what was read by|reads what was written by CTA" },
 	{ "nc of what was written", "st.global.b32 [%b], 1; ld.global.nc.b32 %r1, [%b];", 1, 32, 0,
 		"ld.global.nc of bytes that this launch wrote" },
 	{ "atomics of all CTAs", "red.global.add.u32 [%in], 1;", 4, 64, 0, NULL },
 	{ "a warp leaves", "setp.ge.u32 %p1, %r30, 32; @%p1 ret; bar.sync 0;", 1, 64, 0,
 		"deadlock: barrier 0 has 1 of 2 warps; warp 0 waits at barrier 0 (PTX line 20); warp 1 has exited" },
 	{ "different barriers", "shr.u32 %r1, %r30, 5; bar.sync %r1;", 1, 64, 0, "deadlock" },
-	{ "barrier counts differ", "setp.ge.u32 %p1, %r30, 32; @%p1 bra X; bar.sync 0, 64; ret; X: bar.sync 0, 96;", 1, 128, 0,
+	{ "barrier counts differ", "setp.ge.u32 %p1, %r30, 32; @%p1 bra X; bar.sync 0, 64; ret; X: bar.sync 0, 96;", 1,
+		128, 0,
 		"this warp expects 3 warps there, those that wait expect 2" },
 	{ "diverged barrier", "setp.ge.u32 %p1, %r30, 16; @%p1 bra X; bar.sync 0; X: mov.u32 %r1, 0;", 1, 32, 0,
 		"must be executed by all lanes of the warp together, but only lanes 0x0000ffff" },
-	{ "diverged shuffle", "setp.ge.u32 %p1, %r30, 16; @%p1 bra X; shfl.sync.idx.b32 %r1, %t, 0, 31, -1; X: mov.u32 %r1, 0;", 1,
+	{ "diverged shuffle", "setp.ge.u32 %p1, %r30, 16; @%p1 bra X; shfl.sync.idx.b32 %r1, %t, 0, 31, -1; X: mov.u32 "
+		"%r1, 0;", 1,
 		32, 0, "lanes 0xffff0000 of the member mask 0xffffffff do not take part" },
 	{ "shuffle after exits", "setp.ge.u32 %p1, %r30, 16; @%p1 ret; shfl.sync.idx.b32 %r1, %t, 0, 31, -1;\n"
 		"st.global.b32 [%b], %r1;", 1, 32, 0, NULL },
@@ -125,7 +141,8 @@ static void run_case(const Case *c)
 	void *in = sim_alloc(sim, IN_BYTES), *out = sim_alloc(sim, OUT_BYTES);
 	char body[2048];
 	sim_fill(sim, in, 1, IN_BYTES);
-	snprintf(body, sizeof body, "%s%s%s", strstr(c->body, ".loc") ? ".file 1 \"kernel.lua\"\n" : "", ADDRESSES, c->body);
+	snprintf(body, sizeof body, "%s%s%s", strstr(c->body, ".loc") ? ".file 1 \"kernel.lua\"\n" : "", ADDRESSES,
+		c->body);
 	char *text = kernel_text(REGISTERS, body);
 	bool ok = run_text(sim, text, c->ctas, c->threads, c->shared, in, out);
 	if (c->report)
@@ -150,7 +167,8 @@ static void test_host_side(void)
 	check(sim_copy_out(sim, result, out, 124) == 0, "%s", sim_error(sim));
 	check(sim_copy_out(sim, result, out, 128) == -1 && strstr(sim_error(sim), "byte 124 of the 128"), "a hole: %s",
 		sim_error(sim));
-	check(sim_copy_out(sim, result, out, 132) == -1 && strstr(sim_error(sim), "not inside one allocation"), "too much: %s",
+	check(sim_copy_out(sim, result, out, 132) == -1 && strstr(sim_error(sim), "not inside one allocation"),
+		"too much: %s",
 		sim_error(sim));
 	sim_fill(sim, out, 0, 128);
 	check(sim_copy_out(sim, result, out, 128) == 0, "%s", sim_error(sim));

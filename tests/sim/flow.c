@@ -52,36 +52,47 @@ static const Case cases[] = {
 	{ "two ways", "and.b32 %r1, %t, 1; setp.eq.u32 %p1, %r1, 0; @%p1 bra EVEN; mul.lo.u32 %r0, %t, 3; bra.uni DONE;\n"
 		"EVEN: add.u32 %r0, %t, 100;\nDONE:" STORE, two_ways },
 	{ "loops of different lengths", "add.u32 %r1, %t, 1; mov.u32 %r0, 0;\n"
-		"LOOP: setp.eq.u32 %p1, %r1, 1; @%p1 bra DONE; add.u32 %r0, %r0, 1; and.b32 %r2, %r1, 1; setp.eq.u32 %p2, %r2, 0;\n"
-		"@%p2 bra EVEN; mad.lo.u32 %r1, %r1, 3, 1; bra LOOP; EVEN: shr.u32 %r1, %r1, 1; bra LOOP;\nDONE:" STORE, collatz },
-	{ "nested loops with break and continue", "mov.u32 %r0, 0; rem.u32 %r1, %t, 7; rem.u32 %r2, %t, 3; mov.u32 %r3, 0;\n"
+		"LOOP: setp.eq.u32 %p1, %r1, 1; @%p1 bra DONE; add.u32 %r0, %r0, 1; and.b32 %r2, %r1, 1; setp.eq.u32 %p2, "
+			"%r2, 0;\n"
+		"@%p2 bra EVEN; mad.lo.u32 %r1, %r1, 3, 1; bra LOOP; EVEN: shr.u32 %r1, %r1, 1; bra LOOP;\nDONE:" STORE,
+			collatz },
+	{ "nested loops with break and continue",
+		"mov.u32 %r0, 0; rem.u32 %r1, %t, 7; rem.u32 %r2, %t, 3; mov.u32 %r3, 0;\n"
 		"OUTER: setp.ge.u32 %p1, %r3, %r1; @%p1 bra END; mov.u32 %r4, 0; add.u32 %r5, %r3, %r2;\n"
-		"INNER: setp.gt.u32 %p2, %r4, %r5; @%p2 bra NEXT; setp.eq.u32 %p3, %r4, 4; @%p3 bra NEXT; add.u32 %r6, %r3, %r4;\n"
+		"INNER: setp.gt.u32 %p2, %r4, %r5; @%p2 bra NEXT; setp.eq.u32 %p3, %r4, 4; @%p3 bra NEXT; add.u32 %r6, %r3, "
+			"%r4;\n"
 		"and.b32 %r6, %r6, 1; setp.eq.u32 %p4, %r6, 1; @%p4 bra CONTINUE; mad.lo.u32 %r0, %r3, 10, %r0;\n"
 		"add.u32 %r0, %r0, %r4;\nCONTINUE: add.u32 %r4, %r4, 1; bra INNER;\n"
 		"NEXT: add.u32 %r3, %r3, 1; vote.sync.any.pred %p5, %p1, 0xffffffff; bra OUTER;\nEND:" STORE, NULL },
 	{ "the same without a vote in the loop", "mov.u32 %r0, 0; rem.u32 %r1, %t, 7; rem.u32 %r2, %t, 3; mov.u32 %r3, 0;\n"
 		"OUTER: setp.ge.u32 %p1, %r3, %r1; @%p1 bra END; mov.u32 %r4, 0; add.u32 %r5, %r3, %r2;\n"
-		"INNER: setp.gt.u32 %p2, %r4, %r5; @%p2 bra NEXT; setp.eq.u32 %p3, %r4, 4; @%p3 bra NEXT; add.u32 %r6, %r3, %r4;\n"
+		"INNER: setp.gt.u32 %p2, %r4, %r5; @%p2 bra NEXT; setp.eq.u32 %p3, %r4, 4; @%p3 bra NEXT; add.u32 %r6, %r3, "
+			"%r4;\n"
 		"and.b32 %r6, %r6, 1; setp.eq.u32 %p4, %r6, 1; @%p4 bra CONTINUE; mad.lo.u32 %r0, %r3, 10, %r0;\n"
 		"add.u32 %r0, %r0, %r4;\nCONTINUE: add.u32 %r4, %r4, 1; bra INNER;\n"
 		"NEXT: add.u32 %r3, %r3, 1; bra OUTER;\nEND:" STORE, nested },
 	{ "together after the branch", "and.b32 %r1, %t, 31; setp.gt.u32 %p1, %r1, 20; @%p1 bra A; mov.u32 %r2, 0; bra B;\n"
-		"A: mov.u32 %r2, 1;\nB: setp.eq.u32 %p2, %r2, 1; vote.sync.ballot.b32 %r3, %p2, -1; popc.b32 %r0, %r3;" STORE, counted },
+		"A: mov.u32 %r2, 1;\nB: setp.eq.u32 %p2, %r2, 1; vote.sync.ballot.b32 %r3, %p2, -1; popc.b32 %r0, "
+			"%r3;" STORE, counted },
 	{ "shfl.down", "shfl.sync.down.b32 %r0|%p1, %t, 1, 31, -1;" STORE, neighbour },
-	{ "shfl.up with its predicate", "shfl.sync.up.b32 %r0|%p1, %t, 3, 0, -1; @!%p1 add.u32 %r0, %t, 1000;" STORE, upwards },
+	{ "shfl.up with its predicate", "shfl.sync.up.b32 %r0|%p1, %t, 3, 0, -1; @!%p1 add.u32 %r0, %t, 1000;" STORE,
+		upwards },
 	{ "shfl.bfly", "mov.u32 %r0, %t; shfl.sync.bfly.b32 %r1, %r0, 16, 31, -1; add.u32 %r0, %r0, %r1;\n"
 		"shfl.sync.bfly.b32 %r1, %r0, 8, 31, -1; add.u32 %r0, %r0, %r1; shfl.sync.bfly.b32 %r1, %r0, 4, 31, -1;\n"
 		"add.u32 %r0, %r0, %r1; shfl.sync.bfly.b32 %r1, %r0, 2, 31, -1; add.u32 %r0, %r0, %r1;\n"
 		"shfl.sync.bfly.b32 %r1, %r0, 1, 31, -1; add.u32 %r0, %r0, %r1;" STORE, butterfly },
 	{ "shfl.idx in segments of 8", "shfl.sync.idx.b32 %r0, %t, 5, 0x181f, -1;" STORE, rotated },
-	{ "some lanes leave early", "setp.lt.u32 %p1, %t, 10; @!%p1 bra GO; mov.u32 %r0, 1;" STORE "ret; GO: mov.u32 %r0, 2;" STORE,
+	{ "some lanes leave early", "setp.lt.u32 %p1, %t, 10; @!%p1 bra GO; mov.u32 %r0, 1;" STORE "ret; GO: mov.u32 "
+		"%r0, 2;" STORE,
 		early },
-	{ "inner scopes", "mov.u32 %r0, %t; { .reg .b32 %r0; .reg .pred p; mov.u32 %r0, 5; setp.eq.u32 p, %r0, 5; @p bra X; trap; X: }\n"
-		"{ .reg .b32 y; mov.u32 y, 7; setp.eq.u32 %p1, y, 7; @%p1 bra X; trap; X: add.u32 %r0, %r0, y; }" STORE, scope },
+	{ "inner scopes", "mov.u32 %r0, %t; { .reg .b32 %r0; .reg .pred p; mov.u32 %r0, 5; setp.eq.u32 p, %r0, 5; @p bra "
+		"X; trap; X: }\n"
+		"{ .reg .b32 y; mov.u32 y, 7; setp.eq.u32 %p1, y, 7; @%p1 bra X; trap; X: add.u32 %r0, %r0, y; }" STORE,
+			scope },
 	{ "redux", "redux.sync.max.u32 %r0, %t, -1;" STORE, reduced },
 	{ "match.any", "and.b32 %r1, %t, 3; match.any.sync.b32 %r0, %r1, -1;" STORE, matched },
-	{ "predicates", "mov.u32 %r0, 9; setp.gt.u32 %p1, %t, 20; setp.ne.and.u32 %p2|%p3, %t, 40, %p1; @%p2 mov.u32 %r0, 5;" STORE,
+	{ "predicates", "mov.u32 %r0, 9; setp.gt.u32 %p1, %t, 20; setp.ne.and.u32 %p2|%p3, %t, 40, %p1; @%p2 mov.u32 "
+		"%r0, 5;" STORE,
 		predicated },
 };
 
@@ -93,7 +104,8 @@ static void run_case(const Case *c)
 	char *text = kernel_text(REGISTERS, c->body);
 	bool ok = run_text(sim, text, 1, THREADS, 0, out, out) && sim_copy_out(sim, result, out, sizeof result) == 0;
 	if (!c->expected)
-		check(!ok && strstr(sim_error(sim), "do not take part"), "%s: a vote of lanes that left is not reported", c->name);
+		check(!ok && strstr(sim_error(sim), "do not take part"), "%s: a vote of lanes that left is not reported",
+			c->name);
 	else
 		check(ok, "%s: %s", c->name, sim_error(sim));
 	uint32_t t = 0;
@@ -111,8 +123,10 @@ static void test_dimensions(void)
 	static const char body[] =
 		"mov.u32 %r1, %tid.x; mov.u32 %r2, %tid.y; mov.u32 %r3, %tid.z; mov.u32 %r4, %ntid.x; mov.u32 %r5, %ntid.y;\n"
 		"mov.u32 %r9, %ntid.z; mad.lo.u32 %r6, %r3, %r5, %r2; mad.lo.u32 %r6, %r6, %r4, %r1;\n"
-		"mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ctaid.y; mov.u32 %r3, %ctaid.z; mov.u32 %r7, %nctaid.x; mov.u32 %r8, %nctaid.y;\n"
-		"mad.lo.u32 %r0, %r3, %r8, %r2; mad.lo.u32 %r0, %r0, %r7, %r1; mul.lo.u32 %r4, %r4, %r5; mul.lo.u32 %r4, %r4, %r9;\n"
+		"mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ctaid.y; mov.u32 %r3, %ctaid.z; mov.u32 %r7, %nctaid.x; mov.u32 %r8, "
+			"%nctaid.y;\n"
+		"mad.lo.u32 %r0, %r3, %r8, %r2; mad.lo.u32 %r0, %r0, %r7, %r1; mul.lo.u32 %r4, %r4, %r5; mul.lo.u32 %r4, "
+			"%r4, %r9;\n"
 		"mad.lo.u32 %r0, %r0, %r4, %r6; mul.wide.u32 %b, %r0, 4; add.s64 %b, %out, %b; st.global.b32 [%b], %r0;";
 	enum { TOTAL = 2 * 3 * 2 * 5 * 3 * 4 };
 	uint32_t result[TOTAL];

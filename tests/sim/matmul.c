@@ -1,4 +1,5 @@
-/* A whole kernel (ring of cp.async, ldmatrix, mma) against f64; the same kernel with defects; every mma shape; counts. */
+/* A whole kernel (ring of cp.async, ldmatrix, mma) against f64; the same kernel with defects; every mma shape;
+ * counts. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,9 +94,11 @@ typedef struct Shape {
 } Shape;
 
 static const Shape shapes[] = {
-	{ "m16n8k16.row.col.f32.f16.f16.f32", 16, 16, 4, 2, 'h' }, { "m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, 4, 2, 'b' },
+	{ "m16n8k16.row.col.f32.f16.f16.f32", 16, 16, 4, 2, 'h' },
+		{ "m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, 4, 2, 'b' },
 	{ "m16n8k8.row.col.f32.f16.f16.f32", 8, 16, 2, 1, 'h' }, { "m16n8k8.row.col.f32.bf16.bf16.f32", 8, 16, 2, 1, 'b' },
-	{ "m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, 4, 2, 't' }, { "m16n8k4.row.col.f32.tf32.tf32.f32", 4, 32, 2, 1, 't' },
+	{ "m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, 4, 2, 't' },
+		{ "m16n8k4.row.col.f32.tf32.tf32.f32", 4, 32, 2, 1, 't' },
 	{ "m16n8k32.row.col.s32.s8.s8.s32", 32, 8, 4, 2, 's' }, { "m16n8k32.row.col.s32.u8.u8.s32", 32, 8, 4, 2, 'u' },
 	{ "m16n8k16.row.col.satfinite.s32.s8.s8.s32", 16, 8, 2, 1, 's' },
 };
@@ -128,7 +131,8 @@ static void test_shape(const Shape *s)
 		int group = lane >> 2, in_group = lane & 3;
 		for (int i = 0; i < s->n_a * (int)per; i++) {
 			/* From the manual: row = group for registers 0 and 2, group + 8 for 1 and 3. */
-			int r = i / (int)per, row = r % 2 ? group + 8 : group, col = in_group * (int)per + i % (int)per + (r >= 2 ? s->k / 2 : 0);
+			int r = i / (int)per, row = r % 2 ? group + 8 : group,
+				col = in_group * (int)per + i % (int)per + (r >= 2 ? s->k / 2 : 0);
 			in[lane][r] |= encode(a[row][col], s->type) << (unsigned)s->bits % 32 * (unsigned)(i % (int)per);
 		}
 		for (int i = 0; i < s->n_b * (int)per; i++) {
@@ -145,8 +149,10 @@ static void test_shape(const Shape *s)
 	size_t at = (size_t)snprintf(body, sizeof body, "mul.wide.u32 %%a, %%t, 64; add.s64 %%a, %%in, %%a;\n");
 	for (int i = 0; i < 12; i++)
 		at += (size_t)snprintf(body + at, sizeof body - at, "ld.global.b32 %%r%d, [%%a+%d];\n", i, 4 * i);
-	snprintf(body + at, sizeof body - at, "mma.sync.aligned.%s {%%r20,%%r21,%%r22,%%r23}, %s, %s, {%%r8,%%r9,%%r10,%%r11};\n"
-		"mul.wide.u32 %%a, %%t, 16; add.s64 %%a, %%out, %%a; st.global.v4.b32 [%%a], {%%r20,%%r21,%%r22,%%r23};", s->opcode,
+	snprintf(body + at, sizeof body - at,
+		"mma.sync.aligned.%s {%%r20,%%r21,%%r22,%%r23}, %s, %s, {%%r8,%%r9,%%r10,%%r11};\n"
+		"mul.wide.u32 %%a, %%t, 16; add.s64 %%a, %%out, %%a; st.global.v4.b32 [%%a], {%%r20,%%r21,%%r22,%%r23};",
+			s->opcode,
 		s->n_a == 4 ? "{%r0,%r1,%r2,%r3}" : "{%r0,%r1}", s->n_b == 2 ? "{%r4,%r5}" : "{%r4}");
 	Sim *sim = sim_new();
 	void *from = sim_alloc(sim, sizeof in), *to = sim_alloc(sim, sizeof out);
@@ -184,7 +190,8 @@ int main(void)
 	test_defect(text, "[%r25+2560]", "[%r25+6660]", 0, "misaligned matrix row");
 	test_defect(text, "[%r25+2560]", "[%r25+6144]", 0, "shared memory out of bounds");
 	test_defect(text, "mov.f32 %f9, 0f00000000;", "", 0, "holds no value");
-	test_defect(text, "setp.ge.u32 %p2, %r22, %r1", "setp.gt.u32 %p2, %r22, %r1", 0, "read of global memory out of bounds");
+	test_defect(text, "setp.ge.u32 %p2, %r22, %r1", "setp.gt.u32 %p2, %r22, %r1", 0,
+		"read of global memory out of bounds");
 	for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
 		test_shape(&shapes[i]);
 	free(text);

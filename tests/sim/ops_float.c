@@ -43,7 +43,8 @@ static uint32_t small_bits(double x, int mantissa_bits, int bias)
 		else
 			high = middle;
 	}
-	double below = small_value(low, mantissa_bits, bias), step = below - small_value(low ? low - 1 : 0, mantissa_bits, bias);
+	double below = small_value(low, mantissa_bits, bias), step = below - small_value(low ? low - 1 : 0,
+		mantissa_bits, bias);
 	double above = high == infinity ? below + step : small_value(high, mantissa_bits, bias);
 	if (isinf(x) || x - below > above - x || (x - below == above - x && low & 1))
 		low = high;
@@ -56,9 +57,10 @@ static uint64_t to_h(double x) { return small_bits(x, 10, 15); }
 static uint64_t to_bf(double x) { return small_bits(x, 7, 127); }
 
 #define E(name, expression) \
-static uint64_t name(const uint64_t *x) { float a = f32(x[0]), b = f32(x[1]), c = f32(x[2]); (void)a; (void)b; (void)c; \
-	return expression; }
-E(add, bits32(a + b)) E(sub, bits32(a - b)) E(mul, bits32(a * b)) E(fma3, bits32(fmaf(a, b, c))) E(divide, bits32(a / b))
+static uint64_t name(const uint64_t *x) { float a = f32(x[0]), b = f32(x[1]), c = f32(x[2]); \
+	(void)a; (void)b; (void)c; return expression; }
+E(add, bits32(a + b)) E(sub, bits32(a - b)) E(mul, bits32(a * b)) E(fma3, bits32(fmaf(a, b, c)))
+	E(divide, bits32(a / b))
 E(add_ftz, bits32(ftz(ftz(a) + ftz(b)))) E(mul_ftz, bits32(ftz(ftz(a) * ftz(b))))
 E(add_sat, a + b > 0 ? bits32(fminf(a + b, 1)) : 0)
 E(root, bits32(sqrtf(a))) E(reciprocal, bits32(1 / a)) E(rroot, bits32((float)(1 / sqrt(a)))) E(ex2, bits32(exp2f(a)))
@@ -70,11 +72,13 @@ E(maximum_nan, a != a || b != b ? 0x7fffffff : a == b ? x[0] & x[1] : bits32(a >
 E(absolute, x[0] & 0x7fffffff) E(negate, x[0] ^ 0x80000000) E(sign_of, (x[0] & 0x80000000) | (x[1] & 0x7fffffff))
 E(lt, a < b) E(ne, a < b || a > b) E(neu, !(a == b)) E(geu, !(a < b)) E(ltu, !(a >= b)) E(num, a == a && b == b)
 E(isnan2, a != a || b != b) E(normal, fpclassify(a) == FP_NORMAL) E(infinite, isinf(a) != 0)
-E(floor_f, bits32(floorf(a))) E(ceil_f, bits32(ceilf(a))) E(round_f, bits32(nearbyintf(a))) E(trunc_f, bits32(truncf(a)))
+E(floor_f, bits32(floorf(a))) E(ceil_f, bits32(ceilf(a))) E(round_f, bits32(nearbyintf(a)))
+	E(trunc_f, bits32(truncf(a)))
 E(to_s32, a != a ? 0 : (uint64_t)(int64_t)(a >= 0x1p31f ? INT32_MAX : a < -0x1p31f ? INT32_MIN : (int64_t)a))
 E(to_u32, a != a || a < 0 ? 0 : a >= 0x1p32f ? UINT32_MAX : (uint64_t)a)
 E(floor_s32, a != a ? 0 : (uint64_t)(int64_t)(a >= 0x1p31f ? INT32_MAX : a < -0x1p31f ? INT32_MIN : (int64_t)floorf(a)))
-E(from_s32, bits32((float)(int32_t)x[0])) E(from_u32, bits32((float)(uint32_t)x[0])) E(from_s64, bits32((float)(int64_t)x[0]))
+E(from_s32, bits32((float)(int32_t)x[0])) E(from_u32, bits32((float)(uint32_t)x[0]))
+	E(from_s64, bits32((float)(int64_t)x[0]))
 E(half_of_u32, to_h((uint32_t)x[0])) E(bf_of_f, to_bf(a)) E(half_of_f, to_h(a))
 E(pair_bf, to_bf(a) << 16 | to_bf(b)) E(pair_h, to_h(a) << 16 | to_h(b))
 E(pair_relu, to_bf(a <= 0 ? 0 : a) << 16 | to_bf(b <= 0 ? 0 : b))
@@ -87,17 +91,19 @@ E(bf2_mul, to_bf(bf(x[0]) * bf(x[1])) | to_bf(bf(x[0] >> 16) * bf(x[1] >> 16)) <
 E(h_max_nan, h(x[0]) != h(x[0]) || h(x[1]) != h(x[1]) ? 0x7fff : h(x[0]) == h(x[1]) ? x[0] & x[1] & 0xffff
 	: h(x[0]) > h(x[1]) ? x[0] : x[1])
 #define D(name, expression) \
-static uint64_t name(const uint64_t *x) { double a = f64(x[0]), b = f64(x[1]), c = f64(x[2]); (void)a; (void)b; (void)c; \
-	return bits64(expression); }
+static uint64_t name(const uint64_t *x) { double a = f64(x[0]), b = f64(x[1]), c = f64(x[2]); \
+	(void)a; (void)b; (void)c; return bits64(expression); }
 D(d_add, a + b) D(d_mul, a * b) D(d_fma, fma(a, b, c)) D(d_div, a / b) D(d_sqrt, sqrt(a))
 static uint64_t f_of_d(const uint64_t *x) { return bits32((float)f64(x[0])); }
 
 static const Row rows[] = {
 	{ "add.rn.f32", "44", 4, add, 0 }, { "add.f32", "44", 4, add, 0 }, { "sub.rn.f32", "44", 4, sub, 0 },
 	{ "mul.rn.f32", "44", 4, mul, 0 }, { "fma.rn.f32", "444", 4, fma3, 0 }, { "div.rn.f32", "44", 4, divide, 0 },
-	{ "div.full.f32", "44", 4, divide, 0 }, { "add.rn.ftz.f32", "44", 4, add_ftz, 0 }, { "mul.ftz.f32", "44", 4, mul_ftz, 0 },
+	{ "div.full.f32", "44", 4, divide, 0 }, { "add.rn.ftz.f32", "44", 4, add_ftz, 0 },
+		{ "mul.ftz.f32", "44", 4, mul_ftz, 0 },
 	{ "add.sat.f32", "44", 4, add_sat, 0 }, { "sqrt.rn.f32", "4", 4, root, 0 }, { "rcp.rn.f32", "4", 4, reciprocal, 0 },
-	{ "rsqrt.approx.f32", "4", 4, rroot, 1 }, { "ex2.approx.f32", "4", 4, ex2, 1 }, { "lg2.approx.f32", "4", 4, lg2, 1 },
+	{ "rsqrt.approx.f32", "4", 4, rroot, 1 }, { "ex2.approx.f32", "4", 4, ex2, 1 },
+		{ "lg2.approx.f32", "4", 4, lg2, 1 },
 	{ "tanh.approx.f32", "4", 4, hyp, 1 }, { "min.f32", "44", 4, minimum, 0 }, { "max.f32", "44", 4, maximum, 0 },
 	{ "min.NaN.f32", "44", 4, minimum_nan, 0 }, { "max.NaN.f32", "44", 4, maximum_nan, 0 },
 	{ "abs.f32", "4", 4, absolute, 0 }, { "neg.f32", "4", 4, negate, 0 }, { "copysign.f32", "44", 4, sign_of, 0 },
@@ -113,10 +119,12 @@ static const Row rows[] = {
 	{ "cvt.rn.bf16.f32", "4", 2, bf_of_f, 0 }, { "cvt.rn.f16.f32", "4", 2, half_of_f, 0 },
 	{ "cvt.rn.bf16x2.f32", "44", 4, pair_bf, 0 }, { "cvt.rn.f16x2.f32", "44", 4, pair_h, 0 },
 	{ "cvt.rn.relu.bf16x2.f32", "44", 4, pair_relu, 0 }, { "cvt.f32.f16", "2", 4, wide_h, 0 },
-	{ "cvt.f32.bf16", "2", 4, wide_bf, 0 }, { "cvt.rna.tf32.f32", "4", 4, tf32_of, 0 }, { "cvt.f64.f32", "4", 8, d_of_f, 0 },
+	{ "cvt.f32.bf16", "2", 4, wide_bf, 0 }, { "cvt.rna.tf32.f32", "4", 4, tf32_of, 0 },
+		{ "cvt.f64.f32", "4", 8, d_of_f, 0 },
 	{ "cvt.rn.f32.f64", "8", 4, f_of_d, 0 }, { "add.rn.f16", "22", 2, h_add, 0 }, { "mul.f16", "22", 2, h_mul, 0 },
 	{ "fma.rn.f16", "222", 2, h_fma, 0 }, { "mul.bf16", "22", 2, bf_mul, 0 }, { "add.f16x2", "44", 4, h2_add, 0 },
-	{ "mul.rn.bf16x2", "44", 4, bf2_mul, 0 }, { "max.NaN.f16", "22", 2, h_max_nan, 0 }, { "add.f64", "88", 8, d_add, 0 },
+	{ "mul.rn.bf16x2", "44", 4, bf2_mul, 0 }, { "max.NaN.f16", "22", 2, h_max_nan, 0 },
+		{ "add.f64", "88", 8, d_add, 0 },
 	{ "mul.rn.f64", "88", 8, d_mul, 0 }, { "fma.rn.f64", "888", 8, d_fma, 0 }, { "div.rn.f64", "88", 8, d_div, 0 },
 	{ "sqrt.rn.f64", "8", 8, d_sqrt, 0 },
 };
@@ -162,7 +170,8 @@ static void test_row(const Row *row)
 		memcpy(x, &in[i * n], n * sizeof *x);
 		uint64_t want = row->expected(x) & (row->out_bytes == 1 ? 1 : UINT64_MAX >> (64 - 8 * row->out_bytes));
 		if (!matches(out[i], want, row) && bad++ == 0)
-			printf("%s(%llx, %llx, %llx): %llx, not %llx\n", row->opcode, (unsigned long long)x[0], (unsigned long long)x[1],
+			printf("%s(%llx, %llx, %llx): %llx, not %llx\n", row->opcode, (unsigned long long)x[0],
+				(unsigned long long)x[1],
 				(unsigned long long)x[2], (unsigned long long)out[i], (unsigned long long)want);
 	}
 	check(bad == 0, "%s: %zu of %d cases", row->opcode, bad, CASES);

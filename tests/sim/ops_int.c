@@ -10,7 +10,8 @@ typedef struct Row { const char *opcode, *widths; int out_bytes; Expected expect
 
 #define E(name, expression) \
 static uint64_t name(const uint64_t *x) { \
-	uint64_t a = x[0], b = x[1], c = x[2], d = x[3]; (void)a; (void)b; (void)c; (void)d; return (uint64_t)(expression); }
+	uint64_t a = x[0], b = x[1], c = x[2], d = x[3]; \
+	(void)a; (void)b; (void)c; (void)d; return (uint64_t)(expression); }
 #define U16(v) ((uint16_t)(v))
 #define S16(v) ((int16_t)(v))
 #define U32(v) ((uint32_t)(v))
@@ -31,11 +32,13 @@ E(div_u64, a / b) E(rem_u64, a % b) E(div_s64, b == UINT64_MAX ? 0 - a : (uint64
 E(min_u16, U16(a) < U16(b) ? a : b) E(min_s16, S16(a) < S16(b) ? a : b) E(max_s16, S16(a) > S16(b) ? a : b)
 E(min_u32, U32(a) < U32(b) ? a : b) E(min_s32, S32(a) < S32(b) ? a : b)
 E(max_u32, U32(a) > U32(b) ? a : b) E(max_s32, S32(a) > S32(b) ? a : b)
-E(min_u64, a < b ? a : b) E(min_s64, S64(a) < S64(b) ? a : b) E(max_u64, a > b ? a : b) E(max_s64, S64(a) > S64(b) ? a : b)
+E(min_u64, a < b ? a : b) E(min_s64, S64(a) < S64(b) ? a : b) E(max_u64, a > b ? a : b)
+	E(max_s64, S64(a) > S64(b) ? a : b)
 E(abs_s16, S16(a) < 0 ? -S16(a) : S16(a)) E(abs_s32, S32(a) < 0 ? 0 - a : a) E(abs_s64, S64(a) < 0 ? 0 - a : a)
 E(neg, 0 - a) E(not, ~a) E(and, a & b) E(or, a | b) E(xor, a ^ b)
 E(cnot_32, U32(a) == 0) E(cnot_64, a == 0)
-E(shl_16, U32(b) < 16 ? a << U32(b) : 0) E(shl_32, U32(b) < 32 ? a << U32(b) : 0) E(shl_64, U32(b) < 64 ? a << U32(b) : 0)
+E(shl_16, U32(b) < 16 ? a << U32(b) : 0) E(shl_32, U32(b) < 32 ? a << U32(b) : 0)
+	E(shl_64, U32(b) < 64 ? a << U32(b) : 0)
 E(shr_u16, U32(b) < 16 ? U16(a) >> U32(b) : 0) E(shr_s16, S16(a) >> (U32(b) < 16 ? U32(b) : 15))
 E(shr_u32, U32(b) < 32 ? U32(a) >> U32(b) : 0) E(shr_s32, S32(a) >> (U32(b) < 32 ? U32(b) : 31))
 E(shr_u64, U32(b) < 64 ? a >> U32(b) : 0) E(shr_s64, S64(a) >> (U32(b) < 64 ? U32(b) : 63))
@@ -61,7 +64,8 @@ E(sad_s32, (S32(a) < S32(b) ? b - a : a - b) + c)
 /* The definitions of the PTX manual, bit by bit. */
 static uint64_t extract(uint64_t a, uint64_t b, uint64_t c, int msb, bool is_signed)
 {
-	int position = (int)(b & 255), length = (int)(c & 255), last = position + length - 1 < msb ? position + length - 1 : msb;
+	int position = (int)(b & 255), length = (int)(c & 255), last = position + length - 1 < msb
+		? position + length - 1 : msb;
 	uint64_t sign = is_signed && length ? a >> last & 1 : 0, result = 0;
 	for (int i = 0; i <= msb; i++)
 		result |= (i < length && position + i <= msb ? a >> (position + i) & 1 : sign) << i;
@@ -114,12 +118,14 @@ static uint64_t permuted(const uint64_t *x)
 
 static const Row rows[] = {
 	{ "add.s16", "22", 2, add }, { "add.s32", "44", 4, add }, { "add.u64", "88", 8, add }, { "sub.u16", "22", 2, sub },
-	{ "sub.s32", "44", 4, sub }, { "sub.s64", "88", 8, sub }, { "mul.lo.u16", "22", 2, mul }, { "mul.lo.s32", "44", 4, mul },
+	{ "sub.s32", "44", 4, sub }, { "sub.s64", "88", 8, sub }, { "mul.lo.u16", "22", 2, mul },
+		{ "mul.lo.s32", "44", 4, mul },
 	{ "mul.lo.u64", "88", 8, mul }, { "mad.lo.s16", "222", 2, mad }, { "mad.lo.u32", "444", 4, mad },
 	{ "mad.lo.s64", "888", 8, mad }, { "mul.hi.u16", "22", 2, hi_u16 }, { "mul.hi.s16", "22", 2, hi_s16 },
 	{ "mul.hi.u32", "44", 4, hi_u32 }, { "mul.hi.s32", "44", 4, hi_s32 }, { "mul.hi.u64", "88", 8, hi_u64 },
 	{ "mul.hi.s64", "88", 8, hi_s64 }, { "mul.wide.u16", "22", 4, wide_u16 }, { "mul.wide.s16", "22", 4, wide_s16 },
-	{ "mul.wide.u32", "44", 8, wide_u32 }, { "mul.wide.s32", "44", 8, wide_s32 }, { "mad.wide.u32", "448", 8, mwide_u32 },
+	{ "mul.wide.u32", "44", 8, wide_u32 }, { "mul.wide.s32", "44", 8, wide_s32 },
+		{ "mad.wide.u32", "448", 8, mwide_u32 },
 	{ "mad.wide.s32", "448", 8, mwide_s32 }, { "div.u32", "44", 4, div_u32 }, { "rem.u32", "44", 4, rem_u32 },
 	{ "div.s32", "44", 4, div_s32 }, { "rem.s32", "44", 4, rem_s32 }, { "div.u64", "88", 8, div_u64 },
 	{ "rem.u64", "88", 8, rem_u64 }, { "div.s64", "88", 8, div_s64 }, { "min.u16", "22", 2, min_u16 },
@@ -130,7 +136,8 @@ static const Row rows[] = {
 	{ "abs.s64", "8", 8, abs_s64 }, { "neg.s16", "2", 2, neg }, { "neg.s32", "4", 4, neg }, { "neg.s64", "8", 8, neg },
 	{ "not.b16", "2", 2, not }, { "not.b32", "4", 4, not }, { "not.b64", "8", 8, not }, { "and.b16", "22", 2, and },
 	{ "and.b32", "44", 4, and }, { "and.b64", "88", 8, and }, { "or.b32", "44", 4, or }, { "or.b64", "88", 8, or },
-	{ "xor.b16", "22", 2, xor }, { "xor.b32", "44", 4, xor }, { "xor.b64", "88", 8, xor }, { "cnot.b32", "4", 4, cnot_32 },
+	{ "xor.b16", "22", 2, xor }, { "xor.b32", "44", 4, xor }, { "xor.b64", "88", 8, xor },
+		{ "cnot.b32", "4", 4, cnot_32 },
 	{ "cnot.b64", "8", 8, cnot_64 }, { "shl.b16", "24", 2, shl_16 }, { "shl.b32", "44", 4, shl_32 },
 	{ "shl.b64", "84", 8, shl_64 }, { "shr.u16", "24", 2, shr_u16 }, { "shr.s16", "24", 2, shr_s16 },
 	{ "shr.u32", "44", 4, shr_u32 }, { "shr.s32", "44", 4, shr_s32 }, { "shr.u64", "84", 8, shr_u64 },
@@ -141,14 +148,16 @@ static const Row rows[] = {
 	{ "brev.b64", "8", 8, brev_64 }, { "bfind.u32", "4", 4, bfind_u32 }, { "bfind.s32", "4", 4, bfind_s32 },
 	{ "bfind.u64", "8", 4, bfind_u64 }, { "prmt.b32", "444", 4, permuted }, { "shf.l.wrap.b32", "444", 4, shf_l_wrap },
 	{ "shf.r.wrap.b32", "444", 4, shf_r_wrap }, { "shf.l.clamp.b32", "444", 4, shf_l_clamp },
-	{ "shf.r.clamp.b32", "444", 4, shf_r_clamp }, { "szext.wrap.s32", "44", 4, szext_s }, { "sad.s32", "444", 4, sad_s32 },
+	{ "shf.r.clamp.b32", "444", 4, shf_r_clamp }, { "szext.wrap.s32", "44", 4, szext_s },
+		{ "sad.s32", "444", 4, sad_s32 },
 	{ "selp.b16", "221", 2, selp3 }, { "selp.b32", "441", 4, selp3 }, { "selp.b64", "881", 8, selp3 },
 	{ "slct.b32.s32", "444", 4, slct_32 }, { "and.pred", "11", 1, and_pred }, { "or.pred", "11", 1, or_pred },
 	{ "xor.pred", "11", 1, xor_pred }, { "not.pred", "1", 1, not_pred }, { "setp.eq.b32", "44", 1, eq_32 },
 	{ "setp.ne.u32", "44", 1, ne_32 }, { "setp.lt.s32", "44", 1, lt_s32 }, { "setp.le.s32", "44", 1, le_s32 },
 	{ "setp.gt.u32", "44", 1, gt_u32 }, { "setp.hs.u32", "44", 1, ge_u32 }, { "setp.lt.s16", "22", 1, lt_s16 },
 	{ "setp.gt.s64", "88", 1, gt_s64 }, { "setp.ls.u64", "88", 1, ls_u64 }, { "setp.lt.and.s32", "441", 1, lt_and },
-	{ "setp.lt.or.s32", "441", 1, lt_or }, { "setp.lt.xor.s32", "441", 1, lt_xor }, { "set.gt.u32.u32", "44", 4, set_32 },
+	{ "setp.lt.or.s32", "441", 1, lt_or }, { "setp.lt.xor.s32", "441", 1, lt_xor },
+		{ "set.gt.u32.u32", "44", 4, set_32 },
 	{ "cvt.s64.s32", "4", 8, u64_s32 }, { "cvt.u64.u32", "4", 8, u64_u32 }, { "cvt.u32.u64", "8", 4, add },
 	{ "cvt.s32.s16", "2", 4, u32_s16 }, { "cvt.u32.u16", "2", 4, u32_u16 }, { "cvt.u32.u8", "4", 4, u8 },
 	{ "cvt.s32.s8", "4", 4, s8 }, { "cvt.sat.u8.s32", "4", 4, sat_u8_s32 }, { "cvt.sat.s16.s32", "4", 2, sat_s16_s32 },
@@ -158,7 +167,8 @@ static const Row rows[] = {
 /* Whole ranges, small numbers (shifts, selectors) and the corners. */
 static uint64_t operand(int kind)
 {
-	static const uint64_t special[] = { 0, 1, UINT64_MAX, 0x7fff, 0x8000, 0x7fffffff, 0x80000000, UINT64_C(1) << 63, 31, 32,
+	static const uint64_t special[] = { 0, 1, UINT64_MAX, 0x7fff, 0x8000, 0x7fffffff, 0x80000000, UINT64_C(1) << 63,
+		31, 32,
 		33, 63, 64, 255, 256 };
 	switch (kind) {
 	case 0: return special[random_bits() % (sizeof special / sizeof *special)];
@@ -188,7 +198,8 @@ static void test_row(const Row *row)
 		memcpy(x, &in[i * n], n * sizeof *x);
 		uint64_t want = row->expected(x) & mask;
 		if (out[i] != want && bad++ == 0)
-			printf("%s(%llx, %llx, %llx): %llx, not %llx\n", row->opcode, (unsigned long long)x[0], (unsigned long long)x[1],
+			printf("%s(%llx, %llx, %llx): %llx, not %llx\n", row->opcode, (unsigned long long)x[0],
+				(unsigned long long)x[1],
 				(unsigned long long)x[2], (unsigned long long)out[i], (unsigned long long)want);
 	}
 	check(bad == 0, "%s: %zu of %d cases", row->opcode, bad, CASES);

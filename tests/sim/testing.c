@@ -69,7 +69,8 @@ bool run_op(const char *opcode, const char *widths, int out_bytes, const uint64_
 	size_t n_in = strlen(widths), at = 0;
 	snprintf(registers, sizeof registers, ".reg .pred %%p<9>; .reg .b16 %%h<9>; .reg .b32 %%r<9>; .reg .b64 %%d<9>; "
 		".reg .b64 %%a, %%w;");
-	at += (size_t)snprintf(body + at, sizeof body - at, "mul.wide.u32 %%a, %%t, %zu;\nadd.s64 %%a, %%in, %%a;\n", 8 * n_in);
+	at += (size_t)snprintf(body + at, sizeof body - at, "mul.wide.u32 %%a, %%t, %zu;\nadd.s64 %%a, %%in, %%a;\n",
+		8 * n_in);
 	for (size_t i = 0; i < n_in; i++) {
 		int bytes = widths[i] - '0';
 		const char *prefix = strchr(classes[bytes], '%');
@@ -77,7 +78,8 @@ bool run_op(const char *opcode, const char *widths, int out_bytes, const uint64_
 			at += (size_t)snprintf(body + at, sizeof body - at, "ld.global.u64 %%w, [%%a+%zu];\nand.b64 %%w, %%w, 1;\n"
 				"setp.ne.u64 %%p%zu, %%w, 0;\n", 8 * i, i + 1);
 		else
-			at += (size_t)snprintf(body + at, sizeof body - at, "ld.global.b%d %s%zu, [%%a+%zu];\n", 8 * bytes, prefix, i + 1,
+			at += (size_t)snprintf(body + at, sizeof body - at, "ld.global.b%d %s%zu, [%%a+%zu];\n", 8 * bytes,
+				prefix, i + 1,
 				8 * i);
 	}
 	at += (size_t)snprintf(body + at, sizeof body - at, "%s %s0", opcode, strchr(classes[out_bytes], '%'));
@@ -103,7 +105,8 @@ bool run_op(const char *opcode, const char *widths, int out_bytes, const uint64_
 	void *from = sim_alloc(sim, lanes * n_in * 8), *to = sim_alloc(sim, lanes * 8);
 	sim_copy_in(sim, from, padded, lanes * n_in * 8);
 	char *text = kernel_text(registers, body);
-	bool ok = run_text(sim, text, (uint32_t)(lanes / 32), 32, 0, from, to) && sim_copy_out(sim, out, to, cases * 8) == 0;
+	bool ok = run_text(sim, text, (uint32_t)(lanes / 32), 32, 0, from, to)
+		&& sim_copy_out(sim, out, to, cases * 8) == 0;
 	if (!ok)
 		printf("%s: %s\n", opcode, sim_error(sim));
 	free(text);

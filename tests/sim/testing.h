@@ -17,11 +17,12 @@ uint32_t random_bits(void);     /* a fixed sequence */
 char *kernel_text(const char *registers, const char *body);
 
 /* Loads and launches 'k' with two pointers; true when nothing was reported, else sim_error tells. */
-bool run_text(Sim *sim, const char *text, uint32_t ctas, uint32_t threads, uint32_t dynamic_shared, void *in, void *out);
+bool run_text(Sim *sim, const char *text, uint32_t ctas, uint32_t threads, uint32_t dynamic_shared, void *in,
+	void *out);
 
 /* One instruction over many lanes. Each case reads n_in 64-bit words and writes one; in_bytes and out_bytes are the
- * widths of the instruction's registers (all sources alike unless widths names each, as in "448"). Returns false after a
- * report, which it prints. */
+ * widths of the instruction's registers (all sources alike unless widths names each, as in "448"). Returns false
+ * after a report, which it prints. */
 bool run_op(const char *opcode, const char *widths, int out_bytes, const uint64_t *in, uint64_t *out, size_t cases);
 
 char *read_text(const char *path, size_t *length);      /* NULL when it can't be read */

@@ -1,10 +1,11 @@
 /*
  * sim_hw [--sim | --record FILE | --compare FILE]
  *
- * Runs every case on GPU 0 and on the simulator with the same inputs and prints how far they are apart: bit-exact results,
- * the largest distance in units of the last place, and the largest difference relative to the case's largest result.
+ * Runs every case on GPU 0 and on the simulator with the same inputs and prints how far they are apart: bit-exact
+ * results, the largest distance in units of the last place, and the largest difference relative to the case's
+ * largest result.
  *   --sim          the simulator alone: do the cases run?
- *   --record FILE  also writes inputs and the GPU's results of one CTA a case, for --compare on machines without a GPU
+ *   --record FILE  also writes inputs and the GPU's results of one CTA a case, for --compare on machines without one
  *   --compare FILE the simulator against such a record
  * Exit status 0: all within the bounds of hw_cases.c; 1: not; 2: no GPU, or wrong usage.
  */
@@ -51,7 +52,8 @@ static void compare_word(Distance *d, const HwCase *c, uint32_t got, uint32_t wa
 		double x = value_of(g, c->kind), y = value_of(w, c->kind);
 		if (g == w || (c->kind != KIND_BITS && x != x && y != y))
 			continue;
-		double ulps = c->kind == KIND_BITS || x != x || y != y ? INFINITY : fabs((double)(ordered(g, c->kind) - ordered(w, c->kind)));
+		double ulps = c->kind == KIND_BITS || x != x || y != y ? INFINITY
+			: fabs((double)(ordered(g, c->kind) - ordered(w, c->kind)));
 		double relative = c->kind == KIND_BITS || x != x || y != y ? INFINITY : fabs(x - y) / largest;
 		if (ulps > d->ulps)
 			d->worst = index;
@@ -82,7 +84,8 @@ static bool print_row(const HwCase *c, const Distance *d, const uint32_t *in, co
 		d->beyond ? "BEYOND ITS BOUND" : "ok");
 	if (d->beyond) {
 		size_t thread = d->worst / (size_t)c->n_out, n_in = strlen(c->inputs);
-		printf("    %zu words; worst: thread %zu word %zu: simulator %08" PRIx32 ", hardware %08" PRIx32 ", inputs", d->beyond,
+		printf("    %zu words; worst: thread %zu word %zu: simulator %08" PRIx32 ", hardware %08" PRIx32 ", inputs",
+			d->beyond,
 			thread, d->worst % (size_t)c->n_out, got[d->worst], want[d->worst]);
 		for (size_t i = 0; i < n_in; i++)
 			printf(" %08" PRIx32, in[thread * n_in + i]);
@@ -91,7 +94,8 @@ static bool print_row(const HwCase *c, const Distance *d, const uint32_t *in, co
 	return d->beyond == 0;
 }
 
-static bool sim_run(const char *text, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes, uint32_t ctas,
+static bool sim_run(const char *text, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,
+	uint32_t ctas,
 	char *error, size_t error_size)
 {
 	Sim *sim = sim_new();
@@ -134,7 +138,8 @@ static bool run_case(const HwCase *c, enum Mode mode, FILE *file)
 {
 	uint32_t ctas = mode == MODE_COMPARE ? 1 : CTAS;
 	size_t threads = (size_t)ctas * BLOCK, n_in = strlen(c->inputs), n_out = (size_t)c->n_out;
-	uint32_t *in = calloc(threads * (n_in + 2 * n_out), sizeof *in), *got = in + threads * n_in, *want = got + threads * n_out;
+	uint32_t *in = calloc(threads * (n_in + 2 * n_out), sizeof *in), *got = in + threads * n_in,
+		*want = got + threads * n_out;
 	char *text = hw_text(c), error[4096], name[80] = "";
 	const char *gpu_error = "";
 	bool ok = in && text;
@@ -172,7 +177,8 @@ int main(int argc, char **argv)
 {
 	char gpu[256] = "";
 	const char *error = "";
-	bool recording = argc == 3 && strcmp(argv[1], "--record") == 0, comparing = argc == 3 && strcmp(argv[1], "--compare") == 0;
+	bool recording = argc == 3 && strcmp(argv[1], "--record") == 0, comparing = argc == 3
+		&& strcmp(argv[1], "--compare") == 0;
 	enum Mode mode = argc == 2 && strcmp(argv[1], "--sim") == 0 ? MODE_SIM : comparing ? MODE_COMPARE : MODE_GPU;
 	if (argc > 1 && !recording && !comparing && mode != MODE_SIM) {
 		printf("usage: sim_hw [--sim | --record FILE | --compare FILE]\n");

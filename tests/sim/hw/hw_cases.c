@@ -17,18 +17,23 @@
 
 const HwCase hw_cases[] = {
 	/* Sums of one sign: their rounding is all that can differ. Then both signs, measured by the largest result. */
-	{ "mma m16n8k16 f16, positive", "gggggg00pppp", 4, KIND_F32, 4, 0, MMA("m16n8k16.row.col.f32.f16.f16.f32", A4, B2) },
+	{ "mma m16n8k16 f16, positive", "gggggg00pppp", 4, KIND_F32, 4, 0,
+		MMA("m16n8k16.row.col.f32.f16.f16.f32", A4, B2) },
 	{ "mma m16n8k16 f16, both signs", "nnnnnn00ffff", 4, KIND_F32, 4, 1e-6,
 		MMA("m16n8k16.row.col.f32.f16.f16.f32", A4, B2) },
-	{ "mma m16n8k16 bf16, positive", "kkkkkk00pppp", 4, KIND_F32, 4, 0, MMA("m16n8k16.row.col.f32.bf16.bf16.f32", A4, B2) },
+	{ "mma m16n8k16 bf16, positive", "kkkkkk00pppp", 4, KIND_F32, 4, 0,
+		MMA("m16n8k16.row.col.f32.bf16.bf16.f32", A4, B2) },
 	{ "mma m16n8k16 bf16, both signs", "bbbbbb00uuuu", 4, KIND_F32, 4, 1e-6,
 		MMA("m16n8k16.row.col.f32.bf16.bf16.f32", A4, B2) },
 	{ "mma m16n8k8 f16", "gg00g000pppp", 4, KIND_F32, 4, 0, MMA("m16n8k8.row.col.f32.f16.f16.f32", "%i0,%i1", "%i4") },
-	{ "mma m16n8k8 bf16", "kk00k000pppp", 4, KIND_F32, 4, 0, MMA("m16n8k8.row.col.f32.bf16.bf16.f32", "%i0,%i1", "%i4") },
-	{ "mma m16n8k8 tf32, positive", "pppppp00pppp", 4, KIND_F32, 4, 0, MMA("m16n8k8.row.col.f32.tf32.tf32.f32", A4, B2) },
+	{ "mma m16n8k8 bf16", "kk00k000pppp", 4, KIND_F32, 4, 0,
+		MMA("m16n8k8.row.col.f32.bf16.bf16.f32", "%i0,%i1", "%i4") },
+	{ "mma m16n8k8 tf32, positive", "pppppp00pppp", 4, KIND_F32, 4, 0,
+		MMA("m16n8k8.row.col.f32.tf32.tf32.f32", A4, B2) },
 	{ "mma m16n8k8 tf32, both signs", "uuuuuu00uuuu", 4, KIND_F32, 4, 1e-6,
 		MMA("m16n8k8.row.col.f32.tf32.tf32.f32", A4, B2) },
-	{ "mma m16n8k4 tf32", "pp00p000pppp", 4, KIND_F32, 4, 0, MMA("m16n8k4.row.col.f32.tf32.tf32.f32", "%i0,%i1", "%i4") },
+	{ "mma m16n8k4 tf32", "pp00p000pppp", 4, KIND_F32, 4, 0,
+		MMA("m16n8k4.row.col.f32.tf32.tf32.f32", "%i0,%i1", "%i4") },
 	{ "mma bf16, specials", "ssssss00ffff", 4, KIND_F32, 4, 1e-6, MMA("m16n8k16.row.col.f32.bf16.bf16.f32", A4, B2) },
 	{ "mma f16, whole numbers", "iiiiii00zzzz", 4, KIND_F32, 0, 0, MMA("m16n8k16.row.col.f32.f16.f16.f32", A4, B2) },
 	{ "mma m16n8k16 f16 to f16", "gggggg00gg00", 2, KIND_F16X2, 1, 0,
@@ -47,7 +52,8 @@ const HwCase hw_cases[] = {
 		ROWS "mad.lo.u32 %s2, %i4, 16, %s1; ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%o0,%o1}, [%s2];" },
 	{ "ldmatrix.x1", "wwwwr", 1, KIND_BITS, 0, 0,
 		ROWS "mad.lo.u32 %s2, %i4, 16, %s1; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%o0}, [%s2];" },
-	{ "cp.async 16 with a source size", "wwwwc000", 4, KIND_BITS, 0, 0, "cp.async.cg.shared.global [%s0], [%a], 16, %i4;\n"
+	{ "cp.async 16 with a source size", "wwwwc000", 4, KIND_BITS, 0, 0,
+		"cp.async.cg.shared.global [%s0], [%a], 16, %i4;\n"
 		"cp.async.commit_group; cp.async.wait_group 0; ld.shared.v4.b32 {%o0,%o1,%o2,%o3}, [%s0];" },
 	{ "cp.async 4 and 8", "wwww", 4, KIND_BITS, 0, 0, "cp.async.ca.shared.global [%s0], [%a+4], 4;\n"
 		"cp.async.ca.shared.global [%s0+4], [%a], 4; cp.async.ca.shared.global [%s0+8], [%a+8], 8; cp.async.wait_all;\n"
@@ -119,7 +125,8 @@ static float unit(void) { return (float)(random_bits() >> 8) * 0x1p-24f; }
 
 static uint32_t any_f32(void)
 {
-	static const uint32_t special[] = { 0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
+	static const uint32_t special[] = { 0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000,
+		0x7f800001,
 		1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0x477fefff, 0x477ff000, 0x33000000, 0x33000001, 0x38800000,
 		0x3f808000, 0x3f818000, 0x4f000000, 0xcf000000, 0x3f000000, 0x3fc00000, 0xc2fc0000, 0x43000000 };
 	uint32_t bits = random_bits();
@@ -169,7 +176,8 @@ char *hw_text(const HwCase *c)
 		".reg .pred %%p<2>; .reg .b16 %%h<4>; .reg .b32 %%i<%d>, %%o<%d>, %%s<4>, %%t<4>; .reg .b64 %%a, %%b, %%c;\n"
 		".shared .align 16 .b8 rows[%d];\n"
 		"mov.u32 %%t0, %%tid.x; mov.u32 %%t1, %%ctaid.x; mad.lo.u32 %%t1, %%t1, %d, %%t0;\n"
-		"mov.u32 %%s1, rows; mad.lo.u32 %%s0, %%t0, 16, %%s1; and.b32 %%t2, %%t0, 992; mad.lo.u32 %%s1, %%t2, 16, %%s1;\n"
+		"mov.u32 %%s1, rows; mad.lo.u32 %%s0, %%t0, 16, %%s1; and.b32 %%t2, %%t0, 992; mad.lo.u32 %%s1, %%t2, 16, "
+			"%%s1;\n"
 		"ld.param.u64 %%a, [p_in]; cvta.to.global.u64 %%a, %%a; mul.wide.u32 %%c, %%t1, %zu; add.s64 %%a, %%a, %%c;\n"
 		"ld.param.u64 %%b, [p_out]; cvta.to.global.u64 %%b, %%b; mul.wide.u32 %%c, %%t1, %d; add.s64 %%b, %%b, %%c;\n",
 		MAX_IN, MAX_OUT, BLOCK * 16, BLOCK, 4 * n_in, 4 * c->n_out);
