@@ -2,9 +2,12 @@
 -- from the first. No softmax: a key whose score does not pass its row's threshold gets exactly 0.
 local p = option("p", 2)
 
+local dtype = option("dtype", "bf16")
+
 return attention {
   name      = "tda",
-  dtype     = option("dtype", "bf16"),
+  dtype     = dtype,
+  precision = dtype == "f32" and option("precision", "ieee") or nil,
   head_dim  = option("head_dim", 64),
   views     = 2,
   normalize = "l2",

@@ -2,9 +2,12 @@
 -- number of keys in sight as the largest of so many random scores would, so that noise stays below it.
 local p = option("p", 2)
 
+local dtype = option("dtype", "bf16")
+
 return attention {
   name      = "tra",
-  dtype     = option("dtype", "bf16"),
+  dtype     = dtype,
+  precision = dtype == "f32" and option("precision", "ieee") or nil,
   head_dim  = option("head_dim", 64),
   normalize = "l2",
   mask      = causal(),
