@@ -57,9 +57,10 @@ static void store_term(Kernel *k, Val terms, Val row, Val x)
 	val_store(k->b, val_offset(k->b, terms, val_to_i64(k->b, bytes)), x);
 }
 
+/* At least so many that one pass of the CTA stays within a block of rows. */
 static int lanes_for(int chunks)
 {
-	int lanes = 1;
+	int lanes = TERM_WARPS * WARP / PLAN_TERM_ROWS;
 	while (lanes < chunks && lanes < WARP)
 		lanes *= 2;
 	return lanes;

@@ -171,6 +171,11 @@ static bool fit_scalar(Decoder *d, Inst *in, const Operand *o, char letter, bool
 		*width = (uint8_t)class_bytes(o->reg_class);
 		return add_slot(d, in, is_dst, o->slot, number);
 	}
+	if (letter == 'p' && !is_dst && o->kind == OPERAND_CONST) {
+		in->alt[MAX_ALTERNATIVES - 1] |= o->value == 0;        /* false is !true */
+		*width = (uint8_t)class_bytes(REG_PRED);
+		return add_slot(d, in, false, TRUE_SLOT, number);
+	}
 	if (is_dst || letter == 'p' || letter == 'q' || (o->kind != OPERAND_CONST && o->kind != OPERAND_FLOAT))
 		return misfit(d, number, any ? "a register" : class_name(wanted));
 	uint64_t value = o->value;

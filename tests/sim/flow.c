@@ -94,6 +94,8 @@ static const Case cases[] = {
 	{ "predicates", "mov.u32 %r0, 9; setp.gt.u32 %p1, %t, 20; setp.ne.and.u32 %p2|%p3, %t, 40, %p1; @%p2 mov.u32 "
 		"%r0, 5;" STORE,
 		predicated },
+	{ "constant predicates", "add.u32 %r0, %t, 7; mov.pred %p1, -1; mov.pred %p2, 0; @!%p1 mov.u32 %r0, 1;\n"
+		"@%p2 mov.u32 %r0, 2;" STORE, scope },
 };
 
 static void run_case(const Case *c)
