@@ -7,6 +7,23 @@
 
 static const char library_name[] = "libcuda.so.1";
 
+/* The driver maps memory where the address sanitizer keeps a gap between its shadows, and otherwise makes no context:
+ * "out of memory". ASan calls this as the program starts. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TDA_ADDRESS_SANITIZER
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define TDA_ADDRESS_SANITIZER
+#endif
+#ifdef TDA_ADDRESS_SANITIZER
+TDA_API const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "protect_shadow_gap=0";
+}
+#endif
+
 static struct {
 	Cuda functions;
 	tda_status status;

@@ -7,7 +7,8 @@
  *   --sim          the simulator alone: do the cases run?
  *   --record FILE  also writes inputs and the GPU's results of one CTA a case, for --compare on machines without one
  *   --compare FILE the simulator against such a record
- * Exit status 0: all within the bounds of hw_cases.c; 1: not; 2: no GPU, or wrong usage.
+ * Exit status 0: all within the bounds of hw_cases.c; 1: not, or the GPU that is there failed; 2: no GPU, or wrong
+ * usage.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include "hw.h"
 #include "sim.h"
+#include "tda.h"
 
 typedef struct Distance { size_t words, exact, beyond; double ulps, relative; size_t worst; } Distance;
 
@@ -176,7 +178,6 @@ static bool run_case(const HwCase *c, enum Mode mode, FILE *file)
 int main(int argc, char **argv)
 {
 	char gpu[256] = "";
-	const char *error = "";
 	bool recording = argc == 3 && strcmp(argv[1], "--record") == 0, comparing = argc == 3
 		&& strcmp(argv[1], "--compare") == 0;
 	enum Mode mode = argc == 2 && strcmp(argv[1], "--sim") == 0 ? MODE_SIM : comparing ? MODE_COMPARE : MODE_GPU;
@@ -184,9 +185,10 @@ int main(int argc, char **argv)
 		printf("usage: sim_hw [--sim | --record FILE | --compare FILE]\n");
 		return 2;
 	}
-	if (mode == MODE_GPU && !gpu_open(gpu, sizeof gpu, &error)) {
-		printf("no GPU: %s\n", error);
-		return 2;
+	GpuState state = mode == MODE_GPU ? gpu_open(gpu, sizeof gpu) : GPU_READY;
+	if (state != GPU_READY) {
+		printf("%s: %s\n", state == GPU_NONE ? "no GPU" : "the GPU failed", tda_error_message());
+		return state == GPU_NONE ? 2 : 1;
 	}
 	FILE *file = recording || comparing ? fopen(argv[2], recording ? "w" : "r") : NULL;
 	if ((recording || comparing) && !file) {

@@ -32,8 +32,11 @@ extern const size_t hw_n_cases;
 uint32_t hw_input(char letter, uint32_t thread);
 char *hw_text(const HwCase *c);         /* the case as PTX, kernel 'k'; malloc'ed; NULL when out of memory */
 
+typedef enum GpuState { GPU_READY, GPU_NONE, GPU_FAILED } GpuState;
+
+/* Not GPU_READY: tda_error_message says why. */
+GpuState gpu_open(char *name, size_t name_size);
 /* Runs the kernel 'k' of text on GPU 0: in[threads][n_in], out[threads][n_out]. False: *error says why. */
-bool gpu_open(char *name, size_t name_size, const char **error);
 bool gpu_run(const char *text, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes, uint32_t ctas,
 	const char **error);
 void gpu_close(void);
