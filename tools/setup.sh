@@ -104,6 +104,15 @@ build() {
 			fail "configuring failed"
 		}
 	fi
-	say "building $2"
-	cmake --build "$root/$2" -j "$jobs" -- --quiet || fail "the build failed"
+	if [ -x "$root/$2/tdagen" ]; then
+		say "building what changed in $2"
+	else
+		say "building $2 (all of it: a minute or two, this once)"
+	fi
+	if [ -t 1 ]; then
+		cmake --build "$root/$2" -j "$jobs" || fail "the build failed"
+	else
+		cmake --build "$root/$2" -j "$jobs" -- --quiet | { grep -vE '^(ninja: no work to do|-- )' || true; } ||
+			fail "the build failed"
+	fi
 }
