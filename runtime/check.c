@@ -272,30 +272,24 @@ static tda_status run_twice(Problem *p, const char **different)
 	return status;
 }
 
-static tda_status run_case(const CheckCase *kase, tda_kernel *kernel, Device *device, uint64_t seed, FILE *out,
-                           int *failures)
+/* Runs the problem, which has the case's data, and prints its part of the table. */
+static tda_status run_problem(const CheckCase *kase, Problem *problem, Device *device, FILE *out, int *failures)
 {
-	Problem problem;
 	Reference reference;
-	Run run = { kase, &problem, &reference, out, failures };
+	Run run = { kase, problem, &reference, out, failures };
 	const char *different = NULL;
-	tda_status status = check_case_problem(kase, kernel, seed, &problem);
+	tda_status status = problem_place(problem, device);
 
-	if (status)
-		return status;
-	if (!(status = problem_place(&problem, device)))
-		status = run_twice(&problem, &different);
+	if (!status)
+		status = run_twice(problem, &different);
 	if (status == TDA_INTERNAL || status == TDA_CUDA_ERROR) {
 		/* what the kernels did wrong, not what this machine lacks; on a GPU nothing more can be run after it */
 		fprintf(out, "%-18s %s  FAIL\n", kase->name, tda_error_message());
 		++*failures;
-		if (status == TDA_INTERNAL)
-			status = TDA_OK;
-		problem_free(&problem);
-		return status;
+		return status == TDA_INTERNAL ? TDA_OK : status;
 	}
 	if (!status)
-		status = problem_reference(&problem, true, &reference);
+		status = problem_reference(problem, true, &reference);
 	if (!status) {
 		if (different) {
 			fprintf(out, "%-18s two runs give different bits in %s  FAIL\n", kase->name, different);
@@ -306,8 +300,31 @@ static tda_status run_case(const CheckCase *kase, tda_kernel *kernel, Device *de
 		        (long long)reference.visible, (long long)reference.near);
 		problem_reference_free(&reference);
 	}
+	return status;
+}
+
+static tda_status run_case(const CheckCase *kase, tda_kernel *kernel, Device *device, uint64_t seed, FILE *out,
+                           int *failures)
+{
+	Problem problem;
+	tda_status status = check_case_problem(kase, kernel, seed, &problem);
+
+	if (status)
+		return status;
+	status = run_problem(kase, &problem, device, out, failures);
 	problem_free(&problem);
 	return status;
+}
+
+static void print_header(FILE *out)
+{
+	fprintf(out, "%-18s %-12s %10s %10s %10s %8s\n", "case", "tensor", "error", "bound", "worst row", "row");
+}
+
+static void print_result(const Manifest *m, int count, const Device *device, int failures, FILE *out)
+{
+	fprintf(out, "%s: %d %s on %s, %d failures: %s\n", m->spec_name, count, count == 1 ? "case" : "cases",
+	        device->description, failures, failures ? "FAIL" : "ok");
 }
 
 tda_status check_run(tda_kernel *kernel, Device *device, const CheckOptions *options, FILE *out, int *failures)
@@ -317,7 +334,7 @@ tda_status check_run(tda_kernel *kernel, Device *device, const CheckOptions *opt
 	int count = 0;
 
 	*failures = 0;
-	fprintf(out, "%-18s %-12s %10s %10s %10s %8s\n", "case", "tensor", "error", "bound", "worst row", "row");
+	print_header(out);
 	for (int c = 0; c < check_case_count && !status; c++) {
 		if (check_cases[c].list > longest || !check_case_applies(&check_cases[c], kernel->manifest))
 			continue;
@@ -325,7 +342,43 @@ tda_status check_run(tda_kernel *kernel, Device *device, const CheckOptions *opt
 		status = run_case(&check_cases[c], kernel, device, options->seed + (uint64_t)c * 7919, out, failures);
 	}
 	if (!status)
-		fprintf(out, "%s: %d cases on %s, %d failures: %s\n", kernel->manifest->spec_name, count, device->description,
-		        *failures, *failures ? "FAIL" : "ok");
+		print_result(kernel->manifest, count, device, *failures, out);
+	return status;
+}
+
+/* Where the reference is not finite, a case says which other values may not be; data of others' does not. */
+static tda_status require_finite(const Problem *p)
+{
+	for (int t = 0; t < TENSOR_COUNT; t++) {
+		const Operand *o = &p->tensor[t];
+		size_t values = problem_has_tensor(p, t) && !o->output ? (size_t)(operand_rows(o) * o->dim) : 0;
+		double *unpacked = calloc(values + 1, sizeof(double));
+		bool finite = true;
+
+		if (!unpacked)
+			return tda_fail_memory();
+		if (values)
+			operand_unpack(o, unpacked);
+		for (size_t n = 0; n < values && finite; n++)
+			finite = isfinite(unpacked[n]);
+		free(unpacked);
+		if (!finite)
+			return tda_fail(TDA_BAD_ARGUMENT, "'%s' holds a value that is not finite as %s: a check needs finite inputs",
+			                tensor_name(t), dtype_text(o->dtype));
+	}
+	return TDA_OK;
+}
+
+tda_status check_problem(Problem *problem, const char *name, Device *device, FILE *out, int *failures)
+{
+	const CheckCase given = { .name = name };
+	tda_status status = require_finite(problem);
+
+	*failures = 0;
+	if (status)
+		return status;
+	print_header(out);
+	if (!(status = run_problem(&given, problem, device, out, failures)))
+		print_result(problem->manifest, 1, device, *failures, out);
 	return status;
 }

@@ -222,6 +222,12 @@ tda_status check_random_problem(const tda_shape *shape, tda_kernel *kernel, uint
 	return random_problem(shape, kernel, &plain, 1, seed, p);
 }
 
+void check_random_grad(Problem *p, uint64_t seed)
+{
+	fill_rows(&p->tensor[TENSOR_DO], 0, 1, 0, 1, &seed);
+	p->tensor[TENSOR_DO].absent = false;
+}
+
 tda_status check_case_problem(const CheckCase *c, tda_kernel *kernel, uint64_t seed, Problem *p)
 {
 	tda_shape shape = TDA_SHAPE_INIT;

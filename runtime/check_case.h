@@ -41,5 +41,7 @@ bool check_case_applies(const CheckCase *c, const Manifest *manifest);
 tda_status check_case_problem(const CheckCase *c, tda_kernel *kernel, uint64_t seed, Problem *problem);
 /* Any shape: packed, independent rows with planted survivors, initial parameters. */
 tda_status check_random_problem(const tda_shape *shape, tda_kernel *kernel, uint64_t seed, Problem *problem);
+/* Draws the do of a problem that has none. */
+void check_random_grad(Problem *p, uint64_t seed);
 
 #endif

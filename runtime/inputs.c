@@ -135,7 +135,16 @@ static tda_status give_param(Problem *p, int index, const NpyArray *a)
 	return TDA_OK;
 }
 
-static tda_status fill_problem(Inputs *in, tda_kernel *kernel, int layer, bool backward, Problem *p)
+static tda_status give_tensor(Problem *p, int tensor, NpyArray *a)
+{
+	tda_status status = check_rank(a, tensor_name(tensor));
+
+	if (!status && !(status = check_tensor_shape(a, &p->tensor[tensor], tensor_name(tensor))))
+		operand_pack(&p->tensor[tensor], a->values);
+	return status;
+}
+
+static tda_status fill_problem(Inputs *in, tda_kernel *kernel, int layer, GradInput grad, Problem *p)
 {
 	const Manifest *m = kernel->manifest;
 	tda_shape shape = TDA_SHAPE_INIT;
@@ -154,11 +163,12 @@ static tda_status fill_problem(Inputs *in, tda_kernel *kernel, int layer, bool b
 	if ((status = problem_new(p, kernel, shape, LAYOUT_PACKED)))
 		return status;
 	for (int t = 0; t < TENSOR_COUNT && !status; t++) {
-		if (!is_input(t) || !problem_has_tensor(p, t) || (t == TENSOR_DO && !backward))
+		if (!is_input(t) || !problem_has_tensor(p, t))
 			continue;
-		if (!(status = check_rank(&in->tensor[t], tensor_name(t))) &&
-		    !(status = check_tensor_shape(&in->tensor[t], &p->tensor[t], tensor_name(t))))
-			operand_pack(&p->tensor[t], in->tensor[t].values);
+		if (t == TENSOR_DO && (grad == GRAD_UNUSED || (grad == GRAD_OPTIONAL && !in->tensor[t].values)))
+			p->tensor[t].absent = true;
+		else
+			status = give_tensor(p, t, &in->tensor[t]);
 	}
 	for (int n = 0; n < m->param_count && !status; n++)
 		if (in->param[n].values)
@@ -168,7 +178,7 @@ static tda_status fill_problem(Inputs *in, tda_kernel *kernel, int layer, bool b
 	return status;
 }
 
-tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, bool backward, Problem *problem)
+tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, GradInput grad, Problem *problem)
 {
 	Inputs *in = calloc(1, sizeof(*in));
 	NpySet *set = NULL;
@@ -177,7 +187,7 @@ tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, bool bac
 	if (!status) {
 		status = read_all(set, kernel->manifest, in);
 		if (!status)
-			status = fill_problem(in, kernel, layer, backward, problem);
+			status = fill_problem(in, kernel, layer, grad, problem);
 		if (status == TDA_BAD_ARGUMENT)
 			tda_fail_within(status, "%s: ", path);
 		inputs_free(in);

@@ -13,7 +13,7 @@ typedef struct Operand {
 	int64_t dim;
 	size_t bytes;
 	bool output;
-	bool absent;                   /* a parameter that is not given */
+	bool absent;                   /* a parameter, or do, that is not given */
 	unsigned char *host;
 	void *device;                  /* NULL until problem_run */
 } Operand;

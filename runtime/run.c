@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "check.h"
+#include "check_case.h"
 #include "error.h"
 #include "inputs.h"
 #include "number.h"
@@ -32,7 +33,8 @@ static const struct {
 	{ "--check",    OPTION_FLAG,   offsetof(RunOptions, check),    "",      "compare with the f64 reference" },
 	{ "--quick",    OPTION_FLAG,   offsetof(RunOptions, quick),    "",      "with --check: the short list of cases" },
 	{ "--seed",     OPTION_NUMBER, offsetof(RunOptions, seed),     " N",    "of random data (1)" },
-	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz" },
+	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz; "
+	                                                                         "with --check: instead of its cases" },
 	{ "--out",      OPTION_TEXT,   offsetof(RunOptions, out),      " DIR",  "where outputs are written as .npy" },
 	{ "--backward", OPTION_FLAG,   offsetof(RunOptions, backward), "",      "gradients too; the inputs then hold do" },
 	{ "--layer",    OPTION_NUMBER, offsetof(RunOptions, layer),    " N",    "which entry of per-layer parameters (0)" },
@@ -113,8 +115,11 @@ static tda_status check_options(const RunOptions *o)
 		return tda_fail(TDA_BAD_ARGUMENT, "--check, --time and --info exclude each other");
 	if (tensors && !(o->in && o->out))
 		return tda_fail(TDA_BAD_ARGUMENT, "say what to do: --check, --time, --info, or --in and --out");
-	if (!tensors && (o->in || o->out || o->backward))
-		return tda_fail(TDA_BAD_ARGUMENT, "--in, --out and --backward don't go with --check, --time or --info");
+	if (!tensors && (o->out || o->backward || (o->in && !o->check)))
+		return tda_fail(TDA_BAD_ARGUMENT, "--out and --backward don't go with --check, --time or --info, --in only with "
+		                "--check");
+	if (o->in && o->quick)
+		return tda_fail(TDA_BAD_ARGUMENT, "--quick shortens the list of cases: it does not go with --in");
 	return TDA_OK;
 }
 
@@ -156,6 +161,25 @@ static tda_status print_info(tda_kernel *kernel, FILE *out)
 	return TDA_OK;
 }
 
+static tda_status check_inputs(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out, int *failures)
+{
+	const char *slash = strrchr(o->in, '/');
+	Problem problem;
+	tda_status status = inputs_load(o->in, kernel, (int)o->layer, GRAD_OPTIONAL, &problem);
+
+	if (status)
+		return status;
+	if (problem.tensor[TENSOR_DO].absent) {
+		check_random_grad(&problem, (uint64_t)o->seed);
+		fprintf(out, "do: not in %s; drawn at random, seed %lld\n", o->in, (long long)o->seed);
+	}
+	status = check_problem(&problem, slash && slash[1] ? slash + 1 : o->in, device, out, failures);
+	if (status == TDA_BAD_ARGUMENT)
+		tda_fail_within(status, "%s: ", o->in);
+	problem_free(&problem);
+	return status;
+}
+
 static tda_status run_check(tda_kernel *kernel, const RunOptions *o, FILE *out, int *failures)
 {
 	CheckOptions options = { .quick = o->quick, .seed = (uint64_t)o->seed };
@@ -166,7 +190,7 @@ static tda_status run_check(tda_kernel *kernel, const RunOptions *o, FILE *out, 
 		return status;
 	fprintf(out, "device: %s\n", device->description);
 	options.large = device->ops->mark != NULL;
-	status = check_run(kernel, device, &options, out, failures);
+	status = o->in ? check_inputs(kernel, device, o, out, failures) : check_run(kernel, device, &options, out, failures);
 	device->ops->close(device);
 	return status;
 }
@@ -225,7 +249,7 @@ static tda_status run_on_reference(const Problem *p, const RunOptions *o, FILE *
 static tda_status run_tensors(tda_kernel *kernel, const RunOptions *o, FILE *out)
 {
 	Problem problem;
-	tda_status status = inputs_load(o->in, kernel, (int)o->layer, o->backward, &problem);
+	tda_status status = inputs_load(o->in, kernel, (int)o->layer, o->backward ? GRAD_NEEDED : GRAD_UNUSED, &problem);
 
 	if (status)
 		return status;

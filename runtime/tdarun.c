@@ -4,7 +4,7 @@
 
 static void print_help(FILE *out)
 {
-	fprintf(out, "usage: tdarun kernel.ptx --check [--quick]\n"
+	fprintf(out, "usage: tdarun kernel.ptx --check [--quick | --in X]\n"
 	             "       tdarun kernel.ptx --in X --out DIR [--backward]\n"
 	             "       tdarun kernel.ptx --time\n"
 	             "       tdarun kernel.ptx --info\n\n");

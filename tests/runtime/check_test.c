@@ -147,6 +147,43 @@ static bool read_output(const char *name, NpyArray *a)
 	return ok;
 }
 
+/* Returns the exit status of a check on the arrays in "in". */
+static int check_inputs(const char *ptx, char **said)
+{
+	const char *argv[] = { "--in", in_folder("in"), "--device", "sim", "--seed", "5" };
+	RunInput input = { .program = "test", .ptx = ptx, .length = strlen(ptx) };
+	size_t length;
+	FILE *stream = open_memstream(said, &length);
+	int status = run_main(&input, RUN_CHECK, 6, argv, stream, stream);
+
+	fclose(stream);
+	return status;
+}
+
+static void test_check_inputs(const char *ptx)
+{
+	static const int64_t shape[] = { 4, 10, 8 };
+	float values[320] = { 0, 0, NAN };
+	char *bad_body = replaced(body, defects[1].from, defects[1].to), *bad = fixture_seal(lines, bad_body), *said;
+
+	CHECK(check_inputs(ptx, &said) == 0 && !strstr(said, "at random") && strstr(said, "linear: 1 case on sim"),
+	      "said: %s", said);
+	free(said);
+	CHECK(check_inputs(bad, &said) == 1 && strstr(said, "above the bound"), "%s: said: %s", defects[1].name, said);
+	free(said);
+	remove(in_folder("in/do.npy"));
+	CHECK(check_inputs(ptx, &said) == 0 && strstr(said, "drawn at random, seed 5") && strstr(said, "0 failures: ok"),
+	      "said: %s", said);
+	free(said);
+	CHECK(check_inputs(bad, &said) == 1, "without do: said: %s", said);
+	free(said);
+	CHECK(npy_write(in_folder("in/do.npy"), 3, shape, values) == TDA_OK, "%s", tda_error_message());
+	CHECK(check_inputs(ptx, &said) == 1 && strstr(said, "'do' holds a value that is not finite"), "said: %s", said);
+	free(said);
+	free(bad);
+	free(bad_body);
+}
+
 static void test_tensors(void)
 {
 	static const char *const outputs[] = { "o", "dq1", "dk1", "dv" };
@@ -181,6 +218,7 @@ static void test_tensors(void)
 		free(got.values);
 		free(want.values);
 	}
+	test_check_inputs(ptx);
 	write_input("in/q2.npy", 4, 10, &seed);
 	CHECK(run_tensors(ptx, "reference", in_folder("in"), in_folder("reference"), &said) == 1,
 	      "an unknown input was taken");
@@ -193,6 +231,12 @@ static const struct { const char *args[4]; int count, status; const char *said; 
 	{ { "--frob" }, 1, 2, "test: error: unknown option '--frob'\n" },
 	{ { "--check", "--time" }, 2, 2, "test: error: --check, --time and --info exclude each other\n" },
 	{ { "--check", "--device", "tpu" }, 3, 2, "test: error: --device is gpu, sim or reference, not 'tpu'\n" },
+	{ { "--check", "--out", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
+	  "--in only with --check\n" },
+	{ { "--time", "--in", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
+	  "--in only with --check\n" },
+	{ { "--check", "--quick", "--in", "x" }, 4, 2, "test: error: --quick shortens the list of cases: it does not go "
+	  "with --in\n" },
 	{ { "--in", "x" }, 2, 2, "test: error: say what to do: --check, --time, --info, or --in and --out\n" },
 	{ { "--check", "--seed" }, 2, 2, "test: error: --seed needs a value: N\n" },
 	{ { "--check", "--seed", "-3" }, 3, 2, "test: error: --seed needs a number from 0 to 2147483647, not '-3'\n" },
