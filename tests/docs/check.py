@@ -6,6 +6,7 @@ A fenced block after one of these comments is compared, where a line "..." leave
     <!-- output of COMMAND -->  what COMMAND prints. Measured errors, in exponent notation, may differ by a factor
                                 of four, and the row after one freely: they move with the C library and
                                 with the order of sums.
+    <!-- spec -->               a spec that compiles
     <!-- run -->                commands of a shell, which must succeed
     <!-- output of the block above, without a GPU -->
 Commands run in a scratch folder in which `build` is BUILD, and dsl, runtime and tests are those of ROOT.
@@ -22,7 +23,7 @@ import tempfile
 ROOT, BUILD = (pathlib.Path(argument).resolve() for argument in sys.argv[1:3])
 UPDATE = sys.argv[3:] == ["--update"]
 FOLDERS = ["compiler", "docs", "dsl", "lit", "runtime", "templates", "tests", "tools"]
-MARKED = re.compile(r"<!-- (from|output of|run) ?(.*?)-->\n```\w*\n(.*?)```", re.S)
+MARKED = re.compile(r"<!-- (from|output of|spec|run) ?(.*?)-->\n```\w*\n(.*?)```", re.S)
 NO_GPU = "the block above, without a GPU"
 MEASURED = re.compile(r"\d\.\de[+-]\d\d")
 
@@ -83,6 +84,11 @@ def check_block(name, kind, subject, block, folder, last):
         result = shell(block, folder)
         expect(result.returncode == 0, f"{name}: a command of the block fails", block, result.stderr)
         return block, result.stdout
+    if kind == "spec":
+        pathlib.Path(folder, "page.lua").write_text(block)
+        result = shell("build/tdagen page.lua -o page.ptx", folder)
+        expect(result.returncode == 0, f"{name}: a spec does not compile", result.stderr)
+        return block, last
     if kind == "from":
         text = (ROOT / subject).read_text().splitlines()
     elif subject == NO_GPU:
