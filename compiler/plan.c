@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, ALL_REGISTERS = 255, MANY_REGISTERS = 168 };
+enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, ALL_REGISTERS = 255, MANY_REGISTERS = 168,
+       F32_REGISTERS = 200 };
 
 static const struct {
 	const char *name, *features;
@@ -104,6 +105,7 @@ typedef struct Needs {
 	int slot_row;                      /* bytes a row of the widest streamed tile, terms included */
 	int streams;                       /* tiles a round that stay readable at once when `retain` */
 	bool can_retain;
+	bool values_only, forward;
 } Needs;
 
 /*
@@ -119,6 +121,9 @@ static int estimate_registers(const Spec *spec, const Needs *needs, int cols)
 	} else if (spec->dtype == DTYPE_F16) {
 		fixed += 16;
 	}
+	/* Of float32, ptxas loads a whole tile of values ahead when nothing else is in the loop. */
+	if (spec->dtype == DTYPE_F32 && needs->values_only)
+		operands += needs->accumulators * cols / 32;
 	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->tiles * cols / 2 + operands;
 }
 
@@ -132,11 +137,16 @@ static double tile_cost(const Spec *spec, const Launch *tile)
 	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == 2 ? 0.1 : 0)) / busy;
 }
 
-/* Left to itself ptxas spills a little in order to fit one CTA more, or keeps everything live that it can and spills then. So
- * it is told: three CTAs of 128 threads where the estimate says that they fit without spills, else two. */
-static int fits_many(const Spec *spec)
+/* Left to itself ptxas spills a little in order to fit one CTA more, or keeps everything live that it can and spills then. So it is
+ * told: three CTAs of 128 threads for a forward that fits without spills by the estimate, else two; float32 tiles fill
+ * shared memory with two. */
+static int register_limit(const Spec *spec, const Needs *needs, int rows, int estimate)
 {
-	return spec->dtype == DTYPE_F32 ? 214 : 185;
+	if (rows < 64)
+		return ALL_REGISTERS;
+	if (spec->dtype == DTYPE_F32)
+		return estimate <= 214 ? F32_REGISTERS : ALL_REGISTERS;
+	return needs->forward && estimate <= 185 ? MANY_REGISTERS : ALL_REGISTERS;
 }
 
 static bool spills(const Spec *spec, const Launch *launch)
@@ -150,8 +160,7 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
-	bool many = tile->rows == 64 && tile->register_estimate <= fits_many(plan->spec);
-	tile->register_limit = many ? MANY_REGISTERS : ALL_REGISTERS;
+	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
 	tile->shared_bytes = shared;
 	tile->retain = needs->can_retain && tile->slots >= needs->streams + 1;
 	return shared <= plan->shared_limit && (tile->slots <= MAX_SLOTS || tile->retain);
@@ -203,7 +212,7 @@ static int terms_bytes(const Spec *spec, int terms)
 static Needs forward_needs(const Spec *spec)
 {
 	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	return (Needs){ .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
+	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
 		.slot_row = max_int(head + 4, value) };
 }
 
@@ -226,6 +235,7 @@ static Needs backward_kv_needs(const Spec *spec, int views, bool values)
 	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
 	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
 	needs.can_retain = values && views > 0;
+	needs.values_only = views == 0;
 	return needs;
 }
 

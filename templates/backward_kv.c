@@ -35,8 +35,7 @@ static bool wants_scores(const Launch *launch, int v)
 /* Bytes from one query head to the next. */
 static Val head_bytes(Kernel *k, const char *tensor)
 {
-	Val elements = kernel_i64(k, "%s.head_stride", tensor);
-	return val_mul(k->b, elements, val_i64(k->b, dtype_size(k->spec->dtype)));
+	return kernel_i64(k, "%d*%s.head_stride", dtype_size(k->spec->dtype), tensor);
 }
 
 static Stream query_stream(Kernel *k, int v, Val batch, Val head)
@@ -194,6 +193,8 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 	for (ring_walk(&ring, span.first, span.end, group, carry, carried); ring_round(&ring);)
 		round_of_queries(&kv, &ring, first_head);
 
+	kernel_after_loop(k);
+	place = kernel_place(k, "kv_heads", "k_len", launch->rows);
 	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++) {
 		Matrix dk = matrix_of(k, view_name(k, "dk", v), place.batch, place.head, "k_len", spec->head_dim);
 		store_through_norm(k, dk, first_row(k, place), kv.dk[v], kv.keys[v], kv.inv_k[v]);

@@ -243,6 +243,9 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 			mma_tile(k, q.dq[v], scores, keys.data);
 		}
 	}
+	kernel_after_loop(k);
+	place = kernel_place(k, "heads", "q_len", launch->rows);
+	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
 	for (int v = first; v < first + count; v++) {
 		Matrix dq = matrix_of(k, view_name(k, "dq", v), place.batch, place.head, "q_len", spec->head_dim);
 		store_through_norm(k, dq, first_row(k, place), q.dq[v], q.q[v], q.inv_q[v]);

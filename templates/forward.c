@@ -34,9 +34,10 @@ static void hide(Kernel *k, Tile weights, Axis row, Axis key, Val has_hidden)
 }
 
 /* o / rms(o) * gain; saves o and 1/rms(o) for the backward. */
-static void output_norm(Kernel *k, Place place, Axis row, Tile o)
+static void output_norm(Kernel *k, Place place, Tile o)
 {
 	Builder *b = k->b;
+	Axis row = axis_index(k, ALONG_ROWS, o.cols, first_row(k, place));
 	const Spec *spec = k->spec;
 	Matrix raw = packed_rows(k, "o_raw", place.batch_head, sizeof(float));
 	tile_store_f32(k, raw, first_row(k, place), o);
@@ -107,8 +108,10 @@ bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Pla
 		RingTile values = ring_next(&ring);
 		mma_tile(k, o, weights, values.data);
 	}
+	kernel_after_loop(k);
+	place = kernel_place(k, "heads", "q_len", launch->rows);
 	if (spec->rms_norm)
-		output_norm(k, place, row, o);
+		output_norm(k, place, o);
 	Matrix to = matrix_of(k, "o", place.batch, place.head, "q_len", spec->value_dim);
 	tile_store(k, to, first_row(k, place), o);
 	return kernel_end(k);

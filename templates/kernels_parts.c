@@ -89,7 +89,7 @@ Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_by
 	Val stride = kernel_i64(k, "%d*q_len", k->spec->value_dim * element_bytes);
 	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, index, stride)), .cols = k->spec->value_dim };
-	m.row_stride = val_i64(b, k->spec->value_dim);
+	m.row_bytes = arena_printf(b->arena, "%d", k->spec->value_dim * element_bytes);
 	m.rows = kernel_i32(k, "q_len");
 	return m;
 }

@@ -20,8 +20,7 @@ static Val row_start(Kernel *k, Matrix m, Val row, int size)
 {
 	Builder *b = k->b;
 	Val row64 = val_to_i64(b, row);
-	Val elements = val_mul(b, row64, m.row_stride);
-	Val start = val_offset(b, m.base, val_mul(b, elements, val_i64(b, size)));
+	Val start = val_offset(b, m.base, val_mul(b, row64, matrix_stride(k, m, 1)));
 	return val_offset(b, start, val_mul_i32(b, k->lane, 2 * size));
 }
 

@@ -82,8 +82,7 @@ static void write_norms(Kernel *k, Matrix m, Val terms, Val row0)
 		NormSum sum = { val_f32(b, 0), val_f32(b, 0) };
 		Val *changed[] = { &sum.squares, &sum.largest };
 		Val row64 = val_to_i64(b, row);
-		Val elements = val_mul(b, row64, m.row_stride);
-		Val start = val_offset(b, m.base, val_mul(b, elements, val_i64(b, size)));
+		Val start = val_offset(b, m.base, val_mul(b, row64, matrix_stride(k, m, 1)));
 		start = val_offset(b, start, val_mul_i32(b, own_chunk, CHUNK));
 		Val exists = val_compare(b, IR_LT, row, m.rows);
 		for (int c = 0; c < chunks; c += lanes) {

@@ -48,6 +48,9 @@ Val kernel_pointer(Kernel *k, const char *format, ...) __attribute__((format(pri
 Val kernel_i32(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 Val kernel_i64(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void kernel_barrier(Kernel *k);
+/* Reads thread and CTA once more, so that nothing derived from them before a long loop must stay in registers, or spill,
+ * until after it. Places and addresses are to be derived anew then. */
+void kernel_after_loop(Kernel *k);
 
 /* A row block of one (batch, head): CTAs are numbered (batch, head, block), the block fastest and from the last to the
  * first, so that under a causal mask the long ones start first. */
@@ -58,14 +61,16 @@ typedef struct Place {
 } Place;
 Place kernel_place(Kernel *k, const char *heads, const char *length, int rows);
 
-/* The rows of one (batch, head) of a tensor: element (row, column) is at base + (row * row_stride + column) * size. */
+/* The rows of one (batch, head) of a tensor. Strides are formulas in bytes: as arguments they, and their multiples, are operands from
+ * constant memory, which cost no registers in the loops. */
 typedef struct Matrix {
 	Val base;                          /* global pointer */
-	Val row_stride;                    /* i64, elements */
+	const char *row_bytes;             /* from one row to the next */
 	Val rows;                          /* i32 */
 	int cols;
 } Matrix;
 /* tensor is its name ("q1", "dv"); length names its number of rows. */
+Val matrix_stride(Kernel *k, Matrix m, int rows);      /* i64: bytes of `rows` rows */
 Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols);
 /* A float32 row term of this library's own making (1/|q|, tau ...): [batch * heads, round_up(length, 64)]. */
 Val terms_of(Kernel *k, const char *buffer, Val batch_head, const char *length);

@@ -15,6 +15,26 @@ static Val coordinate(Builder *b, const char *op)
 	return ir_op(b, "arith.index_cast", NULL, IR_I32, 1, &index);
 }
 
+static void split_thread(Kernel *k)
+{
+	k->lane = val_rem_i32(k->b, k->thread, WARP);
+	k->warp = val_div_i32(k->b, k->thread, WARP);
+}
+
+/* The side effect keeps compilers from taking it for the value that is known already. */
+static Val read_again(Kernel *k, const char *assembly)
+{
+	const char *attrs = arena_printf(k->b->arena, "asm_string = \"%s\", constraints = \"=r\", has_side_effects", assembly);
+	return ir_op(k->b, "llvm.inline_asm", attrs, IR_I32, 0, NULL);
+}
+
+void kernel_after_loop(Kernel *k)
+{
+	k->thread = read_again(k, "mov.u32 $0, %tid.x;");
+	k->cta = read_again(k, "mov.u32 $0, %ctaid.x;");
+	split_thread(k);
+}
+
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
@@ -26,8 +46,7 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	b->block = k.entry;
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
-	k.lane = val_rem_i32(b, k.thread, WARP);
-	k.warp = val_div_i32(b, k.thread, WARP);
+	split_thread(&k);
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	return k;
 }
@@ -122,21 +141,25 @@ Place kernel_place(Kernel *k, const char *heads, const char *length, int rows)
 	return place;
 }
 
-/* base + (batch * batch_stride + head * head_stride) elements. */
+Val matrix_stride(Kernel *k, Matrix m, int rows)
+{
+	return rows == 1 ? kernel_i64(k, "%s", m.row_bytes) : kernel_i64(k, "%d*%s", rows, m.row_bytes);
+}
+
 Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols)
 {
 	Builder *b = k->b;
 	Val pointer = kernel_pointer(k, "%s", tensor);
-	Val batch_stride = kernel_i64(k, "%s.batch_stride", tensor);
-	Val head_stride = kernel_i64(k, "%s.head_stride", tensor);
+	int size = dtype_size(k->spec->dtype);
+	Val batch_stride = kernel_i64(k, "%d*%s.batch_stride", size, tensor);
+	Val head_stride = kernel_i64(k, "%d*%s.head_stride", size, tensor);
 	Val batch64 = val_to_i64(b, batch);
 	Val head64 = val_to_i64(b, head);
 	Val by_batch = val_mul(b, batch64, batch_stride);
 	Val by_head = val_mul(b, head64, head_stride);
-	Val elements = val_add(b, by_batch, by_head);
-	Val bytes = val_mul(b, elements, val_i64(b, dtype_size(k->spec->dtype)));
+	Val bytes = val_add(b, by_batch, by_head);
 	Matrix m = { .base = val_offset(b, pointer, bytes), .cols = cols };
-	m.row_stride = kernel_i64(k, "%s.row_stride", tensor);
+	m.row_bytes = arena_printf(b->arena, "%d*%s.row_stride", size, tensor);
 	m.rows = kernel_i32(k, "%s", length);
 	return m;
 }

@@ -146,8 +146,7 @@ static void store_elements(Kernel *k, Matrix m, Val row0, Tile t, int size)
 		Val inside = val_compare(b, IR_LT, row.at[r], m.rows);
 		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
 			Val row64 = val_to_i64(b, row.at[r]);
-			Val elements = val_mul(b, row64, m.row_stride);
-			Val at = val_offset(b, m.base, val_mul(b, elements, val_i64(b, size)));
+			Val at = val_offset(b, m.base, val_mul(b, row64, matrix_stride(k, m, 1)));
 			at = val_offset(b, at, column_bytes);
 			for (int n = 0; n < t.cols / 8; n++) {
 				Val low = t.e[4 * n + 2 * r], high = t.e[4 * n + 2 * r + 1];

@@ -95,17 +95,16 @@ void shared_copy(Kernel *k, Shared to, Matrix from, Val first)
 	enum { UNROLL = 4 };
 	Builder *b = k->b;
 	CopyShape shape = copy_shape(k, to);
-	int size = dtype_size(k->spec->dtype), passes = (to.rows + shape.down - 1) / shape.down;
+	int passes = (to.rows + shape.down - 1) / shape.down;
 	int unrolled = passes > 2 * UNROLL ? UNROLL : passes;
 	Val here = val_add(b, first, shape.row);
 	Val row64 = val_to_i64(b, here);
-	Val row_bytes = val_mul(b, from.row_stride, val_i64(b, size));
-	Val source = val_offset(b, from.base, val_mul(b, row64, row_bytes));
+	Val source = val_offset(b, from.base, val_mul(b, row64, matrix_stride(k, from, 1)));
 	source = val_offset(b, source, val_mul_i32(b, shape.chunk, CHUNK));
 	Val into_row = val_mul_i32(b, shape.row, to.row_bytes);
 	Val into = val_add(b, into_row, val_mul_i32(b, shape.chunk, CHUNK));
 	Val target = val_offset(b, to.base, into);
-	Val pass_bytes = val_mul(b, row_bytes, val_i64(b, shape.down));
+	Val pass_bytes = matrix_stride(k, from, shape.down);
 	Val *carry[] = { &here, &source, &target };
 	Val zero = val_i32(b, 0);
 	for (Loop l = loop_begin(b, zero, val_i32(b, passes), unrolled, carry, 3); loop_next(&l);)
