@@ -1,4 +1,5 @@
 #include <stdlib.h>
+#include <string.h>
 #include "check_case.h"
 #include "error.h"
 #include "timing.h"
@@ -93,6 +94,38 @@ static tda_status time_kernels(Problem *copies, Device *device, int repeats, dou
 	return status;
 }
 
+/* Every head of every batch entry gets the data of `one`, a problem of one head: to draw all of it would take far longer
+ * than the kernels do. */
+static void repeat_head(Problem *to, const Problem *one)
+{
+	for (int t = 0; t < TENSOR_COUNT; t++) {
+		size_t bytes = one->tensor[t].bytes;
+
+		for (size_t at = 0; bytes && !to->tensor[t].output && at < to->tensor[t].bytes; at += bytes)
+			memcpy(to->tensor[t].host + at, one->tensor[t].host, bytes);
+	}
+}
+
+/* Other memory in each, so that no launch finds the inputs of the one before in a cache. */
+static tda_status make_copies(Problem *copies, Device *device, tda_kernel *kernel, const tda_shape *shape, uint64_t seed)
+{
+	tda_shape head = *shape;
+	Problem one;
+	tda_status status;
+
+	head.batch = head.heads = head.kv_heads = 1;
+	if ((status = check_random_problem(&head, kernel, seed, &one)))
+		return status;
+	for (int c = 0; c < COPIES && !status; c++) {
+		if ((status = problem_new(&copies[c], kernel, *shape, LAYOUT_PACKED)))
+			break;
+		repeat_head(&copies[c], &one);
+		status = problem_place(&copies[c], device);
+	}
+	problem_free(&one);
+	return status;
+}
+
 tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, const TimeOptions *options, FILE *out)
 {
 	Problem copies[COPIES] = {0};
@@ -102,9 +135,8 @@ tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, 
 
 	if (!device->ops->mark)
 		status = tda_fail(TDA_UNSUPPORTED, "the simulator has no clock: --time needs --device gpu");
-	for (int c = 0; c < COPIES && !status; c++)
-		if (!(status = check_random_problem(shape, kernel, options->seed + (uint64_t)c, &copies[c])))
-			status = problem_place(&copies[c], device);
+	else if (!status)
+		status = make_copies(copies, device, kernel, shape, options->seed);
 	for (int phase = 0; phase < PHASE_COUNT && !status; phase++)
 		status = time_phase(copies, device, (Phase)phase, options->repeats, samples, &ms[phase]);
 	if (!status) {
