@@ -121,6 +121,8 @@ static int estimate_registers(const Spec *spec, const Needs *needs, int cols)
 	} else if (spec->dtype == DTYPE_F16) {
 		fixed += 16;
 	}
+	if (spec->score->op != EXPR_VAR)
+		fixed += 10;                   /* a score modifier and its derivative */
 	/* Of float32, ptxas loads a whole tile of values ahead when nothing else is in the loop. */
 	if (spec->dtype == DTYPE_F32 && needs->values_only)
 		operands += needs->accumulators * cols / 32;
