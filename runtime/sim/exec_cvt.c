@@ -191,12 +191,20 @@ bool op_cvt_half_f32(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
+/* What .rna gives for an infinity or a NaN, as measured: its bits without the low ones, so that a NaN that has only those becomes
+ * infinite. */
+static uint32_t tf32_away(float x)
+{
+	uint32_t bits;
+	memcpy(&bits, &x, sizeof bits);
+	return isfinite(x) ? (uint32_t)format_encode(x, FORMAT_TF32, ROUND_AWAY) : bits & 0xffffe000;
+}
+
 /* alt: {.rna,.rn} */
 bool op_cvt_tf32(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t *d = reg(w, in->op[0]);
 	const float *a = reg(w, in->op[1]);
-	Rounding rounding = in->alt[0] == 0 ? ROUND_AWAY : ROUND_NEAREST;
-	FOR_LANES(mask, d[l] = (uint32_t)format_encode(a[l], FORMAT_TF32, rounding));
+	FOR_LANES(mask, d[l] = in->alt[0] == 0 ? tf32_away(a[l]) : (uint32_t)format_encode(a[l], FORMAT_TF32, ROUND_NEAREST));
 	return true;
 }
