@@ -43,7 +43,7 @@ static int distance(const char *a, const char *b)
 
 const char *suggest_word(const char *word, const char *const *words, int count)
 {
-	int length = (int)strlen(word), best = length < 3 ? 2 : length / 3 + 2;
+	int length = (int)strlen(word), best = length < 2 ? 1 : length < 3 ? 2 : length / 3 + 2;
 	const char *nearest = NULL;
 
 	for (int i = 0; i < count; i++) {

@@ -66,8 +66,6 @@ int dsl_column(const Loader *loader, int line, const char *word);
 Loc dsl_here(lua_State *L, const char *word);
 /* Where a table constructor that begins at `from` sets the field; `from` when it can't be found. */
 Loc dsl_field_loc(const Loader *loader, Loc from, const char *field);
-/* The name nearest to word, or NULL when none is near. */
-const char *dsl_suggest(const char *word, const char *const *names, int count);
 /* ", did you mean 'x'?", or "". */
 const char *dsl_did_you_mean(Loader *loader, const char *word, const char *const *names, int count);
 /* Reports an error and its note (NULL: none) and raises it in Lua; dsl_call knows it as reported. */

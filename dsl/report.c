@@ -1,5 +1,6 @@
 /* Places, suggestions, and errors raised out of Lua. */
 #include "dsl.h"
+#include "suggest.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -95,48 +96,9 @@ Loc dsl_field_loc(const Loader *loader, Loc from, const char *field)
 	return from;
 }
 
-enum { MAX_WORD = 40 };
-
-/* Insertions, deletions, changes and swaps of neighbours that turn a into b; letters' case counts for nothing. */
-static int edit_distance(const char *a, const char *b)
-{
-	int rows[3][MAX_WORD + 1], la = (int)strlen(a), lb = (int)strlen(b);
-	if (la > MAX_WORD || lb > MAX_WORD)
-		return MAX_WORD;
-	for (int k = 0; k <= lb; k++)
-		rows[0][k] = k;
-	for (int r = 1; r <= la; r++) {
-		int *row = rows[r % 3], *above = rows[(r + 2) % 3], *above2 = rows[(r + 1) % 3];
-		row[0] = r;
-		for (int k = 1; k <= lb; k++) {
-			int cost = tolower((unsigned char)a[r - 1]) != tolower((unsigned char)b[k - 1]);
-			row[k] = above[k - 1] + cost;
-			row[k] = row[k] < above[k] + 1 ? row[k] : above[k] + 1;
-			row[k] = row[k] < row[k - 1] + 1 ? row[k] : row[k - 1] + 1;
-			if (r > 1 && k > 1 && a[r - 1] == b[k - 2] && a[r - 2] == b[k - 1] && above2[k - 2] + 1 < row[k])
-				row[k] = above2[k - 2] + 1;
-		}
-	}
-	return rows[la % 3][lb];
-}
-
-const char *dsl_suggest(const char *word, const char *const *names, int count)
-{
-	int length = (int)strlen(word), best = length < 2 ? 1 : length < 4 ? 2 : length / 3 + 2;
-	const char *nearest = NULL;
-	for (int k = 0; k < count; k++) {
-		int distance = edit_distance(word, names[k]);
-		/* Of equally near names the first in the alphabet, since Lua's tables have no order of their own. */
-		if (distance < best || (distance == best && nearest && strcmp(names[k], nearest) < 0)) {
-			best = distance;
-			nearest = names[k];
-		}
-	}
-	return nearest;
-}
 
 const char *dsl_did_you_mean(Loader *loader, const char *word, const char *const *names, int count)
 {
-	const char *name = dsl_suggest(word, names, count);
+	const char *name = suggest_word(word, names, count);
 	return name ? arena_printf(loader->arena, "; did you mean '%s'?", name) : "";
 }

@@ -97,13 +97,6 @@ static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_
 	}
 }
 
-/* g_ij q^_i = (g_ij / |q_i|) q_i */
-static void scale_columns(Kernel *k, Tile t, Axis by)
-{
-	for (int e = 0; by.count > 0 && e < tile_count(t); e++)
-		t.e[e] = val_fmul(k->b, t.e[e], axis_get(by, e));
-}
-
 /* One tile of queries: the round of the ring. */
 static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 {
@@ -139,7 +132,7 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 		scores_normalise(k, scores, inv_q, kv->inv_k[v]);
 		weigh(kv, &head, v, scores, d_weights, row, tau, bits, weights);
 		if (wants_dk(launch, v)) {
-			scale_columns(k, scores, inv_q);
+			tile_scale(k, scores, inv_q);              /* g_ij q^_i = (g_ij / |q_i|) q_i */
 			mma_tile(k, kv->dk[v], scores, queries.data);
 		}
 	}

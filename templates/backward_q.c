@@ -114,13 +114,6 @@ static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Ax
 	}
 }
 
-/* g_ij k^_j = (g_ij / |k_j|) k_j */
-static void scale_columns(Kernel *k, Tile t, Axis by)
-{
-	for (int e = 0; by.count > 0 && e < tile_count(t); e++)
-		t.e[e] = val_fmul(k->b, t.e[e], axis_get(by, e));
-}
-
 /* A row whose sum is exactly 0 has no survivor that matters: its local derivative, perhaps not finite, counts as 0. */
 static Val row_term(BackwardQ *q, const Expr *derivative, int r, Val sum)
 {
@@ -239,7 +232,7 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 			mma_rows(k, scores, q.q[v], keys.data);
 			scores_normalise(k, scores, q.inv_q[v], inv_k);
 			local_gradients(&q, v, scores, d_weights, key, bits);
-			scale_columns(k, scores, inv_k);
+			tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */
 			mma_tile(k, q.dq[v], scores, keys.data);
 		}
 	}

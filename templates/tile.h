@@ -94,6 +94,8 @@ Axis axis_new(Kernel *k, Along along, int cols);
 Val axis_get(Axis axis, int element);              /* the value that applies to a tile's element */
 /* Index of each row (or column) of this lane's elements, from `first` (i32): the first row of the warp, or of the tile. */
 Axis axis_index(Kernel *k, Along along, int cols, Val first);
+/* t *= axis, in place; an empty axis leaves it as it is. */
+void tile_scale(Kernel *k, Tile t, Axis by);
 /* Reads float32 terms from global memory at those indices; always in bounds, since terms are padded to 64 rows. */
 Axis axis_load_global(Kernel *k, Axis index, Val terms);
 /* Reads float32 terms that lie in shared memory in the order of the tile's columns. */

@@ -52,6 +52,12 @@ Axis axis_index(Kernel *k, Along along, int cols, Val first)
 	return axis;
 }
 
+void tile_scale(Kernel *k, Tile t, Axis by)
+{
+	for (int e = 0; by.count > 0 && e < tile_count(t); e++)
+		t.e[e] = val_fmul(k->b, t.e[e], axis_get(by, e));
+}
+
 Axis axis_load_global(Kernel *k, Axis index, Val terms)
 {
 	Builder *b = k->b;
