@@ -180,55 +180,39 @@ static tda_status check_inputs(tda_kernel *kernel, Device *device, const RunOpti
 	return status;
 }
 
-static tda_status run_check(tda_kernel *kernel, const RunOptions *o, FILE *out, int *failures)
+static tda_status run_check(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out, int *failures)
 {
 	CheckOptions options = { .quick = o->quick, .seed = (uint64_t)o->seed };
-	Device *device;
-	tda_status status = open_device(o, &device);
 
-	if (status)
-		return status;
 	fprintf(out, "device: %s\n", device->description);
 	options.large = device->ops->mark != NULL;
-	status = o->in ? check_inputs(kernel, device, o, out, failures) : check_run(kernel, device, &options, out, failures);
-	device->ops->close(device);
-	return status;
+	return o->in ? check_inputs(kernel, device, o, out, failures) : check_run(kernel, device, &options, out, failures);
 }
 
-static tda_status run_time(tda_kernel *kernel, const RunOptions *o, FILE *out)
+static tda_status run_time(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out)
 {
 	TimeOptions options = { .repeats = (int)o->repeats, .by_kernel = o->by_kernel, .seed = (uint64_t)o->seed };
 	tda_shape shape = TDA_SHAPE_INIT;
-	Device *device;
-	tda_status status = open_device(o, &device);
 
-	if (status)
-		return status;
 	shape.batch = o->batch ? o->batch : 1;
 	shape.heads = o->heads ? o->heads : 16;
 	shape.kv_heads = o->kv_heads ? o->kv_heads : shape.heads;
 	shape.q_len = o->q_len ? o->q_len : 4096;
 	shape.k_len = o->k_len ? o->k_len : shape.q_len;
 	shape.layer = (int32_t)o->layer;
-	status = time_run(kernel, device, &shape, &options, out);
-	device->ops->close(device);
-	return status;
+	return time_run(kernel, device, &shape, &options, out);
 }
 
-static tda_status run_on_device(Problem *p, const RunOptions *o, FILE *out)
+static tda_status run_on_device(Problem *p, Device *device, const RunOptions *o, FILE *out)
 {
 	enum { POISON = 0xff };
-	Device *device;
-	tda_status status = open_device(o, &device);
+	tda_status status;
 
-	if (status)
-		return status;
 	fprintf(out, "device: %s\n", device->description);
 	if (!(status = problem_place(p, device)) && !(status = problem_poison(p, POISON)) &&
 	    !(status = problem_launch(p, true, o->backward)) && !(status = problem_fetch(p, POISON, o->backward)))
 		status = outputs_write(o->out, p, o->backward);
 	problem_displace(p);
-	device->ops->close(device);
 	return status;
 }
 
@@ -246,25 +230,28 @@ static tda_status run_on_reference(const Problem *p, const RunOptions *o, FILE *
 	return status;
 }
 
-static tda_status run_tensors(tda_kernel *kernel, const RunOptions *o, FILE *out)
+static tda_status run_tensors(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out)
 {
 	Problem problem;
 	tda_status status = inputs_load(o->in, kernel, (int)o->layer, o->backward ? GRAD_NEEDED : GRAD_UNUSED, &problem);
 
 	if (status)
 		return status;
-	if (o->device && strcmp(o->device, "reference") == 0)
-		status = run_on_reference(&problem, o, out);
-	else
-		status = run_on_device(&problem, o, out);
+	status = device ? run_on_device(&problem, device, o, out) : run_on_reference(&problem, o, out);
 	problem_free(&problem);
 	return status;
+}
+
+static bool needs_device(const RunOptions *o)
+{
+	return !o->info && !(o->device && strcmp(o->device, "reference") == 0);
 }
 
 int run_main(const RunInput *input, RunMode mode, int argc, const char *const *argv, FILE *out, FILE *err)
 {
 	RunOptions options;
 	tda_kernel *kernel = NULL;
+	Device *device = NULL;
 	int failures = 0;
 	tda_status status = parse_options(argc, argv, &options);
 
@@ -276,12 +263,16 @@ int run_main(const RunInput *input, RunMode mode, int argc, const char *const *a
 		return EXIT_USAGE;
 	}
 	status = input->path ? tda_open_file(input->path, &kernel) : tda_open_memory(input->ptx, input->length, &kernel);
+	if (!status && needs_device(&options))
+		status = open_device(&options, &device);
 	if (!status)
 		status = options.info    ? print_info(kernel, out)
-		         : options.check ? run_check(kernel, &options, out, &failures)
-		         : options.time  ? run_time(kernel, &options, out)
-		                         : run_tensors(kernel, &options, out);
-	tda_close(kernel);
+		         : options.check ? run_check(kernel, device, &options, out, &failures)
+		         : options.time  ? run_time(kernel, device, &options, out)
+		                         : run_tensors(kernel, device, &options, out);
+	tda_close(kernel);              /* before the device: its modules lie in the device's context */
+	if (device)
+		device->ops->close(device);
 	fflush(out);
 	if (status)
 		fprintf(err, "%s: error: %s\n", input->program, tda_error_message());
