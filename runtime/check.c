@@ -1,10 +1,15 @@
 /*
  * The bounds. Let e be the error of a tensor, r the reference, n the reference's noise (reference.h): about as large
  * as r where terms have random signs, larger where they cancel, which is no fault of the kernel.
- *   - |e| <= tolerance * max(|r|, |n|), 2-norms over the whole tensor.
- *   - For each row with a survivor, |e_row| <= 4 * tolerance * max(|r_row|, |n_row|, rms / 4), where rms is the root
- *     mean square of |r_row| over those rows: rows far below it are what the rounding of a score has left of a weight
- *     near the threshold.
+ *   - |e| <= tolerance * max(|r|, |n|) + |c|, 2-norms over the whole tensor.
+ *   - For each row with a survivor, |e_row| <= 4 * tolerance * max(|r_row|, |n_row|, rms / 4) + |c_row|, where rms is
+ *     the root mean square of |r_row| over those rows: rows far below it are what the rounding of a score has left of a
+ *     weight near the threshold.
+ *   - c is how far the reference itself moves with the rounding of scores and thresholds (Reference.change): the
+ *     weight and derivatives of a pair are evaluated again at s + d and s - d, and what that changes of a product,
+ *     behind an output norm also through the norm, is summed as the noise is. d is slack / 4 (reference_delta), 5e-7
+ *     where sums are float32's. It counts where a derivative is steep or jumps at the threshold, such as
+ *     1.5 sqrt(s - tau); it is no margin for a threshold that is wrong by many times d.
  *   - A row without a survivor is exactly 0.
  *   - Rows with a pair within `slack` of the threshold are left out of the two rules for rows, but counted: more such
  *     pairs than 1e-4 + 100 * slack of the survivors, and 2, fail the case. (Up to about 50 scores in a unit of score
@@ -25,14 +30,14 @@ typedef struct Comparison {
 	const double *got, *want;
 	int64_t rows, dim;
 	const int32_t *survivors, *near;       /* per row; NULL for parameters */
-	const double *noise;                   /* per row; of parameters: per entry */
+	const double *noise, *change;          /* per row; of parameters: per entry */
 	double tolerance;
 	int64_t spread_rows;                   /* the first so many rows may be non-finite where the reference is finite */
 } Comparison;
 
 typedef struct Outcome {
-	double error;                  /* |e| / max(|r|, |n|) */
-	double worst;                  /* of the rows: |e_row| / max(|r_row|, |n_row|, rms / 4) */
+	double error;                  /* |e| / (max(|r|, |n|) + |c| / bound): above the bound where |e| is */
+	double worst;                  /* of the rows: the same with max(|r_row|, |n_row|, rms / 4) and c_row */
 	int64_t worst_row;             /* -1: none was compared */
 	int64_t compared;
 	const char *fault;             /* NULL: none */
@@ -86,6 +91,7 @@ static Outcome compare(const Comparison *c)
 {
 	Outcome out = { .worst_row = -1 };
 	double error = 0, norm = 0, squares = 0, rms;
+	int64_t entries;
 
 	for (int64_t r = 0; r < c->rows; r++) {
 		double e = row_error(c, r), w = row_norm(c->want + r * c->dim, c->dim);
@@ -101,14 +107,15 @@ static Outcome compare(const Comparison *c)
 		}
 	}
 	rms = out.compared ? sqrt(squares / (double)out.compared) : 0;
-	norm = fmax(sqrt(norm), row_norm(c->noise, c->survivors ? c->rows : c->dim));
+	entries = c->survivors ? c->rows : c->dim;
+	norm = fmax(sqrt(norm), row_norm(c->noise, entries)) + row_norm(c->change, entries) / c->tolerance;
 	out.error = error == 0 ? 0 : sqrt(error) / norm;
 	for (int64_t r = 0; r < c->rows && !out.fault; r++) {
 		double e = row_error(c, r), relative;
 
 		if (!row_counts(c, r))
 			continue;
-		relative = e == 0 ? 0 : e / fmax(row_scale(c, r), rms / 4);
+		relative = e == 0 ? 0 : e / (fmax(row_scale(c, r), rms / 4) + row_norm(c->change + r, 1) / (4 * c->tolerance));
 		if (out.worst_row < 0 || relative > out.worst) {
 			out.worst = relative;
 			out.worst_row = r;
@@ -169,13 +176,15 @@ static bool has_nan(Special special)
 	return special == SPECIAL_NAN_Q || special == SPECIAL_NAN_K || special == SPECIAL_NAN_V || special == SPECIAL_INF_K;
 }
 
-static tda_status compare_tensor(const Run *run, int tensor, const double *want, const double *noise, bool by_key)
+static tda_status compare_tensor(const Run *run, int tensor, const double *want, const double *noise,
+                                 const double *change, bool by_key)
 {
 	const Reference *ref = run->reference;
 	const Operand *operand = &run->problem->tensor[tensor];
 	bool spreads = has_nan(run->kase->special) && (tensor != TENSOR_O || run->kase->special == SPECIAL_NAN_V);
 	Comparison c = {
-		.want = want, .noise = noise, .survivors = by_key ? ref->key_survivors : ref->row_survivors,
+		.want = want, .noise = noise, .change = change,
+		.survivors = by_key ? ref->key_survivors : ref->row_survivors,
 		.near = by_key ? ref->key_near : ref->row_near,
 		.tolerance = ref->manifest->tolerance[tensor == TENSOR_O ? PHASE_FORWARD : PHASE_BACKWARD],
 		.spread_rows = spreads ? (by_key ? ref->k_len : ref->heads / ref->kv_heads * ref->q_len) : 0,
@@ -190,7 +199,7 @@ static tda_status compare_param(const Run *run, int param)
 	const Operand *operand = &run->problem->dparam[param];
 	char name[MANIFEST_NAME_BYTES + 1] = "d";
 	Comparison c = {
-		.want = ref->dparam[param], .noise = ref->noise->dparam[param],
+		.want = ref->dparam[param], .noise = ref->noise->dparam[param], .change = ref->change->dparam[param],
 		.tolerance = ref->manifest->tolerance[PHASE_BACKWARD],
 		.spread_rows = has_nan(run->kase->special) ? 1 : 0,
 	};
@@ -203,15 +212,15 @@ static tda_status compare_all(const Run *run)
 {
 	const Reference *ref = run->reference;
 	double limit = (1e-4 + 100 * ref->manifest->slack) * (double)ref->survivors + 2;
-	tda_status status = compare_tensor(run, TENSOR_O, ref->o, ref->noise->o, false);
+	tda_status status = compare_tensor(run, TENSOR_O, ref->o, ref->noise->o, ref->change->o, false);
 
 	for (int v = 0; v < ref->manifest->views && !status; v++) {
-		status = compare_tensor(run, TENSOR_DQ + v, ref->dq[v], ref->noise->dq[v], false);
+		status = compare_tensor(run, TENSOR_DQ + v, ref->dq[v], ref->noise->dq[v], ref->change->dq[v], false);
 		if (!status)
-			status = compare_tensor(run, TENSOR_DK + v, ref->dk[v], ref->noise->dk[v], true);
+			status = compare_tensor(run, TENSOR_DK + v, ref->dk[v], ref->noise->dk[v], ref->change->dk[v], true);
 	}
 	if (!status)
-		status = compare_tensor(run, TENSOR_DV, ref->dv, ref->noise->dv, true);
+		status = compare_tensor(run, TENSOR_DV, ref->dv, ref->noise->dv, ref->change->dv, true);
 	for (int p = 0; p < ref->manifest->param_count && !status; p++)
 		status = compare_param(run, p);
 	if (!status && (double)ref->near > limit) {

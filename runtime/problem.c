@@ -393,9 +393,9 @@ static double *room(const Operand *o)
 	return doubles(operand_rows(o) * o->dim);
 }
 
-static bool fill_noise(const Problem *p, Reference *r, int64_t q_rows, int64_t k_rows)
+static bool fill_noise(const Problem *p, ReferenceNoise **to, int64_t q_rows, int64_t k_rows)
 {
-	ReferenceNoise *noise = r->noise = calloc(1, sizeof(*noise));
+	ReferenceNoise *noise = *to = calloc(1, sizeof(*noise));
 	bool ok = noise && (noise->o = doubles(q_rows)) && (noise->dv = doubles(k_rows));
 
 	for (int v = 0; v < p->manifest->views && ok; v++)
@@ -426,7 +426,7 @@ static bool fill_reference(const Problem *p, bool backward, Reference *r)
 		ok = (r->dq[v] = room(&p->tensor[TENSOR_DQ + v])) && (r->dk[v] = room(&p->tensor[TENSOR_DK + v]));
 	for (int n = 0; n < m->param_count && ok; n++)
 		ok = (r->dparam[n] = room(&p->dparam[n]));
-	return ok && fill_noise(p, r, q_rows, k_rows);
+	return ok && fill_noise(p, &r->noise, q_rows, k_rows) && fill_noise(p, &r->change, q_rows, k_rows);
 }
 
 tda_status problem_reference(const Problem *p, bool backward, Reference *r)
@@ -462,6 +462,7 @@ static void noise_free(ReferenceNoise *noise)
 void problem_reference_free(Reference *r)
 {
 	noise_free(r->noise);
+	noise_free(r->change);
 	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
 		free((void *)r->q[v]);
 		free((void *)r->k[v]);

@@ -11,9 +11,12 @@
 #include "error.h"
 #include "reference_row.h"
 
+/* What is summed for every parameter's gradient: terms, their squares, squares of their changes. */
+enum { PART_SUM, PART_SQUARES, PART_CHANGES, PARTS };
+
 typedef struct Job {
 	Reference *ref;
-	double *grad_params;           /* [batch, heads, 2, grad_stride]: sums, then sums of squares */
+	double *grad_params;           /* [batch, heads, PARTS, grad_stride] */
 	int64_t grad_stride;
 	atomic_llong next;             /* group to take */
 	atomic_llong survivors, near, visible;
@@ -26,13 +29,18 @@ static void worker_free(Worker *w)
 {
 	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
 		LiveRow *live = &w->live[v];
-		for (int p = 0; p < TDA_MAX_PARAMS; p++)
+		for (int p = 0; p < TDA_MAX_PARAMS; p++) {
 			free(live->by_param[p]);
+			free(live->param_change[p]);
+		}
 		free(live->key);
 		free(live->score);
 		free(live->weight);
 		free(live->by_score);
 		free(live->by_tau);
+		free(live->weight_change);
+		free(live->score_change);
+		free(live->tau_change);
 		free(live->value);
 		free(w->inverse_k[v]);
 		free(w->transposed[v]);
@@ -46,6 +54,7 @@ static void worker_free(Worker *w)
 	free(w->grad_row);
 	free(w->normed);
 	free(w->grad_noise);
+	free(w->normed_change);
 }
 
 static bool reserve(double **to, int64_t count)
@@ -78,18 +87,20 @@ static bool worker_init(Worker *w, const Reference *ref)
 	w->stack = calloc((size_t)stack_depth(m), sizeof(*w->stack));
 	ok = w->stack && reserve(&w->sum_q, m->head_dim) && reserve(&w->row_o, m->value_dim) &&
 	     reserve(&w->grad_row, m->value_dim) && reserve(&w->normed, m->value_dim) &&
-	     reserve(&w->grad_noise, m->value_dim);
+	     reserve(&w->grad_noise, m->value_dim) && reserve(&w->normed_change, m->value_dim);
 	for (int v = 0; v < m->views && ok; v++) {
 		LiveRow *live = &w->live[v];
 		live->key = calloc((size_t)(ref->k_len > 0 ? ref->k_len : 1), sizeof(*live->key));
 		ok = live->key && reserve(&live->score, ref->k_len) && reserve(&live->weight, ref->k_len) &&
 		     reserve(&live->by_score, ref->k_len) && reserve(&live->by_tau, ref->k_len) &&
-		     reserve(&live->value, m->value_dim) && reserve(&w->inverse_k[v], ref->k_len) &&
-		     reserve(&w->transposed[v], ref->k_len * m->head_dim) && reserve(&w->key_moment[v], ref->k_len) &&
-		     reserve(&w->unit_q[v], ROW_BLOCK * m->head_dim) && reserve(&w->scores[v], ROW_BLOCK * ref->k_len);
+		     reserve(&live->weight_change, ref->k_len) && reserve(&live->score_change, ref->k_len) &&
+		     reserve(&live->tau_change, ref->k_len) && reserve(&live->value, m->value_dim) &&
+		     reserve(&w->inverse_k[v], ref->k_len) && reserve(&w->transposed[v], ref->k_len * m->head_dim) &&
+		     reserve(&w->key_moment[v], ref->k_len) && reserve(&w->unit_q[v], ROW_BLOCK * m->head_dim) &&
+		     reserve(&w->scores[v], ROW_BLOCK * ref->k_len);
 		for (int p = 0; p < m->param_count && ok; p++)
 			if (w->by_params >> p & 1)
-				ok = reserve(&live->by_param[p], ref->k_len);
+				ok = reserve(&live->by_param[p], ref->k_len) && reserve(&live->param_change[p], ref->k_len);
 	}
 	return ok;
 }
@@ -106,8 +117,10 @@ static void keys_backward(const Worker *w, int64_t group)
 			double *dk = ref->dk[v] + (group * ref->k_len + j) * m->head_dim;
 			double inverse = w->inverse_k[v][j];
 
-			if (ref->noise)
+			if (ref->noise) {
 				ref->noise->dk[v][group * ref->k_len + j] *= inverse * inverse;
+				ref->change->dk[v][group * ref->k_len + j] *= inverse * inverse;
+			}
 			for (int d = 0; d < m->head_dim; d++)
 				dk[d] = inverse == 0 ? 0 : inverse * (dk[d] - k[d] * inverse * w->key_moment[v][j]);
 		}
@@ -205,8 +218,9 @@ static void run_group(Job *job, Worker *w, int64_t group)
 
 		for (int p = 0; p < m->param_count; p++)
 			w->params[p] = reference_parameter(ref, p, entry_of_launch(ref, p, head));
-		w->grad_params = job->grad_params + 2 * bh * job->grad_stride;
-		w->grad_squares = w->grad_params + job->grad_stride;
+		w->grad_params = job->grad_params + PARTS * bh * job->grad_stride;
+		w->grad_squares = w->grad_params + PART_SQUARES * job->grad_stride;
+		w->grad_changes = w->grad_params + PART_CHANGES * job->grad_stride;
 		for (int64_t r = 0; r < ref->q_len; r += ROW_BLOCK)
 			run_rows(w, group, head, r, ref->q_len - r < ROW_BLOCK ? (int)(ref->q_len - r) : ROW_BLOCK);
 	}
@@ -255,15 +269,15 @@ static void clear_outputs(Reference *ref)
 	memset(ref->dv, 0, sizeof(double) * (size_t)(k_rows * m->value_dim));
 }
 
-/* Adds what every (batch, head) has in job->grad_params + `offset`, in a fixed order. */
-static void sum_param(const Job *job, int p, int64_t offset, double *sum)
+/* Adds one part of what every (batch, head) has in job->grad_params, in a fixed order. */
+static void sum_param(const Job *job, int p, int part, double *sum)
 {
 	const Reference *ref = job->ref;
 	int64_t length = manifest_param_length(ref->manifest, p, ref->heads, ref->layers);
 
 	memset(sum, 0, sizeof(double) * (size_t)length);
 	for (int64_t bh = 0; bh < ref->batch * ref->heads; bh++) {
-		const double *grads = job->grad_params + 2 * bh * job->grad_stride + offset;
+		const double *grads = job->grad_params + (PARTS * bh + part) * job->grad_stride;
 
 		if (ref->manifest->params[p].shape != TDA_PER_CHANNEL)
 			sum[entry_of_launch(ref, p, bh % ref->heads)] += grads[p];
@@ -277,17 +291,18 @@ static void sum_params(const Job *job)
 	const Reference *ref = job->ref;
 
 	for (int p = 0; p < ref->manifest->param_count; p++) {
-		sum_param(job, p, 0, ref->dparam[p]);
-		if (ref->noise)
-			sum_param(job, p, job->grad_stride, ref->noise->dparam[p]);
+		sum_param(job, p, PART_SUM, ref->dparam[p]);
+		if (ref->noise) {
+			sum_param(job, p, PART_SQUARES, ref->noise->dparam[p]);
+			sum_param(job, p, PART_CHANGES, ref->change->dparam[p]);
+		}
 	}
 }
 
 /* Sums of squares so far; their roots in the end. With `begin`, zeros instead. */
-static void finish_noise(const Reference *ref, bool begin)
+static void finish_noise(const Reference *ref, const ReferenceNoise *noise, bool begin)
 {
 	const Manifest *m = ref->manifest;
-	const ReferenceNoise *noise = ref->noise;
 	int64_t q_rows = ref->batch * ref->heads * ref->q_len, k_rows = ref->batch * ref->kv_heads * ref->k_len;
 	struct { double *values; int64_t count; } arrays[2 + 2 * TDA_MAX_VIEWS + TDA_MAX_PARAMS];
 	int count = 0;
@@ -319,12 +334,14 @@ tda_status reference_run(Reference *ref, int threads)
 	int started = 0;
 	int64_t groups = ref->batch * ref->kv_heads, pairs = ref->batch * ref->heads;
 
-	job.grad_params = calloc((size_t)(pairs > 0 ? pairs : 1) * 2 * (size_t)job.grad_stride, sizeof(double));
+	job.grad_params = calloc((size_t)(pairs > 0 ? pairs : 1) * PARTS * (size_t)job.grad_stride, sizeof(double));
 	if (!job.grad_params)
 		return tda_fail_memory();
 	clear_outputs(ref);
-	if (ref->noise)
-		finish_noise(ref, true);
+	if (ref->noise) {
+		finish_noise(ref, ref->noise, true);
+		finish_noise(ref, ref->change, true);
+	}
 	/* this thread works too, so a thread that can't be started costs time only */
 	while (started + 1 < threads && started + 1 < groups && started < MOST_THREADS &&
 	       pthread_create(&thread[started], NULL, work, &job) == 0)
@@ -334,8 +351,10 @@ tda_status reference_run(Reference *ref, int threads)
 		pthread_join(thread[t], NULL);
 	if (ref->grad_o)
 		sum_params(&job);
-	if (ref->noise)
-		finish_noise(ref, false);
+	if (ref->noise) {
+		finish_noise(ref, ref->noise, false);
+		finish_noise(ref, ref->change, false);
+	}
 	ref->survivors = job.survivors;
 	ref->near = job.near;
 	ref->visible = job.visible;

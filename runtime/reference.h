@@ -19,6 +19,13 @@ typedef struct ReferenceNoise {
 } ReferenceNoise;
 
 /*
+ * How far rounding may move s - tau: slack / 4. The slack of a score of float32 is that of the longest row, 256
+ * elements, with every addition wrong by a whole 2^-23 of the largest sum there can be, |q||k|. Rounding to nearest
+ * halves the one, sums that grow from 0 to a score the other. Scores that are exactly 0 don't move.
+ */
+double reference_delta(const Manifest *m);
+
+/*
  * All tensors are contiguous f64 in host memory and belong to the caller:
  *     q[view], dq[view]       [batch, heads, q_len, head_dim]
  *     k[view], dk[view]       [batch, kv_heads, k_len, head_dim]
@@ -39,6 +46,8 @@ typedef struct Reference {
 	double *dq[TDA_MAX_VIEWS], *dk[TDA_MAX_VIEWS], *dv;
 	double *dparam[TDA_MAX_PARAMS];
 	ReferenceNoise *noise;         /* out; NULL: not wanted. Needs grad_o */
+	ReferenceNoise *change;        /* out, with noise: the same of how far each product moves where a score does by
+	                                * reference_delta(), weight and derivatives each up or down, whichever is more */
 	/* out, each may be NULL: for each row of q, over all views, */
 	int32_t *row_survivors;        /* pairs whose weight is not 0 */
 	int32_t *row_near;             /* pairs with |s - tau| <= slack: rounding decides whether they survive.

@@ -48,38 +48,110 @@ static double partial(const PostfixSlot *slot, int by, int k)
 	return slot->live >> by & 1 ? slot->partial[by][k] : 0;
 }
 
-/* Appends the pairs of one chunk whose weight or a derivative is not zero. `modified` is the score's modifier,
- * evaluated (NULL: the score itself), `weighed` the weight. */
-static void keep_live(Worker *w, LiveRow *live, int64_t first, int count, const double *score,
+/* A pair's weight and its derivatives, by_param only of parameters that are read. */
+typedef struct PairTerms {
+	double weight, by_score, by_tau;
+	double by_param[TDA_MAX_PARAMS];
+} PairTerms;
+
+/* Of entry k of the weight and entry j of the score's modifier (NULL: the score itself). */
+static PairTerms pair_terms(const Worker *w, const PostfixSlot *weighed, int k, const PostfixSlot *modified, int j)
+{
+	double by_modified = partial(weighed, DUAL_S, k);
+	PairTerms t = { .weight = weighed->value[k], .by_tau = partial(weighed, DUAL_TAU, k) };
+
+	t.by_score = by_modified == 0 ? 0 : modified ? by_modified * partial(modified, DUAL_S, j) : by_modified;
+	for (int p = 0; w->by_params >> p; p++) {
+		if (!(w->by_params >> p & 1))
+			continue;
+		t.by_param[p] = partial(weighed, DUAL_PARAM + p, k);
+		if (modified && by_modified != 0)
+			t.by_param[p] += by_modified * partial(modified, DUAL_PARAM + p, j);
+	}
+	return t;
+}
+
+/* Is s within `slack` of the threshold, so that rounding decides on which side it is? */
+static bool is_near(const Worker *w, double score, double modified, double tau)
+{
+	return score != 0 && fabs(modified - tau) <= w->ref->manifest->slack;
+}
+
+/* Appends the pairs of one chunk whose weight or a derivative is not zero, or may not be. `modified` is the score's
+ * modifier, evaluated (NULL: the score itself), `weighed` the weight. */
+static void keep_live(Worker *w, LiveRow *live, const PostfixInput *input, int64_t first, const double *score,
                       const PostfixSlot *modified, const PostfixSlot *weighed)
 {
-	for (int k = 0; k < count; k++) {
-		double by_modified = partial(weighed, DUAL_S, k);
-		double slope = modified ? partial(modified, DUAL_S, k) : 1;
-		double by_tau = partial(weighed, DUAL_TAU, k);
-		bool is_live = weighed->value[k] != 0 || by_modified != 0 || by_tau != 0;
+	for (int k = 0; k < input->count; k++) {
+		PairTerms t = pair_terms(w, weighed, k, modified, k);
+		bool is_live = t.weight != 0 || partial(weighed, DUAL_S, k) != 0 || t.by_tau != 0;
 		int64_t at = live->count;
 
-		if (!is_live && !w->by_params)
-			continue;
 		for (int p = 0; w->by_params >> p; p++) {
-			double by_param;
 			if (!(w->by_params >> p & 1))
 				continue;
-			by_param = partial(weighed, DUAL_PARAM + p, k);
-			if (modified && by_modified != 0)
-				by_param += by_modified * partial(modified, DUAL_PARAM + p, k);
-			live->by_param[p][at] = by_param;
-			is_live |= by_param != 0;
+			live->by_param[p][at] = t.by_param[p];
+			is_live |= t.by_param[p] != 0;
 		}
-		if (!is_live)
+		if (!is_live && !is_near(w, score[k], input->row[POSTFIX_VAR_S][k], live->tau))
 			continue;
 		live->key[at] = (int32_t)(first + k);
 		live->score[at] = score[k];
-		live->weight[at] = weighed->value[k];
-		live->by_score[at] = by_modified == 0 ? 0 : by_modified * slope;
-		live->by_tau[at] = by_tau;
+		live->weight[at] = t.weight;
+		live->by_score[at] = t.by_score;
+		live->by_tau[at] = t.by_tau;
 		live->count++;
+	}
+}
+
+/* Raises *change to the distance of two values; what is not finite has none. */
+static void raise_change(double *change, double a, double b)
+{
+	if (isfinite(a - b) && fabs(a - b) > *change)
+		*change = fabs(a - b);
+}
+
+double reference_delta(const Manifest *m)
+{
+	return m->slack / 4;
+}
+
+/* How far the terms of the pairs from `from` on, which keep_live appended, move where their scores do. */
+static void change_live(Worker *w, LiveRow *live, const PostfixInput *input, int64_t first, int64_t from,
+                        const PostfixSlot *modified)
+{
+	PostfixInput moved = *input;
+	double score[POSTFIX_CHUNK], position[POSTFIX_CHUNK];
+
+	moved.count = (int)(live->count - from);
+	moved.row[POSTFIX_VAR_S] = score;
+	moved.row[POSTFIX_VAR_J] = position;
+	for (int64_t n = from; n < live->count; n++) {
+		live->weight_change[n] = live->score_change[n] = live->tau_change[n] = 0;
+		for (int p = 0; w->by_params >> p; p++)
+			if (w->by_params >> p & 1)
+				live->param_change[p][n] = 0;
+	}
+	for (int sign = -1; sign <= 1 && moved.count > 0; sign += 2) {
+		for (int k = 0; k < moved.count; k++) {
+			int64_t n = from + k, j = live->key[n] - first;
+			double delta = live->score[n] == 0 ? 0 : sign * reference_delta(w->ref->manifest);
+
+			score[k] = input->row[POSTFIX_VAR_S][j] + delta;
+			position[k] = input->row[POSTFIX_VAR_J][j];
+		}
+		postfix_eval(w->ref->manifest->weight, &moved, ~0u, w->stack);
+		for (int k = 0; k < moved.count; k++) {
+			int64_t n = from + k;
+			PairTerms t = pair_terms(w, w->stack, k, modified, (int)(live->key[n] - first));
+
+			raise_change(&live->weight_change[n], t.weight, live->weight[n]);
+			raise_change(&live->score_change[n], t.by_score, live->by_score[n]);
+			raise_change(&live->tau_change[n], t.by_tau, live->by_tau[n]);
+			for (int p = 0; w->by_params >> p; p++)
+				if (w->by_params >> p & 1)
+					raise_change(&live->param_change[p][n], t.by_param[p], live->by_param[p][n]);
+		}
 	}
 }
 
@@ -90,7 +162,7 @@ static void count_pairs(Worker *w, int64_t row, int64_t first_key, int count, co
 
 	for (int k = 0; k < count; k++) {
 		bool survives = weight[k] != 0;
-		bool near = score[k] != 0 && fabs(modified[k] - tau) <= ref->manifest->slack;
+		bool near = is_near(w, score[k], modified[k], tau);
 
 		if (!survives && !near)
 			continue;
@@ -177,6 +249,7 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 	input.row[POSTFIX_VAR_J] = position;
 	for (int64_t first = at->first; first < at->end; first += POSTFIX_CHUNK) {
 		PostfixSlot copy;
+		int64_t from;
 
 		input.count = at->end - first < POSTFIX_CHUNK ? (int)(at->end - first) : POSTFIX_CHUNK;
 		for (int k = 0; k < input.count; k++)
@@ -193,7 +266,10 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 		postfix_eval(m->weight, &input, wrt, w->stack);
 		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, score, input.row[POSTFIX_VAR_S],
 		            live->tau, w->stack->value);
-		keep_live(w, live, first, input.count, score, modified, w->stack);
+		from = live->count;
+		keep_live(w, live, &input, first, score, modified, w->stack);
+		if (ref->noise)
+			change_live(w, live, &input, first, from, modified);
 	}
 	memset(live->value, 0, sizeof(double) * (size_t)m->value_dim);
 	for (int64_t n = 0; n < live->count; n++) {
@@ -245,34 +321,6 @@ void reference_row_forward(Worker *w, const RowPlace *at)
 
 /* ---- backward of one row ---- */
 
-/* The gradient by the row of o before the norm, into w->grad_row; the gain's gradient is added to grad_params. */
-static void output_backward(Worker *w, const RowPlace *at)
-{
-	const Reference *ref = w->ref;
-	const Manifest *m = ref->manifest;
-	const double *grad = ref->grad_o + at->row * m->value_dim;
-	double scale, mean = 0;
-
-	memcpy(w->grad_row, grad, sizeof(double) * (size_t)m->value_dim);
-	memcpy(w->grad_noise, grad, sizeof(double) * (size_t)m->value_dim);
-	if (!m->rms_norm)
-		return;
-	scale = inverse_rms(m, w->row_o);
-	for (int d = 0; d < m->value_dim; d++) {
-		w->normed[d] = w->row_o[d] * scale;
-		if (m->gain >= 0)
-			w->grad_params[TDA_MAX_PARAMS + d] += grad[d] * w->normed[d];
-		if (m->gain >= 0)
-			w->grad_squares[TDA_MAX_PARAMS + d] += pow(grad[d] * w->normed[d], 2);
-		w->grad_row[d] = grad[d] * gain_at(ref, d);
-		mean += w->grad_row[d] * w->normed[d] / m->value_dim;
-	}
-	for (int d = 0; d < m->value_dim; d++) {
-		w->grad_noise[d] = scale * hypot(w->grad_row[d], mean * w->normed[d]);
-		w->grad_row[d] = scale * (w->grad_row[d] - mean * w->normed[d]);
-	}
-}
-
 static double dot(const double *a, const double *b, int count)
 {
 	double sum = 0;
@@ -293,6 +341,69 @@ static double square_sum(const double *a, const double *b, int count)
 }
 
 /*
+ * How far the norm moves with the weights, to first order and in root sums of squares: a row o that moves by x has its
+ * 1 / rms change by the share scale * (normed.x) / value_dim, its normed row by scale * x less that share of itself.
+ */
+static void norm_change(Worker *w, const RowPlace *at)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	const double *grad = ref->grad_o + at->row * m->value_dim;
+
+	memset(w->normed_change, 0, sizeof(double) * (size_t)m->value_dim);
+	for (int v = 0; v < m->views; v++)
+		for (int64_t n = 0; n < w->live[v].count; n++) {
+			const double *value = ref->v + (at->group * ref->k_len + w->live[v].key[n]) * m->value_dim;
+			double moved = w->scale * w->live[v].coefficient * w->live[v].weight_change[n];
+
+			w->scale_change += pow(moved * dot(w->normed, value, m->value_dim) / m->value_dim, 2);
+			for (int d = 0; d < m->value_dim; d++)
+				w->normed_change[d] += moved * moved * value[d] * value[d];
+		}
+	for (int d = 0; d < m->value_dim; d++) {
+		double square = w->normed_change[d] + w->scale_change * w->normed[d] * w->normed[d];
+
+		w->normed_change[d] = sqrt(square);
+		w->mean_change += pow(grad[d] * gain_at(ref, d) / m->value_dim, 2) * square;
+		if (m->gain >= 0)
+			w->grad_changes[TDA_MAX_PARAMS + d] += grad[d] * grad[d] * square;
+	}
+}
+
+/* The gradient by the row of o before the norm, into w->grad_row; the gain's gradient is added to grad_params. */
+static void output_backward(Worker *w, const RowPlace *at)
+{
+	const Reference *ref = w->ref;
+	const Manifest *m = ref->manifest;
+	const double *grad = ref->grad_o + at->row * m->value_dim;
+	double scale, mean = 0;
+
+	w->scale_change = w->mean_change = 0;
+	memcpy(w->grad_row, grad, sizeof(double) * (size_t)m->value_dim);
+	memcpy(w->grad_noise, grad, sizeof(double) * (size_t)m->value_dim);
+	if (!m->rms_norm)
+		return;
+	scale = inverse_rms(m, w->row_o);
+	for (int d = 0; d < m->value_dim; d++) {
+		w->normed[d] = w->row_o[d] * scale;
+		if (m->gain >= 0)
+			w->grad_params[TDA_MAX_PARAMS + d] += grad[d] * w->normed[d];
+		if (m->gain >= 0)
+			w->grad_squares[TDA_MAX_PARAMS + d] += pow(grad[d] * w->normed[d], 2);
+		w->grad_row[d] = grad[d] * gain_at(ref, d);
+		mean += w->grad_row[d] * w->normed[d] / m->value_dim;
+	}
+	for (int d = 0; d < m->value_dim; d++) {
+		w->grad_noise[d] = scale * hypot(w->grad_row[d], mean * w->normed[d]);
+		w->grad_row[d] = scale * (w->grad_row[d] - mean * w->normed[d]);
+	}
+	w->scale = scale;
+	w->mean = mean;
+	if (ref->noise)
+		norm_change(w, at);
+}
+
+/*
  * The square of do.v, and of what rounding may leave of it. Behind an output norm do is nearly orthogonal to o, so that
  * where one key survives in a row, all of do.v cancels. Kernels of 16-bit dtypes keep this gradient in two parts, so
  * only a small share of its terms counts as noise; a float32 gradient has no second part.
@@ -305,7 +416,31 @@ static double product_noise(const Worker *w, const double *v)
 	return pow(dot(w->grad_row, v, m->value_dim), 2) + share * share * square_sum(w->grad_noise, v, m->value_dim);
 }
 
-/* What the products of a row's live pairs add to the noise of o. */
+/* The square of how far do.v moves with the norm. */
+static double product_change(const Worker *w, const double *v)
+{
+	const Manifest *m = w->ref->manifest;
+
+	if (!m->rms_norm)
+		return 0;
+	return w->scale_change * pow(dot(w->grad_row, v, m->value_dim), 2) +
+	       w->scale * w->scale * (w->mean_change * pow(dot(w->normed, v, m->value_dim), 2) +
+	                              w->mean * w->mean * square_sum(w->normed_change, v, m->value_dim));
+}
+
+/* The square of how far do moves with the norm. */
+static double grad_change(const Worker *w)
+{
+	const Manifest *m = w->ref->manifest;
+
+	if (!m->rms_norm)
+		return 0;
+	return w->scale_change * dot(w->grad_row, w->grad_row, m->value_dim) +
+	       w->scale * w->scale * (w->mean_change * dot(w->normed, w->normed, m->value_dim) +
+	                              w->mean * w->mean * dot(w->normed_change, w->normed_change, m->value_dim));
+}
+
+/* What the products of a row's live pairs add to the noise of o, and to its change. */
 static void forward_noise(const Worker *w, const RowPlace *at, double scale)
 {
 	const Reference *ref = w->ref;
@@ -317,10 +452,17 @@ static void forward_noise(const Worker *w, const RowPlace *at, double scale)
 	for (int v = 0; v < m->views; v++)
 		for (int64_t n = 0; n < w->live[v].count; n++) {
 			const double *value = ref->v + (at->group * ref->k_len + w->live[v].key[n]) * m->value_dim;
-			double factor = w->live[v].coefficient * w->live[v].weight[n];
+			double square = pow(w->live[v].coefficient, 2) * square_sum(gains, value, m->value_dim);
 
-			ref->noise->o[at->row] += factor * factor * square_sum(gains, value, m->value_dim);
+			ref->noise->o[at->row] += pow(w->live[v].weight[n], 2) * square;
+			ref->change->o[at->row] += pow(w->live[v].weight_change[n], 2) * square;
 		}
+}
+
+/* The square of how far a * b moves, of the squares of a and of its change, of b and of b's change. */
+static double moved_square(double a_square, double a_moved, double b, double b_moved)
+{
+	return a_square * b_moved * b_moved + a_moved * (b * b + b_moved * b_moved);
 }
 
 /* The same of one view's gradients; inverse is 1 / |q|. */
@@ -331,30 +473,44 @@ static void backward_noise(const Worker *w, const RowPlace *at, int view, double
 	const LiveRow *live = &w->live[view];
 	const double *unit_q = w->unit_q[view] + at->slot * m->head_dim;
 	double q_square = dot(unit_q, unit_q, m->head_dim), grad_square = dot(w->grad_noise, w->grad_noise, m->value_dim);
-	double tau_square = 0;
+	double share = pow(live->coefficient, 2), grad_moved = grad_change(w);
+	double tau_square = 0, tau_moved = 0, value_moved = product_change(w, live->value);
 
 	for (int64_t n = 0; n < live->count; n++) {
 		int64_t key = at->group * ref->k_len + live->key[n];
-		const double *k = ref->k[view] + key * m->head_dim;
-		double inverse_k = w->inverse_k[view][live->key[n]];
-		const double *v = ref->v + key * m->value_dim;
-		double by_weight = pow(live->coefficient, 2) * product_noise(w, v);
-		double by_score = by_weight * pow(live->by_score[n], 2);
+		const double *k = ref->k[view] + key * m->head_dim, *v = ref->v + key * m->value_dim;
+		double k_square = pow(inverse * w->inverse_k[view][live->key[n]], 2) * dot(k, k, m->head_dim);
+		double product = product_noise(w, v), moved = product_change(w, v);
+		double by_score = share * product * pow(live->by_score[n], 2);
+		double score_moved = share * moved_square(product, moved, live->by_score[n], live->score_change[n]);
 
-		ref->noise->dq[view][at->row] += by_score * pow(inverse * inverse_k, 2) * dot(k, k, m->head_dim);
+		ref->noise->dq[view][at->row] += by_score * k_square;
+		ref->change->dq[view][at->row] += score_moved * k_square;
 		ref->noise->dk[view][key] += by_score * q_square;
-		ref->noise->dv[key] += pow(live->coefficient * live->weight[n], 2) * grad_square;
-		tau_square += by_weight * pow(live->by_tau[n], 2);
-		for (int p = 0; w->by_params >> p; p++)
-			if (w->by_params >> p & 1)
-				w->grad_squares[p] += by_weight * pow(live->by_param[p][n], 2);
+		ref->change->dk[view][key] += score_moved * q_square;
+		ref->noise->dv[key] += share * pow(live->weight[n], 2) * grad_square;
+		ref->change->dv[key] += share * moved_square(grad_square, grad_moved, live->weight[n], live->weight_change[n]);
+		tau_square += share * product * pow(live->by_tau[n], 2);
+		tau_moved += share * moved_square(product, moved, live->by_tau[n], live->tau_change[n]);
+		value_moved += product * pow(live->weight_change[n], 2);
+		for (int p = 0; w->by_params >> p; p++) {
+			if (!(w->by_params >> p & 1))
+				continue;
+			w->grad_squares[p] += share * product * pow(live->by_param[p][n], 2);
+			w->grad_changes[p] += share * moved_square(product, moved, live->by_param[p][n], live->param_change[p][n]);
+		}
 	}
 	for (int p = 0; p < m->param_count && live->count > 0; p++) {
-		if (live->tau_by_param[p] != 0)
-			w->grad_squares[p] += tau_square * pow(live->tau_by_param[p], 2);
-		if (live->coefficient_by_param[p] != 0)
-			w->grad_squares[p] += pow(live->coefficient_by_param[p], 2) *
-			                      product_noise(w, live->value);
+		double by_tau = pow(live->tau_by_param[p], 2), by_coefficient = pow(live->coefficient_by_param[p], 2);
+
+		if (by_tau != 0) {
+			w->grad_squares[p] += tau_square * by_tau;
+			w->grad_changes[p] += tau_moved * by_tau;
+		}
+		if (by_coefficient != 0) {
+			w->grad_squares[p] += by_coefficient * product_noise(w, live->value);
+			w->grad_changes[p] += by_coefficient * value_moved;
+		}
 	}
 }
 

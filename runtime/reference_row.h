@@ -16,6 +16,8 @@ typedef struct LiveRow {
 	double *by_score;              /* d weight / d normalised score */
 	double *by_tau;
 	double *by_param[TDA_MAX_PARAMS];
+	/* with noise: how far each of the above moves with the score (ReferenceNoise *change) */
+	double *weight_change, *score_change, *tau_change, *param_change[TDA_MAX_PARAMS];
 	double tau, coefficient;
 	double tau_by_param[TDA_MAX_PARAMS], coefficient_by_param[TDA_MAX_PARAMS];
 	double *value;                 /* sum over keys of weight * v, [value_dim] */
@@ -33,9 +35,14 @@ typedef struct Worker {
 	double *sum_q;                         /* [head_dim] */
 	double *row_o, *grad_row, *normed;     /* [value_dim] */
 	double *grad_noise;                    /* [value_dim]: |grad_row| before the norm's two terms cancel */
+	double scale, mean;                    /* the norm's: 1 / rms; of gradient times normed */
+	/* squares of how far the norm moves with the weights: 1 / rms, relatively; `mean`; and, not squared, normed */
+	double scale_change, mean_change;
+	double *normed_change;                 /* [value_dim] */
 	double params[TDA_MAX_PARAMS];         /* this head's and layer's entries */
 	double *grad_params;                   /* this head's gradients: [TDA_MAX_PARAMS] and the gain's [value_dim] */
-	double *grad_squares;                  /* and the sums of squares of their terms */
+	double *grad_squares;                  /* and the sums of squares of their terms, */
+	double *grad_changes;                  /* and of those terms' changes */
 	int64_t survivors, near, visible;
 	LiveRow live[TDA_MAX_VIEWS];
 } Worker;

@@ -1,6 +1,7 @@
 /*
  * The f64 reference against central differences of its own forward, for every input and parameter of a spread of
- * specs; and its forward against a direct transcription of the formula for the spec tda.
+ * specs; its forward against a direct transcription of the formula for the spec tda; and what it says of how far results
+ * move with the rounding of scores.
  */
 #include <math.h>
 #include <stdio.h>
@@ -261,11 +262,135 @@ static void test_special_rows(void)
 	manifest_free(m);
 }
 
+/* ---- Reference.change ---- */
+
+/* One view, of which a few keys a row survive: the threshold is the greatest score of a row, of 400. */
+static const Case steep[] = {
+	{ "root", "//! views 1\n//! normalize l2\n//! mask causal\n//! param t scalar 0 -inf inf\n"
+	  "//! threshold $t\n//! score s\n//! weight s tau - relu 1.5 ^\n//! combine 1 1\n", 1, 4, 2, 400, 400, 0, 1, 1 },
+	{ "square, norm", "//! views 1\n//! normalize l2\n//! mask causal\n//! param t scalar 0 -inf inf\n"
+	  "//! rms_norm 1e-6 -\n//! threshold $t\n//! score s\n//! weight s tau - relu 2 ^\n//! combine 1 1\n",
+	  1, 4, 2, 400, 400, 0, 1, 1 },
+	{ "linear, norm", "//! views 1\n//! normalize l2\n//! mask causal\n//! param t scalar 0 -inf inf\n"
+	  "//! rms_norm 1e-12 -\n//! threshold $t\n//! score s\n//! weight s tau - relu\n//! combine 1 1\n",
+	  1, 4, 2, 400, 400, 0, 1, 1 },
+};
+
+static ReferenceNoise make_noise(int64_t q_rows, int64_t k_rows)
+{
+	ReferenceNoise noise = { .o = calloc((size_t)q_rows, sizeof(double)), .dv = calloc((size_t)k_rows, sizeof(double)) };
+
+	noise.dq[0] = calloc((size_t)q_rows, sizeof(double));
+	noise.dk[0] = calloc((size_t)k_rows, sizeof(double));
+	noise.dparam[0] = calloc(1, sizeof(double));
+	return noise;
+}
+
+static void free_noise(ReferenceNoise *noise)
+{
+	free(noise->o);
+	free(noise->dv);
+	free(noise->dq[0]);
+	free(noise->dk[0]);
+	free(noise->dparam[0]);
+}
+
+/* The greatest score of the last row of the first head. */
+static double last_row_score(const Reference *ref)
+{
+	const double *q = ref->q[0] + (ref->q_len - 1) * HEAD_DIM, *k = ref->k[0];
+	double greatest = -1;
+
+	for (int64_t j = 0; j < ref->k_len; j++, k += HEAD_DIM) {
+		double qk = 0, qq = 0, kk = 0;
+
+		for (int d = 0; d < HEAD_DIM; d++)
+			qk += q[d] * k[d], qq += q[d] * q[d], kk += k[d] * k[d];
+		greatest = fmax(greatest, qk / sqrt(qq * kk));
+	}
+	return greatest;
+}
+
+/* How many rows of dq1, none of them with a pair at the threshold, moved by more than 4 * 2e-5 of their size and noise,
+ * which is what float32 may, and `share` of their change. */
+static int rows_moved(const Reference *ref, const double *dq, double share)
+{
+	int count = 0;
+
+	for (int64_t r = 0; r < ref->batch * ref->heads * ref->q_len; r++) {
+		double error = 0, norm = 0;
+
+		for (int64_t n = r * HEAD_DIM; n < (r + 1) * HEAD_DIM; n++) {
+			error += pow(ref->dq[0][n] - dq[n], 2);
+			norm += pow(dq[n], 2);
+		}
+		count += ref->row_near[r] == 0 &&
+		         sqrt(error) > 8e-5 * fmax(sqrt(norm), ref->noise->dq[0][r]) + share * ref->change->dq[0][r];
+	}
+	return count;
+}
+
+/* Scores that are wrong by 1e-7, as float32's are, move rows of gradients by more than float32's own rounding does, but
+ * not by more than their change; a threshold that is wrong by 2e-5 does. */
+static void test_change(const Case *c)
+{
+	uint64_t seed = 11;
+	Manifest *m = write_manifest(c->lines);
+	int64_t q_rows = c->batch * c->heads * c->q_len, k_rows = c->batch * c->kv_heads * c->k_len;
+	ReferenceNoise noise = make_noise(q_rows, k_rows), change = make_noise(q_rows, k_rows);
+	double *dq = calloc((size_t)(q_rows * HEAD_DIM), sizeof(double)), *exact;
+	int32_t *near = calloc((size_t)q_rows, sizeof(*near));
+	Reference ref;
+	Tensors t;
+
+	m->slack = 2e-6;
+	make_problem(c, m, &ref, &t, &seed);
+	t.input[3][0] = last_row_score(&ref) - 4e-6;            /* one survives there, just outside of the slack */
+	ref.grad_o = t.grad_o;
+	ref.noise = &noise;
+	ref.change = &change;
+	ref.row_near = near;
+	CHECK(reference_run(&ref, 2) == TDA_OK, "%s", tda_error_message());
+
+	exact = ref.dq[0];
+	ref.dq[0] = dq;
+	ref.noise = ref.change = NULL;
+	ref.row_near = NULL;
+	for (int pass = 0; pass < 2; pass++) {
+		Reference moved = ref;
+		int beyond_float, beyond_change;
+
+		if (pass == 0)
+			for (int64_t n = 0; n < t.length[1]; n++)
+				t.input[1][n] *= 1 + 3e-7 * fixture_normal(&seed);      /* k1: moves scores by 3e-7 / sqrt(8) */
+		else
+			t.input[3][0] += 2e-5;
+		CHECK(reference_run(&moved, 2) == TDA_OK, "%s", tda_error_message());
+		moved.noise = &noise;
+		moved.change = &change;
+		moved.row_near = near;
+		beyond_float = rows_moved(&moved, exact, 0);
+		beyond_change = rows_moved(&moved, exact, 1);
+		CHECK(beyond_float > 0, "%s, pass %d: no row is steep", c->name, pass);
+		CHECK(pass == 0 ? beyond_change == 0 : beyond_change > beyond_float / 2,
+		      "%s, pass %d: %d of %d rows move by more than their change", c->name, pass, beyond_change, beyond_float);
+	}
+	ref.dq[0] = exact;
+	free(dq);
+	free(near);
+	free_noise(&noise);
+	free_noise(&change);
+	free_problem(&ref, &t);
+	manifest_free(m);
+}
+
 int main(void)
 {
 	for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++)
 		test_gradients(&cases[c]);
 	test_formula();
 	test_special_rows();
+	for (size_t c = 0; c < sizeof(steep) / sizeof(steep[0]); c++)
+		test_change(&steep[c]);
 	return fixture_result();
 }
