@@ -1,9 +1,7 @@
 #include "plan.h"
+#include "plan_tile.h"
 
 #include <string.h>
-
-enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, ALL_REGISTERS = 255, MANY_REGISTERS = 168,
-       F32_REGISTERS = 200 };
 
 static const struct {
 	const char *name, *features;
@@ -89,158 +87,6 @@ const char *plan_row_blocks(const Plan *plan, Arena *arena)
 	return arena_printf(arena, "ceil_div(q_len,%d)", find_launch(plan, ROLE_BACKWARD_Q)->rows);
 }
 
-/*
- * Tiles. SM_REGISTERS and SM_SHARED are those of sm_90, where most of these kernels run. What a launch keeps in registers and in shared memory follows from its tile; the best tile is the one with the
- * least cost a pair: barriers and address arithmetic amortised over the columns, traffic over the rows, and everything
- * stretched where too few warps are resident to hide latency.
- */
-
-/* What a kernel of the tiled kind needs, by number of tiles. */
-typedef struct Needs {
-	int views;                         /* streams of scores */
-	int sums;                          /* loop-carried sums and row terms a view, in registers */
-	int accumulators;                  /* columns, over all accumulators */
-	int tiles;                         /* live tiles of pairs, in registers */
-	int residents;                     /* bytes a row of what stays in shared memory */
-	int slot_row;                      /* bytes a row of the widest streamed tile, terms included */
-	int streams;                       /* tiles a round that stay readable at once when `retain` */
-	bool can_retain;
-	bool values_only, forward;
-} Needs;
-
-/*
- * An upper bound that was fitted to what ptxas makes of these kernels (views 1..4, head_dim 40..256, all dtypes): addresses and
- * row terms of every view, accumulators, live tiles, and operands on their way into the matrix instructions.
- */
-static int estimate_registers(const Spec *spec, const Needs *needs, int cols)
-{
-	int fixed = 30, view = 14, operands = cols / 4 + 12;
-	if (spec->dtype == DTYPE_F32) {
-		fixed += 24;
-		operands = spec->precision == PRECISION_TF32 ? cols / 2 + 12 : cols + cols / 2 + 16;
-	} else if (spec->dtype == DTYPE_F16) {
-		fixed += 16;
-	}
-	if (spec->score->op != EXPR_VAR)
-		fixed += 10;                   /* a score modifier and its derivative */
-	/* Of float32, ptxas loads a whole tile of values ahead when nothing else is in the loop. */
-	if (spec->dtype == DTYPE_F32 && needs->values_only)
-		operands += needs->accumulators * cols / 32;
-	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->tiles * cols / 2 + operands;
-}
-
-static double tile_cost(const Spec *spec, const Launch *tile)
-{
-	double a_operand = spec->dtype == DTYPE_F32 ? 20 : 8;  /* loading and splitting A, spread over the columns */
-	int by_registers = SM_REGISTERS / (tile->register_limit * tile->warps * WARP_LANES);
-	int by_shared = SM_SHARED / (tile->shared_bytes + 1024);
-	int warps = (by_registers < by_shared ? by_registers : by_shared) * tile->warps;
-	double busy = warps < 8 ? warps / 8.0 : 1;
-	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == 2 ? 0.1 : 0)) / busy;
-}
-
-/* Left to itself ptxas spills a little in order to fit one CTA more, or keeps everything live that it can and spills then. So it is
- * told: three CTAs of 128 threads for a forward that fits without spills by the estimate, else two; float32 tiles fill
- * shared memory with two. */
-static int register_limit(const Spec *spec, const Needs *needs, int rows, int estimate)
-{
-	if (rows < 64)
-		return ALL_REGISTERS;
-	if (spec->dtype == DTYPE_F32)
-		return estimate <= 214 ? F32_REGISTERS : ALL_REGISTERS;
-	return needs->forward && estimate <= 185 ? MANY_REGISTERS : ALL_REGISTERS;
-}
-
-static bool spills(const Spec *spec, const Launch *launch)
-{
-	return launch->register_estimate > (spec->dtype == DTYPE_F32 ? 216 : 235);
-}
-
-/* One candidate; true when it fits in shared memory, with its estimate and whether it retains. */
-static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
-{
-	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
-	tile->warps = tile->rows / PLAN_WARP_ROWS;
-	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
-	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
-	tile->shared_bytes = shared;
-	tile->retain = needs->can_retain && tile->slots >= needs->streams + 1;
-	return shared <= plan->shared_limit && (tile->slots <= MAX_SLOTS || tile->retain);
-}
-
-static double candidate_cost(const Plan *plan, const Needs *needs, const Launch *tile)
-{
-	double cost = tile_cost(plan->spec, tile);
-	if (needs->can_retain && !tile->retain)
-		cost += 0.1;
-	/* It will spill: only where nothing else fits, and then the less the better. */
-	if (spills(plan->spec, tile))
-		cost += tile->register_estimate;
-	return cost;
-}
-
-/* Sets rows, cols, slots and what follows from them; false when nothing fits. */
-static bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
-{
-	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16, most_slots = MAX_SLOTS;
-	Launch tile = *launch;
-	double best = 0;
-	if (needs->can_retain)
-		most_slots += needs->streams;
-	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
-		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
-			for (tile.slots = most_slots; tile.slots >= 2; tile.slots--) {
-				if (!tile_fits(plan, needs, &tile))
-					continue;
-				double cost = candidate_cost(plan, needs, &tile);
-				if (best == 0 || cost < best) {
-					best = cost;
-					*launch = tile;
-				}
-			}
-	return best != 0;
-}
-
-static int max_int(int a, int b)
-{
-	return a > b ? a : b;
-}
-
-static int terms_bytes(const Spec *spec, int terms)
-{
-	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
-}
-
-static Needs forward_needs(const Spec *spec)
-{
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
-		.slot_row = max_int(head + 4, value) };
-}
-
-static Needs backward_q_needs(const Spec *spec, int views)
-{
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	int gradients = 1 + plan_splits_output_gradient(spec);
-	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
-		.residents = views * head + gradients * value,
-		.slot_row = max_int(head + 4, value) };
-}
-
-static Needs backward_kv_needs(const Spec *spec, int views, bool values)
-{
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	int scored = values ? spec->views : views;
-	Needs needs = { .views = scored, .accumulators = views * spec->head_dim + (values ? spec->value_dim : 0) };
-	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
-	needs.residents = scored * head + (views > 0 ? value : 0);
-	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
-	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
-	needs.can_retain = values && views > 0;
-	needs.values_only = views == 0;
-	return needs;
-}
-
 /* Launches. */
 
 static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffix)
@@ -248,7 +94,7 @@ static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffi
 	Launch *launch = &plan->launches[plan->launch_count++];
 	memset(launch, 0, sizeof *launch);
 	launch->role = role;
-	launch->register_limit = ALL_REGISTERS;
+	launch->register_limit = PLAN_ALL_REGISTERS;
 	launch->entry = arena_printf(arena, "tda_%s%s", roles[role].name, suffix);
 	launch->backward = role != ROLE_Q_TERMS && role != ROLE_K_TERMS && role != ROLE_FORWARD;
 	return launch;
@@ -322,7 +168,7 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 	int together = spec->views;
 	for (; together > 0; together--) {
 		Needs needs = backward_q_needs(spec, together);
-		if (choose_tile(plan, &needs, &tile) && ((tile.cols >= 16 && !spills(spec, &tile)) || together == 1))
+		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(spec, &tile) || together == 1))
 			break;
 	}
 	if (together == 0)
@@ -366,12 +212,12 @@ static bool plan_backward_kv(Plan *plan, Arena *arena)
 	const Spec *spec = plan->spec;
 	Needs all = backward_kv_needs(spec, spec->views, true);
 	Launch tile = { 0 };
-	if (choose_tile(plan, &all, &tile) && tile.cols >= 16 && !spills(spec, &tile))
+	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(spec, &tile))
 		return add_kv_pass(plan, arena, 0, spec->views, true, "");
 	int together = spec->views;
 	for (; together > 1; together--) {
 		Needs needs = backward_kv_needs(spec, together, false);
-		if (choose_tile(plan, &needs, &tile) && tile.cols >= 16 && !spills(spec, &tile))
+		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(spec, &tile))
 			break;
 	}
 	for (int v = 0; v < spec->views; v += together) {

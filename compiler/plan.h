@@ -36,7 +36,8 @@ typedef enum Role {
 	ROLE_COUNT
 } Role;
 
-enum { PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 128, PLAN_MAX_BUFFERS = 48, PLAN_TERM_ROWS = 64, PLAN_WARP_ROWS = 16 };
+enum { PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 128, PLAN_MAX_BUFFERS = 48, PLAN_TERM_ROWS = 64, PLAN_WARP_ROWS = 16,
+       PLAN_ALL_REGISTERS = 255 };  /* a thread's, by the instruction set */
 
 typedef enum ArgKind { ARG_PTR, ARG_I32, ARG_I64 } ArgKind;
 typedef struct LaunchArg {

@@ -1,0 +1,146 @@
+/*
+ * What a launch keeps in registers and in shared memory follows from its tile; the best tile is the one with the least cost a
+ * pair: barriers and address arithmetic amortised over the columns, traffic over the rows, and everything stretched where too
+ * few warps are resident to hide latency. SM_REGISTERS and SM_SHARED are those of sm_90, where most of these kernels run.
+ */
+#include "plan_tile.h"
+
+enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
+       F32_REGISTERS = 200, WORTHWHILE_COLS = 16 };
+
+/*
+ * An upper bound that was fitted to what ptxas makes of these kernels (views 1..4, head_dim 40..256, all dtypes): addresses and
+ * row terms of every view, accumulators, live tiles, and operands on their way into the matrix instructions.
+ */
+static int estimate_registers(const Spec *spec, const Needs *needs, int cols)
+{
+	int fixed = 30, view = 14, operands = cols / 4 + 12;
+	if (spec->dtype == DTYPE_F32) {
+		fixed += 24;
+		operands = spec->precision == PRECISION_TF32 ? cols / 2 + 12 : cols + cols / 2 + 16;
+	} else if (spec->dtype == DTYPE_F16) {
+		fixed += 16;
+	}
+	if (spec->score->op != EXPR_VAR)
+		fixed += 10;                   /* a score modifier and its derivative */
+	/* Of float32, ptxas loads a whole tile of values ahead when nothing else is in the loop. */
+	if (spec->dtype == DTYPE_F32 && needs->values_only)
+		operands += needs->accumulators * cols / 32;
+	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->tiles * cols / 2 + operands;
+}
+
+static double tile_cost(const Spec *spec, const Launch *tile)
+{
+	double a_operand = spec->dtype == DTYPE_F32 ? 20 : 8;  /* loading and splitting A, spread over the columns */
+	int by_registers = SM_REGISTERS / (tile->register_limit * tile->warps * WARP_LANES);
+	int by_shared = SM_SHARED / (tile->shared_bytes + 1024);
+	int warps = (by_registers < by_shared ? by_registers : by_shared) * tile->warps;
+	double busy = warps < 8 ? warps / 8.0 : 1;
+	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == 2 ? 0.1 : 0)) / busy;
+}
+
+/* Left to itself ptxas spills a little in order to fit one CTA more, or keeps everything live that it can and spills then. So it is
+ * told: three CTAs of 128 threads for a forward that fits without spills by the estimate, else two; float32 tiles fill
+ * shared memory with two. */
+static int register_limit(const Spec *spec, const Needs *needs, int rows, int estimate)
+{
+	if (rows < 64)
+		return PLAN_ALL_REGISTERS;
+	if (spec->dtype == DTYPE_F32)
+		return estimate <= 214 ? F32_REGISTERS : PLAN_ALL_REGISTERS;
+	return needs->forward && estimate <= 185 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
+}
+
+static bool spills(const Spec *spec, const Launch *launch)
+{
+	return launch->register_estimate > (spec->dtype == DTYPE_F32 ? 216 : 235);
+}
+
+/* One candidate; true when it fits in shared memory, with its estimate and whether it retains. */
+static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
+{
+	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
+	tile->warps = tile->rows / PLAN_WARP_ROWS;
+	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
+	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
+	tile->shared_bytes = shared;
+	tile->retain = needs->can_retain && tile->slots >= needs->streams + 1;
+	return shared <= plan->shared_limit && (tile->slots <= MAX_SLOTS || tile->retain);
+}
+
+static double candidate_cost(const Plan *plan, const Needs *needs, const Launch *tile)
+{
+	double cost = tile_cost(plan->spec, tile);
+	if (needs->can_retain && !tile->retain)
+		cost += 0.1;
+	/* It will spill: only where nothing else fits, and then the less the better. */
+	if (spills(plan->spec, tile))
+		cost += tile->register_estimate;
+	return cost;
+}
+
+bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
+{
+	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16, most_slots = MAX_SLOTS;
+	Launch tile = *launch;
+	double best = 0;
+	if (needs->can_retain)
+		most_slots += needs->streams;
+	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
+		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
+			for (tile.slots = most_slots; tile.slots >= 2; tile.slots--) {
+				if (!tile_fits(plan, needs, &tile))
+					continue;
+				double cost = candidate_cost(plan, needs, &tile);
+				if (best == 0 || cost < best) {
+					best = cost;
+					*launch = tile;
+				}
+			}
+	return best != 0;
+}
+
+bool tile_is_cramped(const Spec *spec, const Launch *tile)
+{
+	return tile->cols < WORTHWHILE_COLS || spills(spec, tile);
+}
+
+static int max_int(int a, int b)
+{
+	return a > b ? a : b;
+}
+
+static int terms_bytes(const Spec *spec, int terms)
+{
+	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
+}
+
+Needs forward_needs(const Spec *spec)
+{
+	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
+		.slot_row = max_int(head + 4, value) };
+}
+
+Needs backward_q_needs(const Spec *spec, int views)
+{
+	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	int gradients = 1 + plan_splits_output_gradient(spec);
+	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
+		.residents = views * head + gradients * value,
+		.slot_row = max_int(head + 4, value) };
+}
+
+Needs backward_kv_needs(const Spec *spec, int views, bool values)
+{
+	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	int scored = values ? spec->views : views;
+	Needs needs = { .views = scored, .accumulators = views * spec->head_dim + (values ? spec->value_dim : 0) };
+	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
+	needs.residents = scored * head + (views > 0 ? value : 0);
+	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
+	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
+	needs.can_retain = values && views > 0;
+	needs.values_only = views == 0;
+	return needs;
+}

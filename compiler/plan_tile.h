@@ -1,0 +1,31 @@
+/* The choice of a launch's tile: rows, columns, slots. */
+#ifndef TDAGEN_PLAN_TILE_H
+#define TDAGEN_PLAN_TILE_H
+
+#include "plan.h"
+
+/* What a kernel of the tiled kind needs, by number of tiles. */
+typedef struct Needs {
+	int views;                         /* streams of scores */
+	int sums;                          /* loop-carried sums and row terms a view, in registers */
+	int accumulators;                  /* columns, over all accumulators */
+	int tiles;                         /* live tiles of pairs, in registers */
+	int residents;                     /* bytes a row of what stays in shared memory */
+	int slot_row;                      /* bytes a row of the widest streamed tile, terms included */
+	int streams;                       /* tiles a round that stay readable at once when `retain` */
+	bool can_retain;
+	bool values_only, forward;
+} Needs;
+
+Needs forward_needs(const Spec *spec);
+/* dq of so many views a launch. */
+Needs backward_q_needs(const Spec *spec, int views);
+/* dk of so many views a launch, and dv if `values`. */
+Needs backward_kv_needs(const Spec *spec, int views, bool values);
+
+/* Sets rows, cols, slots and what follows from them; false when nothing fits in shared memory. */
+bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);
+/* By the estimate, and with columns enough to be worth it: would this tile rather be split into passes? */
+bool tile_is_cramped(const Spec *spec, const Launch *tile);
+
+#endif
