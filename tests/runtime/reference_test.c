@@ -1,6 +1,6 @@
 /*
  * The f64 reference against central differences of its own forward, for every input and parameter of a spread of
- * specs; its forward against a direct transcription of the formula for the spec tda; and what it says of how far results
+ * specs; its forward against a direct transcription of the formula for the spec tda; and how far it says that results
  * move with the rounding of scores.
  */
 #include <math.h>
@@ -278,8 +278,9 @@ static const Case steep[] = {
 
 static ReferenceNoise make_noise(int64_t q_rows, int64_t k_rows)
 {
-	ReferenceNoise noise = { .o = calloc((size_t)q_rows, sizeof(double)), .dv = calloc((size_t)k_rows, sizeof(double)) };
+	ReferenceNoise noise = { .o = calloc((size_t)q_rows, sizeof(double)) };
 
+	noise.dv = calloc((size_t)k_rows, sizeof(double));
 	noise.dq[0] = calloc((size_t)q_rows, sizeof(double));
 	noise.dk[0] = calloc((size_t)k_rows, sizeof(double));
 	noise.dparam[0] = calloc(1, sizeof(double));
