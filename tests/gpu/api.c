@@ -233,7 +233,8 @@ static tda_status check_contexts(Check *check)
 	tda_status status;
 
 	if (!(status = driver_check(cuda->cuDeviceGetCount(&gpus), "cuDeviceGetCount")) &&
-	    !(status = run_here(check->kernel, &want, &bytes)) && !(status = in_made_contexts(check->kernel, want)) && gpus > 1)
+	    !(status = run_here(check->kernel, &want, &bytes)) &&
+	    !(status = in_made_contexts(check->kernel, want)) && gpus > 1)
 		status = on_second_gpu(check->kernel, want);
 	snprintf(check->note, sizeof(check->note), "3 contexts on one GPU%s", gpus > 1 ? ", and a second GPU" : "");
 	free(want);
@@ -313,7 +314,8 @@ static tda_status check_time(Check *check)
 	    !(status = new_case(&large, check->kernel, 2, 16, 2048, 6)) && !(status = tda_preload(check->kernel)) &&
 	    !(status = time_calls(&small, stream, &forward, &backward)))
 		status = check_still_busy(&large, &small, stream);
-	snprintf(check->note, sizeof(check->note), "a call takes the host %.1f us forward, %.1f us backward", forward, backward);
+	snprintf(check->note, sizeof(check->note), "a call takes the host %.1f us forward, %.1f us backward", forward,
+	         backward);
 	if (stream)
 		driver.cuStreamSynchronize(stream);
 	case_free(&large);
@@ -441,7 +443,8 @@ static tda_status has_memory(Check *check, size_t bytes)
 	return status;
 }
 
-static tda_status check_stride(Check *check, const Case *packed, int64_t stride, const unsigned char *want, CUstream stream)
+static tda_status check_stride(Check *check, const Case *packed, int64_t stride, const unsigned char *want,
+                               CUstream stream)
 {
 	char what[64];
 	Case c;
@@ -533,26 +536,31 @@ static const struct {
 	{ "more than 65535 heads", check_heads },
 };
 
-static bool run_check(const char *path, size_t n)
+enum Outcome { PASSED, FAILED, SKIPPED, OUTCOMES };
+
+static enum Outcome run_check(const char *path, size_t n)
 {
+	static const char *const words[OUTCOMES] = { "ok", "FAIL", "skip" };
 	Check check = {0};
 	tda_status status = tda_open_file(path, &check.kernel);
 	tda_info info = TDA_INFO_INIT;
+	enum Outcome outcome;
 
 	if (!status && !(status = tda_get_info(check.kernel, &info)))
 		status = checks[n].run(&check);
-	printf("%-5s %-12s %-30s %s\n", status ? "FAIL" : check.skipped ? "skip" : "ok", info.name ? info.name : path,
-	       checks[n].name, status ? tda_error_message() : check.note);
+	outcome = status ? FAILED : check.skipped ? SKIPPED : PASSED;
+	printf("%-5s %-12s %-30s %s\n", words[outcome], info.name ? info.name : path, checks[n].name,
+	       status ? tda_error_message() : check.note);
 	fflush(stdout);
 	tda_close(check.kernel);
-	return status == TDA_OK;
+	return outcome;
 }
 
 int main(int argc, char **argv)
 {
 	char name[96] = "";
 	tda_status status = driver_open(name, sizeof(name));
-	int passed = 0, failed = 0;
+	int count[OUTCOMES] = {0};
 
 	if (status == TDA_NO_DRIVER || status == TDA_NO_DEVICE) {
 		printf("no GPU: %s\n", tda_error_message());
@@ -569,7 +577,9 @@ int main(int argc, char **argv)
 	printf("%s\n", name);
 	for (int a = 1; a < argc; a++)
 		for (size_t n = 0; n < sizeof(checks) / sizeof(checks[0]); n++)
-			*(run_check(argv[a], n) ? &passed : &failed) += 1;
-	printf("%d passed, %d failed\n", passed, failed);
-	return failed != 0;
+			count[run_check(argv[a], n)]++;
+	if (count[SKIPPED])
+		printf("%d skipped\n", count[SKIPPED]);
+	printf("%d passed, %d failed\n", count[PASSED], count[FAILED]);
+	return count[FAILED] != 0;
 }

@@ -58,7 +58,9 @@ int case_element(const Case *c)
 
 static void plan_tensor(Case *c, int tensor, int64_t heads, int64_t length, int dim)
 {
-	c->tensor[tensor] = (tda_tensor){ .batch_stride = heads * length * dim, .head_stride = length * dim, .row_stride = dim };
+	c->tensor[tensor] = (tda_tensor){
+		.batch_stride = heads * length * dim, .head_stride = length * dim, .row_stride = dim,
+	};
 	c->slice[tensor] = (size_t)(heads * length * dim * case_element(c));
 }
 

@@ -1,4 +1,4 @@
-/* A forward and a backward with all of their memory on the GPU, and the driver's functions that libtda has no use for. */
+/* A forward and a backward with their memory on the GPU, and the driver's functions that libtda has no use for. */
 #ifndef GPU_API_CASE_H
 #define GPU_API_CASE_H
 
