@@ -356,9 +356,13 @@ static void norm_change(Worker *w, const RowPlace *at)
 			const double *value = ref->v + (at->group * ref->k_len + w->live[v].key[n]) * m->value_dim;
 			double moved = w->scale * w->live[v].coefficient * w->live[v].weight_change[n];
 
-			w->scale_change += pow(moved * dot(w->normed, value, m->value_dim) / m->value_dim, 2);
-			for (int d = 0; d < m->value_dim; d++)
+			double by_normed = 0;
+
+			for (int d = 0; d < m->value_dim; d++) {
+				by_normed += w->normed[d] * value[d];
 				w->normed_change[d] += moved * moved * value[d] * value[d];
+			}
+			w->scale_change += pow(moved * by_normed / m->value_dim, 2);
 		}
 	for (int d = 0; d < m->value_dim; d++) {
 		double square = w->normed_change[d] + w->scale_change * w->normed[d] * w->normed[d];
@@ -403,29 +407,36 @@ static void output_backward(Worker *w, const RowPlace *at)
 		norm_change(w, at);
 }
 
+/* Squares: of do.v before it cancels, and of how far it moves with the norm. */
+typedef struct Product {
+	double noise, change;
+} Product;
+
 /*
- * The square of do.v, and of what rounding may leave of it. Behind an output norm do is nearly orthogonal to o, so that
- * where one key survives in a row, all of do.v cancels. Kernels of 16-bit dtypes keep this gradient in two parts, so
- * only a small share of its terms counts as noise; a float32 gradient has no second part.
+ * The noise is the square of do.v, and of what rounding may leave of it. Behind an output norm do is nearly orthogonal
+ * to o, so that where one key survives in a row, all of do.v cancels. Kernels of 16-bit dtypes keep this gradient in two
+ * parts, so only a small share of its terms counts as noise; a float32 gradient has no second part.
  */
-static double product_noise(const Worker *w, const double *v)
+static Product product_of(const Worker *w, const double *restrict v)
 {
 	const Manifest *m = w->ref->manifest;
 	const double share = m->dtype == TDA_F32 ? 1 : 1.0 / 128;
+	double by_grad = 0, by_normed = 0, noise = 0, moved = 0;
+	Product product;
 
-	return pow(dot(w->grad_row, v, m->value_dim), 2) + share * share * square_sum(w->grad_noise, v, m->value_dim);
-}
+	/* one loop: sums of doubles wait for their additions, so that four cost what one does */
+	for (int d = 0; d < m->value_dim; d++) {
+		double square = v[d] * v[d];
 
-/* The square of how far do.v moves with the norm. */
-static double product_change(const Worker *w, const double *v)
-{
-	const Manifest *m = w->ref->manifest;
-
-	if (!m->rms_norm)
-		return 0;
-	return w->scale_change * pow(dot(w->grad_row, v, m->value_dim), 2) +
-	       w->scale * w->scale * (w->mean_change * pow(dot(w->normed, v, m->value_dim), 2) +
-	                              w->mean * w->mean * square_sum(w->normed_change, v, m->value_dim));
+		by_grad += w->grad_row[d] * v[d];
+		by_normed += w->normed[d] * v[d];
+		noise += w->grad_noise[d] * w->grad_noise[d] * square;
+		moved += w->normed_change[d] * w->normed_change[d] * square;
+	}
+	product.noise = by_grad * by_grad + share * share * noise;
+	product.change = !m->rms_norm ? 0 : w->scale_change * by_grad * by_grad + w->scale * w->scale *
+	                 (w->mean_change * by_normed * by_normed + w->mean * w->mean * moved);
+	return product;
 }
 
 /* The square of how far do moves with the norm. */
@@ -474,15 +485,17 @@ static void backward_noise(const Worker *w, const RowPlace *at, int view, double
 	const double *unit_q = w->unit_q[view] + at->slot * m->head_dim;
 	double q_square = dot(unit_q, unit_q, m->head_dim), grad_square = dot(w->grad_noise, w->grad_noise, m->value_dim);
 	double share = pow(live->coefficient, 2), grad_moved = grad_change(w);
-	double tau_square = 0, tau_moved = 0, value_moved = product_change(w, live->value);
+	double tau_square = 0, tau_moved = 0, value_moved = 0;
+	Product value = product_of(w, live->value);
 
 	for (int64_t n = 0; n < live->count; n++) {
 		int64_t key = at->group * ref->k_len + live->key[n];
 		const double *k = ref->k[view] + key * m->head_dim, *v = ref->v + key * m->value_dim;
 		double k_square = pow(inverse * w->inverse_k[view][live->key[n]], 2) * dot(k, k, m->head_dim);
-		double product = product_noise(w, v), moved = product_change(w, v);
-		double by_score = share * product * pow(live->by_score[n], 2);
-		double score_moved = share * moved_square(product, moved, live->by_score[n], live->score_change[n]);
+		Product product = product_of(w, v);
+		double by_score = share * product.noise * pow(live->by_score[n], 2);
+		double score_moved = share * moved_square(product.noise, product.change, live->by_score[n],
+		                                          live->score_change[n]);
 
 		ref->noise->dq[view][at->row] += by_score * k_square;
 		ref->change->dq[view][at->row] += score_moved * k_square;
@@ -490,14 +503,15 @@ static void backward_noise(const Worker *w, const RowPlace *at, int view, double
 		ref->change->dk[view][key] += score_moved * q_square;
 		ref->noise->dv[key] += share * pow(live->weight[n], 2) * grad_square;
 		ref->change->dv[key] += share * moved_square(grad_square, grad_moved, live->weight[n], live->weight_change[n]);
-		tau_square += share * product * pow(live->by_tau[n], 2);
-		tau_moved += share * moved_square(product, moved, live->by_tau[n], live->tau_change[n]);
-		value_moved += product * pow(live->weight_change[n], 2);
+		tau_square += share * product.noise * pow(live->by_tau[n], 2);
+		tau_moved += share * moved_square(product.noise, product.change, live->by_tau[n], live->tau_change[n]);
+		value_moved += product.noise * pow(live->weight_change[n], 2);
 		for (int p = 0; w->by_params >> p; p++) {
 			if (!(w->by_params >> p & 1))
 				continue;
-			w->grad_squares[p] += share * product * pow(live->by_param[p][n], 2);
-			w->grad_changes[p] += share * moved_square(product, moved, live->by_param[p][n], live->param_change[p][n]);
+			w->grad_squares[p] += share * product.noise * pow(live->by_param[p][n], 2);
+			w->grad_changes[p] += share * moved_square(product.noise, product.change, live->by_param[p][n],
+			                                           live->param_change[p][n]);
 		}
 	}
 	for (int p = 0; p < m->param_count && live->count > 0; p++) {
@@ -508,8 +522,8 @@ static void backward_noise(const Worker *w, const RowPlace *at, int view, double
 			w->grad_changes[p] += tau_moved * by_tau;
 		}
 		if (by_coefficient != 0) {
-			w->grad_squares[p] += by_coefficient * product_noise(w, live->value);
-			w->grad_changes[p] += by_coefficient * value_moved;
+			w->grad_squares[p] += by_coefficient * value.noise;
+			w->grad_changes[p] += by_coefficient * (value_moved + value.change);
 		}
 	}
 }
