@@ -244,7 +244,6 @@ INT_BINARY(val_max, "arith.maxsi")
 INT_BINARY(val_and, "arith.andi")
 INT_BINARY(val_or, "arith.ori")
 INT_BINARY(val_shl, "arith.shli")
-INT_BINARY(val_shr, "arith.shrui")
 
 /* With a constant on the right; identities emit nothing. */
 Val val_add_i32(Builder *b, Val x, int32_t y)

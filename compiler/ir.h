@@ -73,7 +73,6 @@ Val val_max(Builder *b, Val x, Val y);
 Val val_and(Builder *b, Val x, Val y);
 Val val_or(Builder *b, Val x, Val y);
 Val val_shl(Builder *b, Val x, Val y);
-Val val_shr(Builder *b, Val x, Val y);              /* logical */
 Val val_add_i32(Builder *b, Val x, int32_t y);
 Val val_mul_i32(Builder *b, Val x, int32_t y);
 Val val_div_i32(Builder *b, Val x, int32_t y);

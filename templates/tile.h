@@ -23,7 +23,7 @@
 #include "../compiler/ir.h"
 #include "../compiler/plan.h"
 
-enum { WARP = 32, CHUNK = 16, MAX_SUMS = SPEC_MAX_PARAMS };
+enum { WARP = 32, CHUNK = 16 };
 
 /* One gpu.func under construction. */
 typedef struct Kernel {
