@@ -61,6 +61,9 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 {
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
+	if (needs->gathered)
+		shared += gather_bytes(tile->warps, tile->cols);
+	tile->gathered = needs->gathered;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
 	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
 	tile->shared_bytes = shared;
@@ -81,14 +84,15 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
 
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
-	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16, most_slots = MAX_SLOTS;
+	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
+	int most_slots = needs->gathered ? 1 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
 	Launch tile = *launch;
 	double best = 0;
 	if (needs->can_retain)
 		most_slots += needs->streams;
 	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
 		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
-			for (tile.slots = most_slots; tile.slots >= 2; tile.slots--) {
+			for (tile.slots = most_slots; tile.slots >= least_slots; tile.slots--) {
 				if (!tile_fits(plan, needs, &tile))
 					continue;
 				double cost = candidate_cost(plan, needs, &tile);
@@ -98,6 +102,12 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 				}
 			}
 	return best != 0;
+}
+
+/* A mask of 64 bits and a sum for each thread, and the rows of a tile. */
+int gather_bytes(int warps, int cols)
+{
+	return warps * (WARP_LANES * 12 + 4) + 4 * cols;
 }
 
 bool tile_is_cramped(const Spec *spec, const Launch *tile)
@@ -115,32 +125,40 @@ static int terms_bytes(const Spec *spec, int terms)
 	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
 }
 
-Needs forward_needs(const Spec *spec)
+/* Bytes a row of what a round streams: slot by slot, or, gathered, all of it. */
+static int streamed_row(int scored, int weighted, bool gathered)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
-		.slot_row = max_int(head + 4, value) };
+	return gathered ? scored + weighted : max_int(scored, weighted);
 }
 
-Needs backward_q_needs(const Spec *spec, int views)
+Needs forward_needs(const Spec *spec, bool gathered)
+{
+	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	int views = gathered ? 1 : spec->views;
+	return (Needs){ .forward = true, .gathered = gathered, .views = views, .sums = 8, .accumulators = spec->value_dim,
+		.tiles = 2, .residents = views * head, .slot_row = streamed_row(head + 4, value, gathered) };
+}
+
+Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 {
 	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
 	int gradients = 1 + plan_splits_output_gradient(spec);
-	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
-		.residents = views * head + gradients * value,
-		.slot_row = max_int(head + 4, value) };
+	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
+		.residents = views * head + gradients * value, .slot_row = streamed_row(head + 4, value, gathered) };
 }
 
-Needs backward_kv_needs(const Spec *spec, int views, bool values)
+Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered)
 {
 	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	int scored = values ? spec->views : views;
-	Needs needs = { .views = scored, .accumulators = views * spec->head_dim + (values ? spec->value_dim : 0) };
+	int gradients = 1 + plan_splits_output_gradient(spec), all = gathered ? 1 : spec->views;
+	int scored = values ? all : views;
+	Needs needs = { .gathered = gathered, .views = scored };
+	needs.accumulators = views * spec->head_dim + (values ? spec->value_dim : 0);
 	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
 	needs.residents = scored * head + (views > 0 ? value : 0);
-	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
-	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
-	needs.can_retain = values && views > 0;
+	needs.slot_row = streamed_row(head + terms_bytes(spec, 2), (gathered ? gradients : 1) * value, gathered);
+	needs.streams = scored + gradients;
+	needs.can_retain = values && views > 0 && !gathered;
 	needs.values_only = views == 0;
 	return needs;
 }
