@@ -13,16 +13,7 @@ import tempfile
 ROOT, LIBRARY, LAYOUT, NM, PTX = sys.argv[1:]
 sys.path.insert(0, f"{ROOT}/runtime/python")
 from tda import _lib  # noqa: E402
-
-passed = failed = 0
-
-
-def expect(ok, what):
-    global passed, failed
-    passed, failed = passed + bool(ok), failed + (not ok)
-    if not ok:
-        print(f"FAILED: {what}")
-
+from testing import expect, run_tests  # noqa: E402
 
 def expect_refusal(status, words, call, *arguments):
     try:
@@ -109,13 +100,6 @@ def test_finding():
         _lib.__file__ = own
 
 
-def main():
-    os.environ["TDA_LIBRARY"] = LIBRARY
-    _lib.library()
-    for test in (test_layout, test_functions, test_kernel, test_opening, test_finding):
-        test()
-    print(f"{passed} passed, {failed} failed")
-    return failed > 0 or passed == 0
-
-
-sys.exit(main())
+os.environ["TDA_LIBRARY"] = LIBRARY
+_lib.library()
+run_tests(test_layout, test_functions, test_kernel, test_opening, test_finding)
