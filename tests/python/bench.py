@@ -144,7 +144,9 @@ class FakeBackend:
 
     def peer(self, name, sets, seconds):
         self.asked.append((name, sets[0].kind, sets[0].shape))
-        return {"note": "it refuses"} if name == "flash" else self.times(sets[0].shape[2] / 4096)
+        if name == "flash":
+            return {"note": "it refuses"}
+        return {**self.times(sets[0].shape[2] / 4096), **({"errors": {"o": 0.5}} if name == "paper-tda" else {})}
 
     def clean(self):
         pass
@@ -159,7 +161,10 @@ def fake_run(*arguments, backend=None):
     small(2, 512)
     chosen = options.parse(["--paper", "x", "--only", "dtype=bf16", "--only", "dim=64", *arguments])
     kernels = [fake_kernel(spec, plan) for spec in ("tda", "tra") for plan in ("dense", "sparse")]
-    return sweep.run(chosen, backend or FakeBackend(), kernels, progress_out=io.StringIO())
+    saved = []
+    records = sweep.run(chosen, backend or FakeBackend(), kernels, save=saved.append, progress_out=io.StringIO())
+    expect(saved and saved[-1] == records, "records are saved on the way")
+    return records
 
 
 def test_sweep():
@@ -170,7 +175,7 @@ def test_sweep():
     expect(counts == {"int8": 1, "peer": 6, "input": 4, "ours": 8}, f"records {counts}")
     expect(("cudnn", "tiles-0", (4, 2, 128, 64)) in backend.asked, f"asked for {backend.asked}")
     text = report.table(records)
-    for words in ("library int8 product: 900 TOP/s", "bf16, head_dim 64, length 256", "it refuses", "error 1.0e-03 (o), bound 5e-03: ok",
+    for words in ("library int8 product: 900 TOP/s", "bf16, head_dim 64, length 256", "it refuses", "errors o 5.0e-01", "error 1.0e-03 (o), bound 5e-03: ok",
                   "kernels prepare 0.1250, screen 0.2500, forward 0.5000", "union: 64x64 0.00 %"):
         expect(words in text, f"the table lacks: {words}\n{text}")
     # tda is compared with the paper's tda, tra not
@@ -180,6 +185,7 @@ def test_sweep():
     wrong = fake_run("--only", "length=128", "--only", "input=tiles-0", "--only", "peer=", backend=FakeBackend(True))
     expect(sum(map(report.is_wrong, wrong)) == 4 and report.table(wrong).count("WRONG") == 4, "wrong results are not marked")
     expect(all(goal.met is None for goal in goals.all_goals(wrong) if "int8" not in goal.what), "wrong results reach goals")
+    expect(report.is_wrong({**ours_at("rows", 64, 1, 1), "same bits": False}), "other bits are wrong")
     heavy = fake_run("--only", "length=4096", "--only", "input=one-head", "--only", "peer=", "--only", "spec=tda")
     expect([record["input"] for record in heavy if record["of"] == "ours"] == ["one-head", "one-head", "one-head-alone"],
            "the heavy head alone is measured on the dense plan")

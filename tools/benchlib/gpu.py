@@ -12,8 +12,7 @@ from . import inputs, reference
 from .shell import output_of
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
-WARM_UP = 3                    # calls before the first that counts
-LEAST, MOST = 5, 100           # calls that count
+LEAST, MOST = 3, 100           # calls that count
 CHECK_PAIRS = 1 << 31          # (row, key) pairs that the reference looks at, per view: heads are left out beyond
 SETS_BYTES = 4                 # times the L2 cache: what the rotated inputs take, at least
 
@@ -56,9 +55,8 @@ def describe():
 
 def median_ms(calls, seconds):
     """Median milliseconds of a call, by events on the current stream around each. The calls, each with memory of its own, take
-    turns; as many of them count as take about `seconds`."""
-    for n in range(max(WARM_UP, len(calls))):
-        calls[n % len(calls)]()
+    turns; as many of them count as take about `seconds`. Two rounds go first, to warm up and to see how long they take."""
+    timed(calls, len(calls))
     estimate = sum(timed(calls, len(calls))) / len(calls)
     return statistics.median(timed(calls, int(min(MOST, max(LEAST, 1000 * seconds / max(estimate, 1e-3))))))
 
@@ -130,11 +128,13 @@ def peak_bytes(step):
 
 
 def int8_tops():
-    """TOP/s of the library's int8 matrix product."""
+    """TOP/s of the library's int8 matrix product; None where PyTorch has none."""
     size = 8192
     a, b = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device="cuda") for _ in range(2))
-    ms = median_ms([lambda: torch._int_mm(a, b.t())], 0.2)
-    return 2 * size ** 3 / ms / 1e9
+    try:
+        return 2 * size ** 3 / median_ms([lambda: torch._int_mm(a, b.t())], 0.2) / 1e9
+    except (AttributeError, RuntimeError):
+        return None
 
 
 # ---- our kernels ----
@@ -163,7 +163,6 @@ class OurRun:
                   "lambda": torch.tensor([problem.lam], dtype=torch.float32, device="cuda")}
         self.names = [info.params[n].name.decode() for n in range(info.param_count)]
         self.params = [values[name] for name in self.names]
-        self.results = {}
 
     def prepare(self):
         """Allocates what is kept from call to call, and runs the forward that the backward reads."""
@@ -215,7 +214,15 @@ class OurRun:
         del self.forward_scratch
         self.new_backward()
         self.backward()
+        return self.results()
+
+    def results(self):
         return [self.o, *self.dq, *self.dk, self.dv, *self.dparams]
+
+    def spoil(self):
+        """So that results which the next calls don't write show."""
+        for x in self.results():
+            x.fill_(float("nan"))
 
     def named_results(self):
         named = {"o": self.o, "dv": self.dv}
@@ -269,18 +276,20 @@ class Gpu:
     def measure_ours(self, kernel, sets, seconds):
         runs = [OurRun(kernel, problem) for problem in sets]
         record = phase_times(runs, seconds)
+        timed_results = [x.clone() for x in runs[-1].results()]
+        runs[-1].spoil()
+        runs[-1].forward()
+        runs[-1].backward()
         heads = checked_heads(sets[0])
-        for run in runs:                           # results of the last launch of all, out of a graph, count
-            run.forward()
-            run.backward()
-        torch.cuda.synchronize()
-        record["errors"] = reference.errors(self.ops, sets[-1], runs[-1].named_results(), heads)
         record["checked heads"] = len(heads)
+        record["errors"] = reference.errors(self.ops, sets[-1], runs[-1].named_results(), heads)
+        record["same bits"] = all(map(torch.equal, timed_results, runs[-1].results()))
+        del timed_results
         try:
             record["split"] = split(runs)
         except Exception as error:                 # the profiler depends on much of the machine; the times stand without it
             record["split note"] = f"{type(error).__name__}: {first_line(error)}"
-        del run, runs
+        del runs
         record["memory"] = peak_bytes(OurRun(kernel, sets[0]).step)
         return record
 
@@ -292,7 +301,7 @@ class Gpu:
             for run in runs:
                 run.forget()
             record["memory"] = peak_bytes(runs[0].step)
-            if name.startswith("paper"):
+            if name.startswith("paper-") and sets[0].beta.min() == sets[0].beta.max():
                 record["errors"] = reference.errors(self.ops, sets[0], runs[0].named_results(), checked_heads(sets[0])[:2])
             return record
         except Exception as error:                 # others' code: it may raise anything, and only its line is lost

@@ -73,7 +73,7 @@ def parse(arguments):
     p = parser()
     options = p.parse_args(arguments)
     choose(p, options)
-    options.extras = ("screen",) if options.goals or not options.quick else ()
+    options.int8 = options.goals or not options.quick
     if options.seconds is None:
         options.seconds = 0.1 if options.quick else 0.3
     if not options.paper:

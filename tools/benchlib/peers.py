@@ -96,6 +96,6 @@ def new(name, problem, paper):
         normalize = functional.normalize
         return PeerRun(lambda q, k, v: paper[name](normalize(q, dim=-1), normalize(k, dim=-1), v, beta),
                        [q[0], k[0], problem.v], problem.grad_o, ["dq1", "dk1", "dv"])
-    lam = torch.tensor(problem.lam, device="cuda")
+    lam = torch.tensor([problem.lam], device="cuda")
     return PeerRun(lambda q1, q2, k1, k2, v, lam: paper[name](q1, q2, k1, k2, v, beta, lam), [*q, *k, problem.v, lam],
                    problem.grad_o, ["dq1", "dq2", "dk1", "dk2", "dv", "dlambda"])

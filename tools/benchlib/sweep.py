@@ -62,15 +62,18 @@ def plan(options, kernels, trained):
     return groups
 
 
-def run(options, backend, kernels, trained=None, progress_out=sys.stderr):
-    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8"."""
+def run(options, backend, kernels, trained=None, save=lambda records: None, progress_out=sys.stderr):
+    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8". save is given what there is after
+    each group."""
     groups = plan(options, kernels, trained)
     progress = Progress(sum(len(options.peers) + len(kinds) * (1 + len(ours)) for _, _, _, kinds, ours in groups), progress_out)
     records = []
-    if "screen" in options.extras:
-        records.append({"of": "int8", "tops": backend.int8_tops()})
+    tops = backend.int8_tops() if options.int8 else None
+    if tops:
+        records.append({"of": "int8", "tops": tops})
     for group in groups:
         records += run_group(options, backend, trained, progress, *group)
+        save(records)
     return records
 
 
