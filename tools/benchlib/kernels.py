@@ -9,7 +9,6 @@ from tda import _lib
 from .sweep import Kernel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-TARGETS = ("sm_80", "sm_90a")
 
 
 def find_tdagen(given):
@@ -22,10 +21,10 @@ def variants(options):
     """(name, arguments of tdagen) of what the sweep can use."""
     for spec in options.specs:
         for dtype in options.dtypes:
-            for precision in (("ieee", "tf32") if dtype == "f32" else ("",)):
+            for precision in (options.precisions if dtype == "f32" else ("",)):
                 for dim in options.dims:
                     for plan in options.plans:
-                        for target in TARGETS:
+                        for target in options.targets:
                             settings = [f"dtype={dtype}", f"head_dim={dim}"] + [f"precision={precision}"] * bool(precision)
                             name = "-".join(filter(None, (spec, dtype, precision, str(dim), plan, target)))
                             yield name, [str(ROOT / "dsl" / "specs" / f"{spec}.lua"), "--plan", plan, "--target", target,

@@ -19,7 +19,8 @@ Exit status: 0; 1 if a result was wrong; 2 for a wrong command line.
 
 CHOICES = {"input": ("inputs", inputs.KINDS, str), "length": ("lengths", sweep.LENGTHS, int), "dim": ("dims", sweep.DIMS, int),
            "dtype": ("dtypes", sweep.DTYPES, str), "peer": ("peers", sweep.PEERS, str), "spec": ("specs", ("tda", "tra"), str),
-           "plan": ("plans", ("dense", "sparse"), str)}
+           "plan": ("plans", ("dense", "sparse"), str), "target": ("targets", ("sm_80", "sm_90a"), str),
+           "precision": ("precisions", ("ieee", "tf32"), str)}
 QUICK = {"inputs": ("tiles-7", "mixed"), "lengths": (4096, 16384), "dims": (64,), "dtypes": ("bf16",),
          "peers": ("cudnn", "flash", "paper-tda")}
 
@@ -43,7 +44,7 @@ def parser():
     p.add_argument("--goals", action="store_true", help="print what the kernels are to reach beside what was measured")
     p.add_argument("--from", dest="earlier", metavar="JSON", action="append", default=[], help="measure nothing: print the records of "
                    "earlier runs. Several are taken together, later ones instead of earlier ones")
-    p.add_argument("--seconds", type=float, help="what one measurement takes, about (default: 0.3; with --quick 0.1)")
+    p.add_argument("--seconds", type=float, help="what one measurement takes, about (default: 0.2; with --quick 0.1)")
     p.add_argument("--seed", type=int, default=1, help="other random inputs")
     p.add_argument("--commit", help="of what is measured, for the record; by default git is asked")
     return p
@@ -75,7 +76,7 @@ def parse(arguments):
     choose(p, options)
     options.int8 = options.goals or not options.quick
     if options.seconds is None:
-        options.seconds = 0.1 if options.quick else 0.3
+        options.seconds = 0.1 if options.quick else 0.2
     if not options.paper:
         options.peers = tuple(peer for peer in options.peers if not peer.startswith("paper-"))
     return options

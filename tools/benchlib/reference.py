@@ -55,32 +55,34 @@ def add_terms(total, terms):
     total += float(terms.sum()), float(abs(terms).sum())
 
 
-def errors(ops, problem, results, heads, chunk=1 << 24):
-    """Relative 2-norms of the error of `results` (arrays [batch, heads, length, dim] by name; dbeta [heads], dlambda) over the
-    given heads. Those of parameters are relative to the sum of their absolute terms. dlambda takes all heads.
+def expected(ops, problem, views, heads, chunk=1 << 24):
+    """{(batch entry, head): what head_reference gives}, for the given heads and the first `views` views."""
+    return {(b, h): head_reference(ops, [x[b, h] for x in problem.q[:views]], [x[b, h] for x in problem.k[:views]],
+                                   problem.v[b, h], problem.grad_o[b, h], float(problem.beta[h]), problem.lam, chunk)
+            for h in heads for b in range(problem.shape[0])}
 
-    Where the reference is 0 everywhere, the error is 0 or infinite."""
+
+def errors(ops, wanted, results):
+    """Relative 2-norms of the error of `results` (arrays [batch, heads, length, dim] by name; dbeta [heads], dlambda [1]) over the
+    heads of `wanted`, an expected(). Those of parameters are relative to the sum of their absolute terms, and dlambda takes all
+    heads. Where the reference is 0 everywhere, the error is 0 or infinite."""
     wrong, size = {}, {}
-    views = sum(name.startswith("dq") for name in results)
-    dlambda = np.zeros(2)
+    dbeta, dlambda = {}, np.zeros(2)
 
     def add(name, difference, of):
         wrong[name] = wrong.get(name, 0.0) + difference
         size[name] = size.get(name, 0.0) + of
 
-    for h in heads:
-        dbeta = np.zeros(2)
-        for b in range(problem.shape[0]):
-            want, head_dbeta, head_dlambda = head_reference(
-                ops, [x[b, h] for x in problem.q[:views]], [x[b, h] for x in problem.k[:views]], problem.v[b, h],
-                problem.grad_o[b, h], float(problem.beta[h]), problem.lam, chunk)
-            dbeta, dlambda = dbeta + head_dbeta, dlambda + head_dlambda
-            for name, array in want.items():
-                difference = ops.f64(results[name][b, h]) - array
-                add(name, float((difference * difference).sum()), float((array * array).sum()))
-        if "dbeta" in results:
-            add("dbeta", (float(results["dbeta"][h]) - dbeta[0]) ** 2, dbeta[1] ** 2)
-    if "dlambda" in results and len(heads) == problem.shape[1]:
+    for (b, h), (arrays, head_dbeta, head_dlambda) in wanted.items():
+        dbeta[h] = dbeta.get(h, 0) + head_dbeta
+        dlambda = dlambda + head_dlambda
+        for name, array in arrays.items():
+            difference = ops.f64(results[name][b, h]) - array
+            add(name, float((difference * difference).sum()), float((array * array).sum()))
+    if "dbeta" in results:
+        for h, (value, terms) in dbeta.items():
+            add("dbeta", (float(results["dbeta"][h]) - value) ** 2, terms ** 2)
+    if "dlambda" in results and len(dbeta) == results["o"].shape[1]:
         add("dlambda", (float(results["dlambda"][0]) - dlambda[0]) ** 2, dlambda[1] ** 2)
     return {name: relative(wrong[name], size[name]) for name in wrong}
 

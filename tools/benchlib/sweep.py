@@ -54,7 +54,8 @@ def plan(options, kernels, trained):
     for dtype in options.dtypes:
         for dim in options.dims:
             ours = [kernel for kernel in kernels if (kernel.dtype, kernel.dim) == (dtype, dim)
-                    and kernel.spec.split("_")[0] in options.specs and kernel.plan in options.plans]
+                    and kernel.spec.split("_")[0] in options.specs and kernel.plan in options.plans
+                    and kernel.target in options.targets and kernel.precision in (*options.precisions, "")]
             for length in options.lengths:
                 kinds = kinds_of(options, length, dim, trained)
                 if kinds and (ours or options.peers):
@@ -89,7 +90,6 @@ def run_group(options, backend, trained, progress, dtype, dim, length, kinds, ke
             for peer in options.peers:
                 progress.step(f"{name}: {peer}")
                 records.append({"of": "peer", "peer": peer, **where, **backend.peer(peer, sets, options.seconds)})
-                backend.clean()
         records.append({"of": "input", "input": kind, **where, "batch": problem.shape[0], "heads": problem.shape[1],
                         "beta": [float(problem.beta.min()), float(problem.beta.max())], "lambda": problem.lam,
                         "occupancy": inputs.occupancy(backend.ops, problem)})
@@ -101,7 +101,7 @@ def run_group(options, backend, trained, progress, dtype, dim, length, kinds, ke
             records += [ours_record(backend, kernel, "one-head-alone", where, alone, options.seconds)
                         for kernel in kernels if kernel.plan == "dense"]
         del problem, sets
-        backend.clean()
+        backend.forget()
     return records
 
 
