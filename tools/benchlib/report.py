@@ -160,8 +160,20 @@ def plot_lines(records, dtype, dim):
     return {name: sorted(points) for name, points in lines.items()}
 
 
+def draw(axis, lines, colours):
+    for name, points in sorted(lines.items()):
+        ours = "," in name
+        axis.loglog(*zip(*points), marker="o", linewidth=2 if ours else 1, linestyle="-" if ours else "--",
+                    color=colours[name], label=name)
+    lengths = sorted({length for points in lines.values() for length, _ in points})
+    axis.set(xlabel="length", ylabel="ms, forward and backward")
+    axis.set_xticks(lengths, labels=map(str, lengths))
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+
+
 def write_plot(path, report):
-    """One panel for each dtype and head_dim. Returns whether it was written: matplotlib may be missing, or points to draw."""
+    """Panels by dtype and head_dim. Returns whether it was written: matplotlib may be missing, or points to draw."""
     try:
         import matplotlib
     except ImportError:
@@ -169,18 +181,24 @@ def write_plot(path, report):
     matplotlib.use("Agg")
     from matplotlib import pyplot
     records = report["records"]
-    panels = sorted({(record["dtype"], record["dim"]) for record in records if record["of"] in ("peer", "ours")})
-    if not panels:
+    panels = {(record["dtype"], record["dim"]): {} for record in records if record["of"] in ("peer", "ours")}
+    for dtype, dim in panels:
+        panels[dtype, dim] = plot_lines(records, dtype, dim)
+    names = sorted({name for lines in panels.values() for name in lines})
+    if not names:
         return False
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(7 * len(panels), 6), squeeze=False)
-    for axis, (dtype, dim) in zip(axes[0], panels):
-        for name, points in sorted(plot_lines(records, dtype, dim).items()):
-            ours = "," in name
-            axis.loglog(*zip(*points), marker="o", linewidth=2 if ours else 1, linestyle="-" if ours else "--", label=name)
-        axis.set(title=f"{dtype}, head_dim {dim}", xlabel="length", ylabel="ms, forward and backward")
-        axis.set_xscale("log", base=2)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+    colours = {name: pyplot.get_cmap("tab20")(n % 20) for n, name in enumerate(names)}
+    dtypes, dims = (sorted({panel[n] for panel in panels}) for n in range(2))
+    figure, axes = pyplot.subplots(len(dtypes), len(dims), figsize=(7 * len(dims), 6 * len(dtypes)), squeeze=False)
+    for row, dtype in enumerate(dtypes):
+        for column, dim in enumerate(dims):
+            lines = panels.get((dtype, dim))
+            if not lines:
+                axes[row][column].set_axis_off()
+                continue
+            axes[row][column].set_title(f"{dtype}, head_dim {dim}")
+            draw(axes[row][column], lines, colours)
+            axes[row][column].legend(fontsize=7)
     figure.suptitle(f"{report['head'].get('device', '')}, {report['head'].get('date', '')}")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
