@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""bench.py ROOT TDAGEN TDARUN: what of tools/bench needs no GPU. Needs NumPy; the plot is looked at where matplotlib is."""
+"""bench.py ROOT TDAGEN TDARUN LIBRARY: what of tools/bench needs no GPU. Needs NumPy; the plot is looked at where matplotlib is."""
 import importlib.util
 import io
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,9 +13,10 @@ import types
 
 import numpy as np
 
-ROOT, TDAGEN, TDARUN = sys.argv[1:]
-sys.path.insert(0, f"{ROOT}/tools")
-from benchlib import goals, inputs, options, reference, report, sweep  # noqa: E402
+ROOT, TDAGEN, TDARUN, LIBRARY = sys.argv[1:]
+os.environ["TDA_LIBRARY"] = LIBRARY
+sys.path[:0] = [f"{ROOT}/tools", f"{ROOT}/runtime/python"]
+from benchlib import goals, inputs, kernels, options, reference, report, sweep  # noqa: E402
 from testing import expect, run_tests  # noqa: E402
 
 OPS = inputs.NumpyOps
@@ -162,9 +165,9 @@ def fake_kernel(spec, plan):
 def fake_run(*arguments, backend=None):
     small(2, 512)
     chosen = options.parse(["--paper", "x", "--only", "dtype=bf16", "--only", "dim=64", *arguments])
-    kernels = [fake_kernel(spec, plan) for spec in ("tda", "tra") for plan in ("dense", "sparse")]
+    ours = [fake_kernel(spec, plan) for spec in ("tda", "tra") for plan in ("dense", "sparse")]
     saved = []
-    records = sweep.run(chosen, backend or FakeBackend(), kernels, save=saved.append, progress_out=io.StringIO())
+    records = sweep.run(chosen, backend or FakeBackend(), ours, save=saved.append, progress_out=io.StringIO())
     expect(saved and saved[-1] == records, "records are saved on the way")
     return records
 
@@ -189,6 +192,7 @@ def test_sweep():
     expect(all(goal.met is None for goal in goals.all_goals(wrong) if "int8" not in goal.what), "wrong results reach goals")
     expect(report.is_wrong({**ours_at("rows", 64, 1, 1), "same bits": False}), "other bits are wrong")
     sweep.ONLY_AT = {"one-head": (512,)}
+    expect(report.is_bad({"of": "ours", "note": "refused"}) and not report.is_bad({"of": "peer", "note": "refused"}), "a refusal")
     heavy = fake_run("--only", "length=512", "--only", "input=one-head", "--only", "peer=", "--only", "spec=tda")
     expect([record["input"] for record in heavy if record["of"] == "ours"] == ["one-head", "one-head", "one-head-alone"],
            "the heavy head alone is measured on the dense plan")
@@ -249,6 +253,26 @@ def test_command():
         expect(pathlib.Path(folder, "out/bench.txt").read_text() == result.stdout and "0.125 ms" in result.stdout, "the text")
 
 
+def test_kernels():
+    """Which PTX files are taken; linear is none of the specs that are measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = options.parse(["--only", "spec=tra", "--only", "dim=64", "--only", "plan=dense", "--only", "target=sm_80",
+                                "--only", "precision=tf32"])
+        refused = kernels.compile_all(TDAGEN, chosen, folder)
+        shutil.copy(f"{ROOT}/tests/runtime/linear.ptx", folder)
+        found, left_out = kernels.open_all(folder, "9.0")
+        expect(refused == [] and len(left_out) == 1 and "linear" in left_out[0], f"refused {refused}, left out {left_out}")
+        expect([kernel.label for kernel in found] == ["tra dense sm_80", "tra tf32 dense sm_80"], f"opened {found}")
+        expect([(kernel.dtype, kernel.precision, kernel.dim) for kernel in found] == [("bf16", "", 64), ("f32", "tf32", 64)], "them")
+        expect(len(kernels.open_all(folder, "7.5")[1]) == 3, "an old GPU runs none")
+        chosen.specs = ("tda",)
+        pathlib.Path(folder, "tda-bf16-64-dense-sm_80.ptx").mkdir()
+        refused = kernels.compile_all(TDAGEN, chosen, folder)
+        expect(len(refused) == 1 and refused[0].startswith("tda-bf16-64-dense-sm_80: "), f"a compilation that fails: {refused}")
+    expect([kernels.runs_on("sm_90a", have) for have in ("8.0", "9.0", "10.0")] == [False, True, False], "sm_90a")
+    expect([kernels.runs_on("sm_80", have) for have in ("7.5", "8.0", "10.0")] == [False, True, True], "sm_80")
+
+
 def test_plot():
     records = [ours_at(kind, length, 1, 1) for kind in ("tiles-7", "rows") for length in (2048, 1024)]
     records += [ours_at("tiles-100", 1024, 1, 1, errors={"o": 1.0})]
@@ -261,4 +285,4 @@ def test_plot():
         expect(not report.write_plot(path, {"head": {}, "records": []}), "a plot of nothing")
 
 
-run_tests(test_planted, test_kinds, test_trained, test_reference, test_sweep, test_goals, test_command, test_plot)
+run_tests(test_planted, test_kinds, test_trained, test_reference, test_sweep, test_goals, test_command, test_kernels, test_plot)

@@ -42,8 +42,17 @@ def compile_all(tdagen, options, folder):
         return list(filter(None, pool.map(compile_one, variants(options))))
 
 
-def refusal(info):
+def runs_on(target, capability):
+    """capability: as "9.0"; a target that ends in "a" runs on its own chip alone."""
+    have, least = int(capability.replace(".", "")), int(target[len("sm_"):].rstrip("a"))
+    return have == least if target.endswith("a") else have >= least
+
+
+def refusal(info, capability):
     """Why a kernel is none of those that are measured here, or None."""
+    target = info.target.decode()
+    if not runs_on(target, capability):
+        return f"it is for {target}, this GPU has compute capability {capability}"
     names = {info.params[n].name for n in range(info.param_count)}
     if info.name.decode().split("_")[0] not in ("tda", "tra") or not names <= {b"beta", b"lambda"}:
         return "not of the specs tda or tra"
@@ -54,7 +63,7 @@ def refusal(info):
     return None
 
 
-def open_all(folder):
+def open_all(folder, capability):
     """(kernels, a line for each file that is left out)."""
     kernels, left_out = [], []
     for path in sorted(pathlib.Path(folder).glob("*.ptx")):
@@ -64,7 +73,7 @@ def open_all(folder):
             left_out.append(str(error))
             continue
         info = handle.info()
-        why = refusal(info)
+        why = refusal(info, capability)
         if why:
             left_out.append(f"{path}: {why}")
             handle.close()

@@ -14,7 +14,7 @@ Inputs, all causal; batch * length is 16384 (batch 1 above) and there are 16 hea
 Peers: cudnn, flash, efficient (backends of PyTorch's scaled_dot_product_attention), flex (compiled FlexAttention), all of
 causal softmax with one view, and paper-tra and paper-tda from --paper. What a peer does not take is said in its line.
 
-Exit status: 0; 1 if a result was wrong; 2 for a wrong command line.
+Exit status: 0; 1 if a result was wrong, or a kernel of ours could not be measured; 2 for a wrong command line.
 """
 
 CHOICES = {"input": ("inputs", inputs.KINDS, str), "length": ("lengths", sweep.LENGTHS, int), "dim": ("dims", sweep.DIMS, int),

@@ -34,6 +34,11 @@ def is_wrong(record):
         reference.is_wrong(record["errors"], *record["bounds"]) or not record.get("same bits", True))
 
 
+def is_bad(record):
+    """Of our records: wrong, or not measured."""
+    return record["of"] == "ours" and ("stream" not in record or is_wrong(record))
+
+
 def peer_counts_for(peer, spec):
     return not peer.startswith("paper-") or spec.split("_")[0] == peer[len("paper-"):]
 
