@@ -64,7 +64,7 @@ void plan_print(const Plan *plan, FILE *out)
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		fprintf(out, "launch %-8s %-22s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
-		        launch->warps * 32, launch->grid);
+		        plan_threads(launch), launch->grid);
 		if (is_tiled(launch)) {
 			fprintf(out, ", tile %dx%d, slots %d%s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
 			        launch->retain ? " (do retained)" : "", launch->register_estimate);
@@ -119,7 +119,7 @@ void plan_explain(const Plan *plan, FILE *out)
 			snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
 			snprintf(slots, sizeof slots, "%d", launch->slots);
 		}
-		fprintf(out, "%-22s %8d %8s %6s %10d  ", launch->entry, launch->warps * 32, tile, slots, launch->shared_bytes);
+		fprintf(out, "%-22s %8d %8s %6s %10d  ", launch->entry, plan_threads(launch), tile, slots, launch->shared_bytes);
 		if (is_tiled(launch))
 			print_outputs(launch, out);
 		else if (launch->role == ROLE_REDUCE)

@@ -129,6 +129,7 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 		Axis tau = column_terms(k, queries, TERM_TAU), inv_q = column_terms(k, queries, TERM_INV_Q);
 		Tile scores = tile_zero(k, launch->cols);
 		mma_rows(k, scores, kv->keys[v], queries.data);
+		mma_wait(k);
 		scores_normalise(k, scores, inv_q, kv->inv_k[v]);
 		weigh(kv, &head, v, scores, d_weights, row, tau, bits, weights);
 		if (wants_dk(launch, v)) {

@@ -230,6 +230,7 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 			Axis inv_k = column_terms(k, keys, 0);
 			Tile scores = tile_zero(k, launch->cols);
 			mma_rows(k, scores, q.q[v], keys.data);
+			mma_wait(k);
 			scores_normalise(k, scores, q.inv_q[v], inv_k);
 			local_gradients(&q, v, scores, d_weights, key, bits);
 			tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */

@@ -16,6 +16,14 @@ Tile tile_zero(Kernel *k, int cols)
 	return t;
 }
 
+bool tile_is_zero(Tile t)
+{
+	for (int e = 1; e < tile_count(t); e++)
+		if (!mlirValueEqual(t.e[0], t.e[e]))
+			return false;
+	return val_is_zero_f32(t.e[0]);
+}
+
 Axis axis_new(Kernel *k, Along along, int cols)
 {
 	int count = along == ALONG_ROWS ? 2 : cols / 4;
