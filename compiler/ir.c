@@ -573,6 +573,22 @@ static MlirBlock new_region(MlirRegion *region)
 	return block;
 }
 
+/* Ends both regions with their values, and makes the op. */
+static void finish_if(If *f, Val *then, Val *otherwise, MlirRegion regions[2], MlirBlock blocks[2])
+{
+	Builder *b = f->b;
+	b->block = blocks[0];
+	yield(b, then, f->count);
+	b->block = blocks[1];
+	yield(b, otherwise, f->count);
+	b->block = f->outer;
+	if (b->failed)
+		return;
+	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
+	                                types_of(b, f->initial, f->count), 2, regions);
+	take_results(op, f->changed, f->count);
+}
+
 bool if_next(If *f)
 {
 	Builder *b = f->b;
@@ -586,16 +602,37 @@ bool if_next(If *f)
 		return true;
 	}
 	Val *last = current(b, f->changed, f->count);
-	yield(b, last, f->count);
 	MlirRegion regions[2] = { f->region };
-	b->block = new_region(&regions[1]);
-	yield(b, f->initial, f->count);
-	b->block = f->outer;
+	MlirBlock blocks[2] = { b->block, new_region(&regions[1]) };
+	finish_if(f, last, f->initial, regions, blocks);
+	return false;
+}
+
+Either either_begin(Builder *b, Val condition, Val **changed, int count)
+{
+	return (Either){ .branch = if_begin(b, condition, changed, count) };
+}
+
+bool either_next(Either *e)
+{
+	If *f = &e->branch;
+	Builder *b = f->b;
 	if (b->failed)
 		return false;
-	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
-	                                types_of(b, f->initial, f->count), 2, regions);
-	take_results(op, f->changed, f->count);
+	if (e->pass++ == 0)
+		return if_next(f);
+	if (e->pass == 2) {
+		e->first = current(b, f->changed, f->count);
+		e->then = f->region;
+		for (int i = 0; i < f->count; i++)
+			*f->changed[i] = f->initial[i];
+		b->block = new_region(&f->region);
+		e->otherwise = true;
+		return true;
+	}
+	MlirRegion regions[2] = { e->then, f->region };
+	MlirBlock blocks[2] = { f->body, b->block };
+	finish_if(f, e->first, current(b, f->changed, f->count), regions, blocks);
 	return false;
 }
 

@@ -155,6 +155,18 @@ typedef struct If {
 If if_begin(Builder *b, Val condition, Val **changed, int count);
 bool if_next(If *f);
 
+/* for (Either e = either_begin(b, condition, changed, n); either_next(&e);) ...: the body is built twice, first for where the condition
+ * holds, then for where it does not (`otherwise`); both begin with the variables as they were. */
+typedef struct Either {
+	If branch;
+	Val *first;                        /* the variables' values after the first body */
+	MlirRegion then;
+	int pass;
+	bool otherwise;
+} Either;
+Either either_begin(Builder *b, Val condition, Val **changed, int count);
+bool either_next(Either *e);
+
 /* for (Until u = until_begin(b); until_next(&u);) u.done = ...: the body runs until its condition (i1) holds. */
 typedef struct Until {
 	Builder *b;

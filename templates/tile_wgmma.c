@@ -13,20 +13,26 @@
 
 enum { DEPTH = 16, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH, FIRST_VOTE_BARRIER = 2 };
 
-/* Fields of a descriptor; addresses and distances count in 16 bytes. Rows of 8 are 1024 bytes apart; `panels` is the distance of
- * panels, which only a transposed operand may cross in one instruction. */
+/*
+ * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are, which an
+ * instruction may cross. Addresses and distances count in 16 bytes. Steps along the depth add to it in 32 bits: the upper half,
+ * 128-byte swizzle and 1024 bytes from eight rows to the next, is the same of all.
+ */
 static Val descriptor(Kernel *k, Val base, int panels)
 {
 	Builder *b = k->b;
-	const int64_t swizzle_128 = (int64_t)1 << 62, eight_rows = (int64_t)(SWIZZLE_BYTES / CHUNK) << 32;
-	Val address = ir_op(b, "llvm.ptrtoint", NULL, IR_I64, 1, &base);
-	Val chunk = ir_op(b, "arith.shrui", NULL, IR_I64, 2, (Val[]){ address, val_i64(b, 4) });
-	return val_or(b, chunk, val_i64(b, swizzle_128 | eight_rows | (int64_t)(panels / CHUNK) << 16));
+	Val address = ir_op(b, "llvm.ptrtoint", NULL, IR_I32, 1, &base);
+	Val chunk = ir_op(b, "arith.shrui", NULL, IR_I32, 2, (Val[]){ address, val_i32(b, 4) });
+	return val_or(b, chunk, val_i32(b, panels / CHUNK << 16));
 }
 
 static Val at_bytes(Kernel *k, Val descriptor, int bytes)
 {
-	return bytes == 0 ? descriptor : val_add(k->b, descriptor, val_i64(k->b, bytes / CHUNK));
+	Builder *b = k->b;
+	const int32_t upper = 1 << 30 | SWIZZLE_BYTES / CHUNK;
+	Val lower = val_add_i32(b, descriptor, bytes / CHUNK);
+	Val halves = val_vector_pair(b, lower, val_i32(b, upper), IR_V2I32);
+	return val_bitcast(b, halves, IR_I64);
 }
 
 /* Depth step s of an operand that is contiguous along the depth. */
