@@ -87,7 +87,8 @@ static bool run_turn(Warp *w)
 {
 	const Kernel *k = w->cta->kernel;
 	uint64_t end = w->executed + TURN;
-	for (; w->state == WARP_READY && w->executed < end; w->executed++) {
+	w->yields = false;
+	for (; w->state == WARP_READY && w->executed < end && !w->yields; w->executed++) {
 		if (w->pc >= k->n_code)
 			op_leave(w, NULL, w->active);      /* a body that ends without ret */
 		else if (!step(w, &k->code[w->pc]))
@@ -102,12 +103,9 @@ static bool run_turn(Warp *w)
 
 /* ---- barriers ---- */
 
-static void arrive(Cta *cta, Warp *w, Barrier *b)
+static void arrive(Warp *w, Barrier *b)
 {
-	for (uint32_t u = 0; u < cta->n_warps; u++)
-		if (w->known[u] > b->joined[u])
-			b->joined[u] = w->known[u];
-	b->joined[w->number] = cta->time++;
+	clock_publish(w, &b->joined);
 	b->arrived++;
 }
 
@@ -119,9 +117,7 @@ static void release_when_full(Cta *cta, Barrier *b)
 		Warp *w = &cta->warps[i];
 		if (!(b->waiting >> i & 1))
 			continue;
-		for (uint32_t u = 0; u < cta->n_warps; u++)
-			if (b->joined[u] > w->known[u])
-				w->known[u] = b->joined[u];
+		clock_join(&w->clock, &b->joined);
 		w->state = WARP_READY;
 	}
 	*b = (Barrier){ 0 };
@@ -168,10 +164,11 @@ bool op_bar_sync(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	arrive(w->cta, w, b);
+	arrive(w, b);
 	b->waiting |= 1u << w->number;
 	w->state = WARP_WAITING;
 	w->waiting_at = in;
+	w->waits_for = WAITS_FOR_BARRIER;
 	w->barrier = (uint32_t)(b - w->cta->barriers);
 	release_when_full(w->cta, b);
 	return true;
@@ -182,31 +179,41 @@ bool op_bar_arrive(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	arrive(w->cta, w, b);
+	arrive(w, b);
 	release_when_full(w->cta, b);
 	return true;
+}
+
+static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t size)
+{
+	if (w->state == WARP_DONE)
+		snprintf(buffer, size, "has exited");
+	else if (w->waits_for == WAITS_FOR_BARRIER)
+		snprintf(buffer, size, "waits at barrier %u (PTX line %u)", w->barrier, w->waiting_at->line);
+	else
+		snprintf(buffer, size, "waits for the mbarrier at offset %u (PTX line %u)", cta->mbarriers[w->barrier].address,
+			w->waiting_at->line);
 }
 
 /* Nobody can go on. */
 static bool report_deadlock(Cta *cta)
 {
-	char text[600] = "";
+	char text[1100] = "", what[160], where[80];
 	size_t used = 0;
 	Warp *first = NULL;
 	for (uint32_t i = 0; i < cta->n_warps; i++) {
-		const Warp *w = &cta->warps[i];
-		if (w->state == WARP_WAITING && !first)
+		if (cta->warps[i].state == WARP_WAITING && !first)
 			first = &cta->warps[i];
-		if (used + 64 < sizeof text && w->state == WARP_WAITING)
-			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u waits at barrier %u (PTX line %u)", i,
-				w->barrier, w->waiting_at->line);
-		else if (used + 64 < sizeof text)
-			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u has exited", i);
+		describe_wait(cta, &cta->warps[i], where, sizeof where);
+		if (used + 100 < sizeof text)
+			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u %s", i, where);
 	}
 	const Barrier *b = &cta->barriers[first->barrier];
-	return report_at(first, first->waiting_at, -1, "deadlock: barrier %u has %u of %u warps%s", first->barrier,
-		b->arrived,
-		b->expected, text);
+	if (first->waits_for == WAITS_FOR_MBARRIER)
+		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
+	else
+		snprintf(what, sizeof what, "barrier %u has %u of %u warps", first->barrier, b->arrived, b->expected);
+	return report_at(first, first->waiting_at, -1, "deadlock: %s%s", what, text);
 }
 
 static bool run_cta(Cta *cta)
@@ -223,7 +230,7 @@ static bool run_cta(Cta *cta)
 			left |= w->state != WARP_DONE;
 		}
 		if (!left)
-			return true;
+			return mbarriers_done(cta);
 		if (!progress)
 			return report_deadlock(cta);
 	}
@@ -281,7 +288,7 @@ static void start_warp(Warp *w)
 	const Kernel *k = cta->kernel;
 	uint32_t threads = cta->block[0] * cta->block[1] * cta->block[2], first = w->number * LANES;
 	memset(w->written + FIRST_FREE_SLOT, 0, (k->n_registers - FIRST_FREE_SLOT) * sizeof *w->written);
-	memset(w->known, 0, sizeof w->known);
+	w->clock = (Clock){ 0 };
 	memset(w->group, 0, sizeof w->group);
 	if (k->local_bytes)
 		memset(w->local_written, 0, (size_t)LANES * k->local_bytes);
@@ -334,6 +341,7 @@ static bool run_grid(Cta *cta)
 		cta->time = 1;
 		shared_reset(&cta->shared);
 		memset(cta->barriers, 0, sizeof cta->barriers);
+		cta->n_mbarriers = 0;
 		for (uint32_t k = 0; k < cta->n_warps; k++)
 			start_warp(&cta->warps[k]);
 		ok = run_cta(cta);

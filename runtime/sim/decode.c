@@ -195,10 +195,7 @@ static bool fit_address(Decoder *d, Inst *in, const Operand *o, int number, int 
 	if (o->kind != OPERAND_ADDRESS)
 		return misfit(d, number, "an address [..]");
 	uint8_t bytes = (uint8_t)(o->slot ? class_bytes(o->reg_class) : 8);
-	if (*n_addresses == 0)
-		in->address_bytes = bytes;
-	else
-		in->address2_bytes = bytes;
+	in->address_bytes[*n_addresses] = bytes;
 	in->displacement[(*n_addresses)++] = (int64_t)o->value;
 	return add_slot(d, in, false, o->slot ? o->slot : constant_slot(d, REG_64, 0), number);
 }

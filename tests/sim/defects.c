@@ -121,20 +121,6 @@ static const Case cases[] = {
 	{ "where", ".loc 1 42 7\nadd.s32 %r1, %r2, 1;", 1, 1, 0, "(kernel.lua:42): add.s32 %r1, %r2, 1;" },
 };
 
-/* report may be several parts separated by '|', of which one is enough. */
-static bool says(const char *error, const char *report)
-{
-	char part[200];
-	for (const char *at = report; *at;) {
-		size_t length = strcspn(at, "|");
-		snprintf(part, sizeof part, "%.*s", (int)length, at);
-		if (strstr(error, part))
-			return true;
-		at += length + (at[length] == '|');
-	}
-	return false;
-}
-
 static void run_case(const Case *c)
 {
 	Sim *sim = sim_new();

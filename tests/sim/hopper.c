@@ -1,0 +1,151 @@
+/* The instructions of sm_90a: what they do, and each defect that must be reported. The same code without the defect
+ * must pass. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "testing.h"
+
+enum { IN_WORDS = 4096, OUT_WORDS = 4096 };
+
+typedef uint32_t (*Expected)(uint32_t t);      /* word t of the output; word t of the input is input(t) */
+
+typedef struct Case {
+	const char *name, *body;
+	uint32_t threads, shared;
+	const char *report;     /* a part of it; NULL: nothing must be reported */
+	Expected expected;
+} Case;
+
+static uint32_t input(uint32_t t) { return t * 2654435761u + 12345; }
+
+static uint32_t thread(uint32_t t) { return t; }
+static uint32_t other_half(uint32_t t) { return t % 32 + (t < 32 ? 32 : 0); }
+static uint32_t one(uint32_t t) { (void)t; return 1; }
+static uint32_t leader(uint32_t t) { return t % 32 == 0; }
+static uint32_t turns(uint32_t t) { return 10 + t % 32; }
+
+/* %a: &in[t], %b: &out[t] (words); %d: dynamic shared memory, %s: its word t; %o: the word of the other warp of two. */
+#define REGISTERS ".reg .pred %p<8>; .reg .b32 %r<256>, %s, %d, %o, %lane; .reg .b64 %x<16>, %a, %b; .reg .f32 %f<160>;\n" \
+	".shared .align 8 .b64 bars[4];\n"
+#define ADDRESSES "mul.wide.u32 %a, %t, 4; add.s64 %b, %out, %a; add.s64 %a, %in, %a;\n" \
+	"mov.u32 %d, dynamic; mov.u32 %r30, %tid.x; and.b32 %lane, %r30, 31; setp.eq.u32 %p7, %r30, 0;\n" \
+	"shl.b32 %s, %r30, 2; xor.b32 %o, %s, 128; add.s32 %s, %s, %d; add.s32 %o, %o, %d; setp.lt.u32 %p6, %r30, 32;\n"
+#define INIT(bar, count) "@%p7 mbarrier.init.shared::cta.b64 [" bar "], " count ";\n"
+#define SYNC "@%p7 fence.mbarrier_init.release.cluster; bar.sync 0;\n"
+#define WAIT(label, bar, parity) label ": mbarrier.try_wait.parity.shared.b64 %p5, [" bar "], " parity ";\n" \
+	"@!%p5 bra " label ";\n"
+#define ARRIVE(bar) "mbarrier.arrive.shared.b64 _, [" bar "];\n"
+#define OUTPUT(value) "st.global.b32 [%b], " value ";\n"
+/* Each of two warps writes its words, and reads the other's. */
+#define EXCHANGE(between) INIT("bars", "64") SYNC "st.shared.b32 [%s], %t;\n" between "ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1")
+
+/* A ring of one word: warp 0 writes ten numbers, warp 1 takes each. first: before the wait for an empty slot. */
+#define RING(wait_empty, wait_full, release) INIT("bars", "32") INIT("bars+8", "32") SYNC \
+	"mov.u32 %r1, 0; mov.u32 %r2, 1; mov.u32 %r3, 0; @!%p6 bra CONSUME;\n" \
+	"PRODUCE:" wait_empty "add.u32 %r4, %lane, %r1; st.shared.b32 [%s], %r4; xor.b32 %r2, %r2, 1;\n" ARRIVE("bars") \
+	"add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 11; @%p1 bra PRODUCE; bra END;\n" \
+	"CONSUME:" wait_full "ld.shared.b32 %r4, [%o];\n" release "xor.b32 %r3, %r3, 1;\n" \
+	"add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 11; @%p1 bra CONSUME;\nEND:\n" OUTPUT("%r4")
+#define WAIT_EMPTY WAIT("E", "bars+8", "%r2")
+#define WAIT_FULL WAIT("F", "bars", "%r3")
+#define RELEASE ARRIVE("bars+8")
+
+static const Case cases[] = {
+	/* ---- mbarriers ---- */
+	{ "arrive and wait", EXCHANGE(ARRIVE("bars") WAIT("W", "bars", "0")), 64, 256, NULL, other_half },
+	{ "wait for a state", EXCHANGE("mbarrier.arrive.release.cta.shared::cta.b64 %x1, [bars];\n"
+		"W: mbarrier.try_wait.acquire.cta.shared::cta.b64 %p5, [bars], %x1, 1000; @!%p5 bra W;\n"), 64, 256, NULL, other_half },
+	{ "test_wait", EXCHANGE(ARRIVE("bars") "W: mbarrier.test_wait.parity.shared.b64 %p5, [bars], 0; @!%p5 bra W;\n"), 64, 256,
+		NULL, other_half },
+	{ "a generic address", EXCHANGE("mov.u64 %x2, bars; cvta.shared.u64 %x2, %x2; mbarrier.arrive.b64 _, [%x2];\n"
+		WAIT("W", "bars", "0")), 64, 256, NULL, other_half },
+	{ "counts", INIT("bars", "96") SYNC "st.shared.b32 [%s], %t; selp.u32 %r2, 1, 2, %p6;\n"
+		"mbarrier.arrive.shared.b64 %x1, [bars], %r2;\n" WAIT("W", "bars", "0") "ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1"),
+		64, 256, NULL, other_half },
+	{ "bytes by hand", INIT("bars", "1") SYNC "@%p7 mbarrier.arrive.expect_tx.shared.b64 _, [bars], 64;\n"
+		"mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [bars], 1;\n" WAIT("W", "bars", "0") OUTPUT("%t"), 64, 0, NULL,
+		thread },
+	{ "expect_tx alone", INIT("bars", "1") SYNC "@%p7 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bars], 64;\n"
+		"@%p7 mbarrier.complete_tx.shared.b64 [bars], 64; @%p7 mbarrier.arrive.shared.b64 _, [bars];\n" WAIT("W", "bars", "0")
+		OUTPUT("%t"), 64, 0, NULL, thread },
+	{ "the phase before the first is over", INIT("bars", "1") SYNC WAIT("W", "bars", "1") OUTPUT("%t"), 64, 0, NULL, thread },
+	{ "init again after inval", INIT("bars", "64") SYNC ARRIVE("bars") WAIT("W", "bars", "0") "bar.sync 0;\n"
+		"@%p7 mbarrier.inval.shared.b64 [bars];\n" INIT("bars", "64") SYNC "st.shared.b32 [%s], %t;\n" ARRIVE("bars")
+		WAIT("V", "bars", "0") "ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1"), 64, 256, NULL, other_half },
+	{ "a ring", RING(WAIT_EMPTY, WAIT_FULL, RELEASE), 64, 256, NULL, turns },
+	{ "a slot overwritten before it was read", RING("", WAIT_FULL, RELEASE), 64, 256,
+		"shared-memory race: warp 0 writes what was read by warp 1|32 arrivals|arrivals at the mbarrier", NULL },
+	{ "a slot read before it was written", RING(WAIT_EMPTY, "", RELEASE), 64, 256, "shared-memory race|nothing wrote", NULL },
+	{ "no release of the slot", RING(WAIT_EMPTY, WAIT_FULL, ""), 64, 256,
+		"deadlock: the mbarrier at offset 8, in phase 0, has 32 of 32 arrivals to come and 0 bytes", NULL },
+	{ "missing wait", EXCHANGE(ARRIVE("bars")), 64, 256, "shared-memory race|nothing wrote", NULL },
+	{ "a wait that does not loop", EXCHANGE(ARRIVE("bars") "mbarrier.try_wait.parity.shared.b64 %p5, [bars], 0;\n"), 64, 256,
+		"shared-memory race: warp 1 reads what was written by warp 0", NULL },
+	{ "arrival before the store", INIT("bars", "32") SYNC "@!%p6 bra CONSUME;\n" ARRIVE("bars") "st.shared.b32 [%s], %t; ret;\n"
+		"CONSUME:" WAIT("W", "bars", "0") "ld.shared.b32 %r1, [%o];", 64, 256, "shared-memory race|nothing wrote", NULL },
+	{ "the wrong parity", EXCHANGE(ARRIVE("bars") WAIT("W", "bars", "1")), 64, 256, "shared-memory race|nothing wrote", NULL },
+	{ "too few arrivals", INIT("bars", "65") SYNC ARRIVE("bars") WAIT("W", "bars", "0"), 64, 0,
+		"has 1 of 65 arrivals to come and 0 bytes expected that have not arrived; warp 0 waits for the mbarrier at offset 0 (PTX "
+		"line ", NULL },
+	{ "too many arrivals", INIT("bars", "1") SYNC ARRIVE("bars") "mbarrier.arrive.shared.b64 _, [bars], 2;", 64, 0,
+		"2 arrivals at the mbarrier at offset 0, which waits for 1 more", NULL },
+	{ "bytes that never come", INIT("bars", "1") SYNC "@%p7 mbarrier.arrive.expect_tx.shared.b64 _, [bars], 64;\n"
+		WAIT("W", "bars", "0"), 64, 0, "deadlock: the mbarrier at offset 0, in phase 0, has 0 of 1 arrivals to come and 64 bytes",
+		NULL },
+	{ "bytes that nobody waits for", INIT("bars", "1") SYNC "@%p7 mbarrier.arrive.expect_tx.shared.b64 _, [bars], 64;\n", 64, 0,
+		"the CTA has ended, but the mbarrier at offset 0", NULL },
+	{ "no init", ARRIVE("bars"), 64, 0, "there is no mbarrier at shared offset 0", NULL },
+	{ "init without a barrier", INIT("bars", "64") ARRIVE("bars"), 64, 0,
+		"was initialised by warp 0, with no barrier since", NULL },
+	{ "init twice", INIT("bars", "1") INIT("bars", "1"), 64, 0, "there is an mbarrier at shared offset 0 already", NULL },
+	{ "a store into an mbarrier", INIT("bars", "1") SYNC "st.shared.b32 [bars+4], 0;", 64, 0,
+		"write to shared memory that holds an mbarrier", NULL },
+	{ "misaligned mbarrier", INIT("bars+4", "1"), 64, 0, "misaligned mbarrier", NULL },
+	{ "the state of another mbarrier", INIT("bars", "64") INIT("bars+8", "64") SYNC "mbarrier.arrive.shared.b64 %x1, [bars];\n"
+		"mbarrier.test_wait.shared.b64 %p5, [bars+8], %x1;", 64, 0, "is not of the running phase", NULL },
+
+	/* ---- the rest ---- */
+	{ "elect.sync", "elect.sync %r1|%p1, -1; selp.u32 %r2, 1, 0, %p1;\n" OUTPUT("%r2"), 64, 0, NULL, leader },
+	{ "setmaxnreg", "setmaxnreg.dec.sync.aligned.u32 24; setmaxnreg.inc.sync.aligned.u32 240;\n" OUTPUT("1"), 128, 0, NULL, one },
+	{ "setmaxnreg of too many", "setmaxnreg.inc.sync.aligned.u32 264;", 128, 0, "a multiple of 8 from 24 to 256", NULL },
+	{ "setmaxnreg in divergent code", "@%p7 setmaxnreg.inc.sync.aligned.u32 240;", 128, 0,
+		"must be executed by all lanes of the warp", NULL },
+	{ "fences, hints", "fence.proxy.async; fence.proxy.async.shared::cta; fence.proxy.async.global; griddepcontrol.wait;\n"
+		"griddepcontrol.launch_dependents; nanosleep.u32 20; prefetch.global.L2 [%a];\n" OUTPUT("1"), 64, 0, NULL, one },
+};
+
+static void run_case(const Case *c)
+{
+	static uint32_t in[IN_WORDS], out[OUT_WORDS];
+	Sim *sim = sim_new();
+	void *from = sim_alloc(sim, sizeof in), *to = sim_alloc(sim, sizeof out);
+	char body[16384];
+	for (uint32_t t = 0; t < IN_WORDS; t++)
+		in[t] = input(t);
+	sim_copy_in(sim, from, in, sizeof in);
+	snprintf(body, sizeof body, "%s%s", ADDRESSES, c->body);
+	char *text = kernel_text(REGISTERS, body);
+	bool ok = run_text(sim, text, 1, c->threads, c->shared, from, to);
+	if (c->report)
+		check(!ok && says(sim_error(sim), c->report), "%s: \"%s\" is not in: %s", c->name, c->report,
+			ok ? "no report" : sim_error(sim));
+	else
+		check(ok, "%s: %s", c->name, sim_error(sim));
+	if (ok && c->expected) {
+		uint32_t t = 0;
+		ok = sim_copy_out(sim, out, to, c->threads * 4) == 0;
+		while (ok && t < c->threads && out[t] == c->expected(t))
+			t++;
+		check(ok && t == c->threads, "%s: thread %u has %u, not %u; %s", c->name, t, out[t % OUT_WORDS], c->expected(t),
+			sim_error(sim));
+	}
+	free(text);
+	sim_free(sim);
+}
+
+int main(void)
+{
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+		run_case(&cases[i]);
+	return tests_done();
+}
