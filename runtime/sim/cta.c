@@ -216,6 +216,15 @@ static bool report_deadlock(Cta *cta)
 	return report_at(first, first->waiting_at, -1, "deadlock: %s%s", what, text);
 }
 
+/* Is what was started finished? */
+static bool check_end(Cta *cta)
+{
+	for (uint32_t i = 0; i < cta->n_warps; i++)
+		if (!bulk_done(&cta->warps[i]))
+			return false;
+	return mbarriers_done(cta);
+}
+
 static bool run_cta(Cta *cta)
 {
 	for (;;) {
@@ -230,7 +239,7 @@ static bool run_cta(Cta *cta)
 			left |= w->state != WARP_DONE;
 		}
 		if (!left)
-			return mbarriers_done(cta);
+			return check_end(cta);
 		if (!progress)
 			return report_deadlock(cta);
 	}
@@ -290,6 +299,7 @@ static void start_warp(Warp *w)
 	memset(w->written + FIRST_FREE_SLOT, 0, (k->n_registers - FIRST_FREE_SLOT) * sizeof *w->written);
 	w->clock = (Clock){ 0 };
 	memset(w->group, 0, sizeof w->group);
+	memset(w->bulk_group, 0, sizeof w->bulk_group);
 	if (k->local_bytes)
 		memset(w->local_written, 0, (size_t)LANES * k->local_bytes);
 	for (int i = 0; i < 3; i++)
@@ -299,7 +309,7 @@ static void start_warp(Warp *w)
 	w->reconverge = NO_RECONVERGENCE;
 	w->state = WARP_READY;
 	w->executed = 0;
-	w->n_copies = 0;
+	w->n_copies = w->n_bulk = 0;
 }
 
 static bool new_warp(Cta *cta, Warp *w, uint32_t number)
@@ -325,6 +335,7 @@ static void free_warp(Warp *w)
 	free(w->file);
 	free(w->written);
 	free(w->copies);
+	free(w->bulk);
 	free(w->local);
 	free(w->local_written);
 }

@@ -253,7 +253,7 @@ static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, 
 			number--;
 			continue;
 		}
-		if (*s == 'o' && !o)
+		if ((*s == 'o' || *s == 'O') && !o)
 			continue;
 		if (!o)
 			return misfit(d, number, "there");
@@ -270,7 +270,7 @@ static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, 
 			if (!fit_list(d, in, o, *s, *s == 'v' ? 0 : (uint32_t)(s[1] - '0'), is_dst, number, &width, &used))
 				return false;
 			s += *s != 'v';
-		} else if (!fit_scalar(d, in, o, *s == 'P' ? 'p' : *s == 'o' ? 'w' : *s, is_dst, number, &width,
+		} else if (!fit_scalar(d, in, o, *s == 'P' ? 'p' : *s == 'o' ? 'w' : *s == 'O' ? 'd' : *s, is_dst, number, &width,
 			REG_64)) {
 			return false;
 		}

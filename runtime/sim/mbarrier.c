@@ -51,7 +51,8 @@ void describe_mbarrier(const Mbarrier *m, char *buffer, size_t size)
 		"that have not arrived", m->address, m->phase - m->first_phase, m->pending, m->expected, (long long)m->tx);
 }
 
-static int64_t index_of(const Cta *cta, const Mbarrier *m) { return m - cta->mbarriers; }
+static uint32_t index_of(const Cta *cta, const Mbarrier *m) { return (uint32_t)(m - cta->mbarriers); }
+uint32_t mbarrier_agent(const Cta *cta, const Mbarrier *m) { return MBARRIER_AGENT + index_of(cta, m); }
 
 bool op_mbarrier_init(Warp *w, const Inst *in, uint32_t mask)
 {
@@ -122,7 +123,7 @@ static void end_phase_if_complete(Cta *cta, Mbarrier *m)
 		return;
 	land_copies(cta, m);
 	m->completed = m->arriving;
-	m->completed.known[MBARRIER_AGENT + index_of(cta, m)] = m->phase + 1;
+	m->completed.known[mbarrier_agent(cta, m)] = m->phase + 1;
 	m->arriving = (Clock){ 0 };
 	m->phase++;
 	m->pending = m->expected;
@@ -193,6 +194,29 @@ bool op_mbarrier_arrive_expect_tx(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
+/*
+ * alt[0]: {.noinc,}. The arrival of a lane's cp.async copies so far; without .noinc it is one more than was expected. They land when
+ * the phase ends, which is when others may wait for them.
+ */
+bool op_cp_async_mbarrier_arrive(Warp *w, const Inst *in, uint32_t mask)
+{
+	for (uint32_t rest = mask; rest; rest &= rest - 1) {
+		int l = __builtin_ctz(rest);
+		Mbarrier *m = mbarrier_at(w, in, l, in->op[0], 0);
+		if (!m)
+			return false;
+		for (size_t c = 0; c < w->n_copies; c++)
+			if (w->copies[c].lane == l && !w->copies[c].mbarrier) {
+				w->copies[c].mbarrier = (uint8_t)(1 + index_of(w->cta, m));
+				w->copies[c].stamp = w->cta->time;
+			}
+		m->pending += in->alt[0] == 1;
+		if (!arrive(w, in, l, m, 1))
+			return false;
+	}
+	return true;
+}
+
 /* alt[0]: {expect,complete} */
 bool op_mbarrier_tx(Warp *w, const Inst *in, uint32_t mask)
 {
@@ -212,7 +236,7 @@ static void sleep_until_end_of_phase(Warp *w, const Inst *in, const Mbarrier *m)
 {
 	w->state = WARP_WAITING;
 	w->waits_for = WAITS_FOR_MBARRIER;
-	w->barrier = (uint32_t)index_of(w->cta, m);
+	w->barrier = index_of(w->cta, m);
 	w->waiting_at = in;
 }
 
@@ -224,7 +248,7 @@ static bool phase_over(Warp *w, const Inst *in, int l, const Mbarrier *m, bool p
 		return true;
 	}
 	uint64_t state = lane_get(w, in->op[2], 8, l);
-	if (state >> 32 != (uint64_t)index_of(w->cta, m) + 1 || m->phase - (uint32_t)state > 1)
+	if (state >> 32 != index_of(w->cta, m) + 1 || m->phase - (uint32_t)state > 1)
 		return report_at(w, in, l, "the state 0x%llx is not of the running phase of the mbarrier at offset %u, nor of the one "
 			"before", (unsigned long long)state, m->address);
 	*over = m->phase != (uint32_t)state;

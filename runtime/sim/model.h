@@ -27,6 +27,7 @@ enum {
 	MAX_GROUPS = MAX_WARPS / 4,     /* warpgroups */
 	MAX_MBARRIERS = 64,             /* of a CTA, dead ones included */
 	MAX_ADDRESSES = 3,              /* of one instruction */
+	CHUNK_BYTES = 16,               /* what the async proxy reads is made of whole, aligned ones */
 	MAX_FRAMES = 2 * LANES + 2,     /* a divergence pushes two, and each has fewer lanes */
 	MAX_ALTERNATIVES = 4,
 	ERROR_BYTES = 4096,
@@ -193,7 +194,13 @@ typedef struct SharedMemory {
 	uint32_t n_warps;
 	uint8_t *writer;        /* agent, and WRITER_ATOMIC */
 	uint8_t *in_flight;     /* 1 + warp of a cp.async that has not been waited for; 0: none; or MBARRIER_HERE */
+	uint16_t *held;         /* [chunk]: asynchronous reads that have not been waited for */
+	uint8_t *holder;        /* [chunk]: agent of the last of them */
+	uint32_t n_held;        /* sum of held */
 } SharedMemory;
+
+/* What an asynchronous read depends on: the latest write of each agent among the bytes, and where it is. */
+typedef struct AsyncRead { uint32_t latest[MAX_AGENTS], where[MAX_AGENTS]; } AsyncRead;
 
 typedef struct Frame { uint32_t pc, reconverge, mask; } Frame;
 
@@ -204,6 +211,12 @@ typedef struct AsyncCopy {      /* one lane's cp.async, its source already read 
 	uint8_t lane, bytes;
 	uint8_t data[16];
 } AsyncCopy;
+
+typedef struct BulkRead {       /* one lane's bulk copy from shared memory */
+	uint32_t address, bytes, group;
+	uint8_t lane;
+	const Inst *in;
+} BulkRead;
 
 typedef enum WarpState { WARP_READY, WARP_WAITING, WARP_DONE } WarpState;
 typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER } WaitsFor;
@@ -225,6 +238,8 @@ struct Warp {
 	Clock clock;            /* what happened before what the warp does now */
 	AsyncCopy *copies;      size_t n_copies, cap_copies;
 	uint32_t group[LANES];  /* cp.async groups committed so far, by lane */
+	BulkRead *bulk;         size_t n_bulk, cap_bulk;
+	uint32_t bulk_group[LANES];     /* groups of bulk copies to global memory committed so far, by lane */
 	uint8_t *local;         /* [LANES][local_bytes] */
 	uint8_t *local_written;
 };
@@ -295,14 +310,28 @@ bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t b
 bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind);
 /* The bytes of a cp.async arrive, stamped as given. */
 void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp);
+/*
+ * The async proxy. Reads: each piece, whole chunks, is surveyed; then what all pieces depend on is checked, and they are held
+ * until the read has been waited for. The release counts as agent's read at stamp.
+ */
+bool shared_survey(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AsyncRead *read);
+bool shared_check(Warp *w, const Inst *in, int lane, const AsyncRead *read);
+void shared_hold(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent);
+void shared_release(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp);
+/* A bulk copy that w issues and the mbarrier agent completes. */
+bool shared_bulk_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp);
 void clock_join(Clock *clock, const Clock *with);
 /* What the warp knows and did so far goes to clock; returns the stamp of what it did. */
 uint32_t clock_publish(Warp *w, Clock *clock);
 void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes);
 
+/* exec_bulk.c: at the end of a CTA. */
+bool bulk_done(Warp *w);
+
 /* mbarrier.c */
 /* The mbarrier that address operand number a of lane names; NULL after a report. */
 Mbarrier *mbarrier_at(Warp *w, const Inst *in, int lane, Slot slot, int a);
+uint32_t mbarrier_agent(const Cta *cta, const Mbarrier *m);
 bool mbarrier_complete_tx(Warp *w, const Inst *in, int lane, Mbarrier *m, int64_t bytes);
 void describe_mbarrier(const Mbarrier *m, char *buffer, size_t size);
 /* At the end of a CTA. */

@@ -21,6 +21,9 @@ static uint32_t input(uint32_t t) { return t * 2654435761u + 12345; }
 static uint32_t thread(uint32_t t) { return t; }
 static uint32_t other_half(uint32_t t) { return t % 32 + (t < 32 ? 32 : 0); }
 static uint32_t one(uint32_t t) { (void)t; return 1; }
+static uint32_t copied(uint32_t t) { return input(t); }
+static uint32_t copied_other(uint32_t t) { return input(t ^ 32); }
+static uint32_t last_copied(uint32_t t) { return input(t % 32 + 32 * 10); }
 static uint32_t leader(uint32_t t) { return t % 32 == 0; }
 static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 
@@ -50,6 +53,31 @@ static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 #define WAIT_FULL WAIT("F", "bars", "%r3")
 #define RELEASE ARRIVE("bars+8")
 
+/* Thread 0 copies 256 bytes; all wait for them. */
+#define BULK(bytes) "@%p7 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%d], [%in], " bytes ", [bars];\n"
+#define EXPECT(bar, bytes) "@%p7 mbarrier.arrive.expect_tx.shared.b64 _, [" bar "], " bytes ";\n"
+#define BULK_READ(expected, bytes, wait) INIT("bars", "1") SYNC EXPECT("bars", expected) BULK(bytes) wait \
+	"ld.shared.b32 %r1, [%s];\n" OUTPUT("%r1")
+#define WAIT_BULK WAIT("W", "bars", "0")
+/* All write, thread 0 stores the 256 bytes, then all write again. */
+#define BULK_WRITE(fence, wait) "ld.global.b32 %r1, [%a]; st.shared.b32 [%s], %r1;\n" fence "bar.sync 0;\n" \
+	"@%p7 cp.async.bulk.global.shared::cta.bulk_group [%out], [%d], 256; @%p7 cp.async.bulk.commit_group;\n" wait \
+	"bar.sync 0; st.shared.b32 [%s], 0;"
+#define FENCE "fence.proxy.async.shared::cta;\n"
+#define WAIT_STORE "@%p7 cp.async.bulk.wait_group.read 0;\n"
+/* A ring of one slot of 128 bytes: lane 0 of warp 0 copies into it eleven times, warp 1 takes each and writes the last for both. */
+#define BULK_RING(wait_empty) INIT("bars", "1") INIT("bars+8", "1") SYNC \
+	"mov.u32 %r1, 0; mov.u32 %r2, 1; mov.u32 %r3, 0; mov.b64 %x1, %in; @!%p6 bra CONSUME; @!%p7 bra END;\n" \
+	"PRODUCE:" wait_empty "mbarrier.arrive.expect_tx.shared.b64 %x2, [bars], 128;\n" \
+	"cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%d], [%x1], 128, [bars];\n" \
+	"add.u64 %x1, %x1, 128; xor.b32 %r2, %r2, 1; add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 11; @%p1 bra PRODUCE; bra END;\n" \
+	"CONSUME:" WAIT_FULL "ld.shared.b32 %r4, [%o]; setp.eq.u32 %p2, %lane, 0; @%p2 mbarrier.arrive.shared.b64 _, [bars+8];\n" \
+	"xor.b32 %r3, %r3, 1; add.u32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, 11; @%p1 bra CONSUME;\n" OUTPUT("%r4") \
+	"sub.u64 %b, %b, 128;\n" OUTPUT("%r4") "END: ret;"
+/* Each thread copies its word; all read the other warp's. */
+#define COPY_READ(arrivals, arrive, wait) INIT("bars", arrivals) SYNC "cp.async.ca.shared.global [%s], [%a], 4;\n" arrive wait \
+	"ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1")
+
 static const Case cases[] = {
 	/* ---- mbarriers ---- */
 	{ "arrive and wait", EXCHANGE(ARRIVE("bars") WAIT("W", "bars", "0")), 64, 256, NULL, other_half },
@@ -74,7 +102,7 @@ static const Case cases[] = {
 		WAIT("V", "bars", "0") "ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1"), 64, 256, NULL, other_half },
 	{ "a ring", RING(WAIT_EMPTY, WAIT_FULL, RELEASE), 64, 256, NULL, turns },
 	{ "a slot overwritten before it was read", RING("", WAIT_FULL, RELEASE), 64, 256,
-		"shared-memory race: warp 0 writes what was read by warp 1|32 arrivals|arrivals at the mbarrier", NULL },
+		"shared-memory race|deadlock: the mbarrier at offset 0, in phase 11", NULL },
 	{ "a slot read before it was written", RING(WAIT_EMPTY, "", RELEASE), 64, 256, "shared-memory race|nothing wrote", NULL },
 	{ "no release of the slot", RING(WAIT_EMPTY, WAIT_FULL, ""), 64, 256,
 		"deadlock: the mbarrier at offset 8, in phase 0, has 32 of 32 arrivals to come and 0 bytes", NULL },
@@ -103,6 +131,39 @@ static const Case cases[] = {
 	{ "misaligned mbarrier", INIT("bars+4", "1"), 64, 0, "misaligned mbarrier", NULL },
 	{ "the state of another mbarrier", INIT("bars", "64") INIT("bars+8", "64") SYNC "mbarrier.arrive.shared.b64 %x1, [bars];\n"
 		"mbarrier.test_wait.shared.b64 %p5, [bars+8], %x1;", 64, 0, "is not of the running phase", NULL },
+
+	/* ---- bulk copies ---- */
+	{ "bulk load", BULK_READ("256", "256", WAIT_BULK), 64, 256, NULL, copied },
+	{ "bulk load read before it arrived", BULK_READ("256", "256", ""), 32, 256,
+		"warp 0 reads what was written by a bulk copy of the mbarrier at offset 0, with no wait for it", NULL },
+	{ "fewer bytes than expected", BULK_READ("512", "256", WAIT_BULK), 64, 256,
+		"deadlock: the mbarrier at offset 0, in phase 0, has 0 of 1 arrivals to come and 256 bytes expected", NULL },
+	{ "more bytes than expected", BULK_READ("128", "256", WAIT_BULK), 64, 256, "and -128 bytes expected", NULL },
+	{ "misaligned bulk load", BULK_READ("8", "8", WAIT_BULK), 64, 256, "misaligned bulk copy: 8 bytes", NULL },
+	{ "bulk load past the end of shared memory", BULK_READ("512", "512", WAIT_BULK), 64, 256, "shared memory out of bounds", NULL },
+	{ "bulk load past the end of global memory", BULK_READ("32768", "32768", WAIT_BULK), 64, 32768,
+		"read of global memory out of bounds", NULL },
+	{ "bulk load over what was stored", INIT("bars", "1") SYNC "st.shared.b32 [%s], 0; bar.sync 0;\n" EXPECT("bars", "256")
+		BULK("256") WAIT_BULK, 64, 256, "the async proxy overwrites what warp 0 wrote through the generic one", NULL },
+	{ "bulk load over what was stored, fenced", INIT("bars", "1") SYNC "st.shared.b32 [%s], 0;\n" FENCE "bar.sync 0;\n"
+		EXPECT("bars", "256") BULK("256") WAIT_BULK "ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1"), 64, 256, NULL, copied_other },
+	{ "a ring of bulk loads", BULK_RING(WAIT_EMPTY), 64, 256, NULL, last_copied },
+	{ "a bulk load into a slot that is being read", BULK_RING(""), 64, 256,
+		"warp 0 writes what was written by a bulk copy of the mbarrier at offset 0, with no wait for it", NULL },
+	{ "bulk store", BULK_WRITE(FENCE, WAIT_STORE), 64, 256, NULL, copied },
+	{ "bulk store without a fence", BULK_WRITE("", WAIT_STORE), 64, 256,
+		"the async proxy reads what warp 0 wrote through the generic one", NULL },
+	{ "a store over what a bulk store reads", BULK_WRITE(FENCE, ""), 64, 256, "still being read by a bulk copy of warp 0", NULL },
+	{ "a bulk store that nobody waits for", "st.shared.b32 [%s], 0;\n" FENCE "bar.sync 0;\n"
+		"@%p7 cp.async.bulk.global.shared::cta.bulk_group [%out], [%d], 256;", 64, 256,
+		"the CTA has ended while this bulk copy may still read", NULL },
+	{ "cp.async.mbarrier.arrive.noinc", COPY_READ("64", "cp.async.mbarrier.arrive.noinc.shared.b64 [bars];\n", WAIT_BULK), 64, 256,
+		NULL, copied_other },
+	{ "cp.async.mbarrier.arrive", COPY_READ("64", "cp.async.mbarrier.arrive.shared.b64 [bars];\n" ARRIVE("bars"), WAIT_BULK), 64,
+		256, NULL, copied_other },
+	{ "cp.async.mbarrier.arrive without a wait", COPY_READ("64", "cp.async.mbarrier.arrive.noinc.shared.b64 [bars];\n", ""), 64,
+		256, "with a cp.async in flight|nothing wrote", NULL },
+	{ "an ordinary arrival after cp.async", COPY_READ("64", ARRIVE("bars"), WAIT_BULK), 64, 256, "with a cp.async in flight", NULL },
 
 	/* ---- the rest ---- */
 	{ "elect.sync", "elect.sync %r1|%p1, -1; selp.u32 %r2, 1, 0, %p1;\n" OUTPUT("%r2"), 64, 0, NULL, leader },
