@@ -74,6 +74,8 @@ static bool step(Warp *w, const Inst *in)
 		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only "
 			"lanes "
 			"0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
+	if (w->n_wgmma && !wgmma_watch(w, in))
+		return false;
 	if (in->traits & OP_POISON)
 		return in->run(w, in, mask);
 	if (!check_sources(w, in, mask) || !in->run(w, in, mask))
@@ -190,6 +192,8 @@ static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t si
 		snprintf(buffer, size, "has exited");
 	else if (w->waits_for == WAITS_FOR_BARRIER)
 		snprintf(buffer, size, "waits at barrier %u (PTX line %u)", w->barrier, w->waiting_at->line);
+	else if (w->waits_for == WAITS_FOR_WGMMA)
+		snprintf(buffer, size, "waits for its warpgroup's wgmma (PTX line %u)", w->waiting_at->line);
 	else
 		snprintf(buffer, size, "waits for the mbarrier at offset %u (PTX line %u)", cta->mbarriers[w->barrier].address,
 			w->waiting_at->line);
@@ -211,6 +215,8 @@ static bool report_deadlock(Cta *cta)
 	const Barrier *b = &cta->barriers[first->barrier];
 	if (first->waits_for == WAITS_FOR_MBARRIER)
 		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
+	else if (first->waits_for == WAITS_FOR_WGMMA)
+		snprintf(what, sizeof what, "the four warps of a warpgroup have not all issued a wgmma that is waited for");
 	else
 		snprintf(what, sizeof what, "barrier %u has %u of %u warps", first->barrier, b->arrived, b->expected);
 	return report_at(first, first->waiting_at, -1, "deadlock: %s%s", what, text);
@@ -220,7 +226,7 @@ static bool report_deadlock(Cta *cta)
 static bool check_end(Cta *cta)
 {
 	for (uint32_t i = 0; i < cta->n_warps; i++)
-		if (!bulk_done(&cta->warps[i]))
+		if (!bulk_done(&cta->warps[i]) || !wgmma_done(&cta->warps[i]))
 			return false;
 	return mbarriers_done(cta);
 }
@@ -309,7 +315,10 @@ static void start_warp(Warp *w)
 	w->reconverge = NO_RECONVERGENCE;
 	w->state = WARP_READY;
 	w->executed = 0;
-	w->n_copies = w->n_bulk = 0;
+	w->n_copies = w->n_bulk = w->n_wgmma = 0;
+	w->n_issued = w->wgmma_group = 0;
+	if (w->busy)
+		memset(w->busy, 0, k->n_slots);
 }
 
 static bool new_warp(Cta *cta, Warp *w, uint32_t number)
@@ -323,7 +332,9 @@ static bool new_warp(Cta *cta, Warp *w, uint32_t number)
 		w->local = malloc((size_t)LANES * k->local_bytes);
 		w->local_written = malloc((size_t)LANES * k->local_bytes);
 	}
-	if (!w->file || !w->written || (k->local_bytes && (!w->local || !w->local_written)))
+	if (k->uses_wgmma)
+		w->busy = calloc(k->n_slots, 1);
+	if (!w->file || !w->written || (k->uses_wgmma && !w->busy) || (k->local_bytes && (!w->local || !w->local_written)))
 		return false;
 	memset(w->file, 0, bytes);
 	fill_registers(w);
@@ -336,6 +347,8 @@ static void free_warp(Warp *w)
 	free(w->written);
 	free(w->copies);
 	free(w->bulk);
+	free(w->wgmma);
+	free(w->busy);
 	free(w->local);
 	free(w->local_written);
 }
@@ -353,6 +366,7 @@ static bool run_grid(Cta *cta)
 		shared_reset(&cta->shared);
 		memset(cta->barriers, 0, sizeof cta->barriers);
 		cta->n_mbarriers = 0;
+		wgmma_reset(cta);
 		for (uint32_t k = 0; k < cta->n_warps; k++)
 			start_warp(&cta->warps[k]);
 		ok = run_cta(cta);
@@ -381,6 +395,7 @@ bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_
 	for (uint32_t i = 0; cta.warps && i < cta.n_warps; i++)
 		free_warp(&cta.warps[i]);
 	shared_free(&cta.shared);
+	wgmma_free(&cta);
 	free(cta.warps);
 	free(cta.params);
 	return ok;

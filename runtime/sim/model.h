@@ -60,6 +60,7 @@ typedef enum OpTrait {
 	OP_BRANCH = 1 << 1,
 	OP_EXIT = 1 << 2,
 	OP_WHOLE_WARP = 1 << 3, /* every live lane of the warp must take part */
+	OP_WGMMA = 1 << 4,
 } OpTrait;
 
 struct Inst {
@@ -74,6 +75,8 @@ struct Inst {
 	Slot guard;             /* slot 0 is a predicate that is always true */
 	uint32_t guard_flip;    /* ~0 for @!%p */
 	Slot op[MAX_OPERANDS];
+	uint32_t list;          /* accumulators, both read and written: where they begin in Kernel.lists */
+	uint16_t n_list;
 	int64_t displacement[MAX_ADDRESSES];    /* of the address operands, in order */
 	uint32_t target;        /* of a branch: index into Kernel.code */
 	uint32_t reconverge;    /* of a branch: where its lanes meet again; Kernel.n_code is the kernel's end */
@@ -131,6 +134,8 @@ typedef struct Kernel {
 	uint32_t max_threads;           /* .maxntid, all dimensions; 0: none */
 	Inst *code;             uint32_t n_code;
 	Constant *constants;    uint32_t n_constants;
+	Slot *lists;            uint32_t n_lists;       /* registers of wgmma */
+	bool uses_wgmma;
 	uint32_t n_registers;   /* slots of special and declared registers; those of the constants follow */
 	uint32_t n_slots;
 } Kernel;
@@ -218,8 +223,12 @@ typedef struct BulkRead {       /* one lane's bulk copy from shared memory */
 	const Inst *in;
 } BulkRead;
 
+typedef struct IssuedWgmma { const Inst *in; uint32_t group, number; } IssuedWgmma;
+
+enum { BUSY_SUM = 1, BUSY_SOURCE = 2 };         /* a register of an unfinished wgmma: of D, of A */
+
 typedef enum WarpState { WARP_READY, WARP_WAITING, WARP_DONE } WarpState;
-typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER } WaitsFor;
+typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER, WAITS_FOR_WGMMA } WaitsFor;
 
 struct Warp {
 	Cta *cta;
@@ -240,6 +249,10 @@ struct Warp {
 	uint32_t group[LANES];  /* cp.async groups committed so far, by lane */
 	BulkRead *bulk;         size_t n_bulk, cap_bulk;
 	uint32_t bulk_group[LANES];     /* groups of bulk copies to global memory committed so far, by lane */
+	IssuedWgmma *wgmma;     size_t n_wgmma, cap_wgmma;      /* unfinished ones, in order */
+	uint32_t n_issued, wgmma_group; /* wgmma instructions and groups so far */
+	uint8_t *busy;          /* by slot; NULL where the kernel has no wgmma */
+	uint16_t busy_shape;    /* registers of the last one's D */
 	uint8_t *local;         /* [LANES][local_bytes] */
 	uint8_t *local_written;
 };
@@ -261,6 +274,12 @@ typedef struct Mbarrier {
 	Clock arriving, completed;      /* of the phase that runs, and of the one before */
 } Mbarrier;
 
+typedef struct WgmmaOp WgmmaOp;
+typedef struct Warpgroup {
+	WgmmaOp *ops;           size_t n_ops, cap_ops;  /* issued by at least one warp and not finished */
+	uint32_t n_finished;
+} Warpgroup;
+
 struct Cta {
 	Sim *sim;
 	SimModule *module;
@@ -273,6 +292,7 @@ struct Cta {
 	SharedMemory shared;
 	Barrier barriers[MAX_BARRIERS];
 	Mbarrier mbarriers[MAX_MBARRIERS]; uint32_t n_mbarriers;
+	Warpgroup groups[MAX_GROUPS];
 	uint32_t dynamic_shared;
 };
 
@@ -327,6 +347,12 @@ void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint3
 
 /* exec_bulk.c: at the end of a CTA. */
 bool bulk_done(Warp *w);
+
+/* exec_wgmma.c */
+bool wgmma_watch(Warp *w, const Inst *in);      /* does an ordinary instruction leave registers of unfinished ones alone? */
+bool wgmma_done(Warp *w);                       /* at the end of a CTA */
+void wgmma_reset(Cta *cta);
+void wgmma_free(Cta *cta);
 
 /* mbarrier.c */
 /* The mbarrier that address operand number a of lane names; NULL after a report. */

@@ -24,6 +24,7 @@ static uint32_t one(uint32_t t) { (void)t; return 1; }
 static uint32_t copied(uint32_t t) { return input(t); }
 static uint32_t copied_other(uint32_t t) { return input(t ^ 32); }
 static uint32_t last_copied(uint32_t t) { return input(t % 32 + 32 * 10); }
+static uint32_t sixteen(uint32_t t) { (void)t; return 16; }
 static uint32_t leader(uint32_t t) { return t % 32 == 0; }
 static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 
@@ -77,6 +78,18 @@ static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 /* Each thread copies its word; all read the other warp's. */
 #define COPY_READ(arrivals, arrive, wait) INIT("bars", arrivals) SYNC "cp.async.ca.shared.global [%s], [%a], 4;\n" arrive wait \
 	"ld.shared.b32 %r1, [%o];\n" OUTPUT("%r1")
+
+/* The first 128 threads fill A (64 x 16 bf16, no swizzle) and behind it B (16 x 8). The descriptors of both count on bars alone before them. */
+#define FILL "mov.u32 %r42, bars; setp.lt.u32 %p3, %r30, 128; shl.b32 %r40, %r30, 4; add.u32 %r40, %r40, %d; mov.b32 %r41, 0x3f803f80; setp.lt.u32 %p4, %r30, 16;\n" \
+	"@%p3 st.shared.v4.b32 [%r40], {%r41,%r41,%r41,%r41}; @%p4 st.shared.v4.b32 [%r40+2048], {%r41,%r41,%r41,%r41};\n" \
+	"mov.b64 %x3, 0x800400002; mov.b64 %x4, 0x800080082; mov.f32 %f0, 0.0; mov.f32 %f1, 0.0; mov.f32 %f2, 0.0; mov.f32 %f3, 0.0;\n"
+#define SUMS "{%f0,%f1,%f2,%f3}"
+#define BF16 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+#define MULTIPLY "wgmma.fence.sync.aligned; " BF16 SUMS ", %x3, %x4, 1, 1, 1, 0, 0;\n"
+#define COMMIT "wgmma.commit_group.sync.aligned;\n"
+#define WAIT_GROUP(n) "wgmma.wait_group.sync.aligned " n ";\n"
+#define READY FILL FENCE "bar.sync 0;\n"
+#define RESULT "cvt.rzi.u32.f32 %r1, %f0;\n" OUTPUT("%r1")
 
 static const Case cases[] = {
 	/* ---- mbarriers ---- */
@@ -164,6 +177,64 @@ static const Case cases[] = {
 	{ "cp.async.mbarrier.arrive without a wait", COPY_READ("64", "cp.async.mbarrier.arrive.noinc.shared.b64 [bars];\n", ""), 64,
 		256, "with a cp.async in flight|nothing wrote", NULL },
 	{ "an ordinary arrival after cp.async", COPY_READ("64", ARRIVE("bars"), WAIT_BULK), 64, 256, "with a cp.async in flight", NULL },
+
+	/* ---- wgmma ---- */
+	{ "wgmma", READY MULTIPLY COMMIT WAIT_GROUP("0") RESULT, 128, 4096, NULL, sixteen },
+	{ "wgmma of two warpgroups", READY MULTIPLY MULTIPLY COMMIT WAIT_GROUP("0") "sub.f32 %f0, %f0, 0f41800000;\n"
+		RESULT, 256, 8192, NULL, sixteen },
+	{ "one group of two", READY MULTIPLY COMMIT "wgmma.fence.sync.aligned; " BF16 "{%f4,%f5,%f6,%f7}, %x3, %x4, 0, 1, 1, 0, 0;\n" COMMIT
+		WAIT_GROUP("1") RESULT WAIT_GROUP("0"), 128, 4096, NULL, sixteen },
+	{ "reading the wrong group", READY MULTIPLY COMMIT BF16 "{%f4,%f5,%f6,%f7}, %x3, %x4, 0, 1, 1, 0, 0;\n" COMMIT WAIT_GROUP("1")
+		"mov.f32 %f8, %f4;", 128, 4096, "read of a register that an unfinished wgmma accumulates into", NULL },
+	{ "accumulator read before the wait", READY MULTIPLY COMMIT RESULT, 128, 4096,
+		"read of a register that an unfinished wgmma accumulates into", NULL },
+	{ "accumulator moved before the wait", READY MULTIPLY COMMIT "mov.b32 %f9, %f1;", 128, 4096,
+		"read of a register that an unfinished wgmma accumulates into", NULL },
+	{ "accumulator written before the wait", READY MULTIPLY COMMIT "mov.f32 %f2, 0.0;", 128, 4096,
+		"write to a register that an unfinished wgmma accumulates into", NULL },
+	{ "wait without a commit", READY MULTIPLY WAIT_GROUP("0") RESULT, 128, 4096,
+		"read of a register that an unfinished wgmma accumulates into", NULL },
+	{ "A's register written before the wait", READY "mov.b32 %r2, 0; mov.b32 %r3, 0; mov.b32 %r4, 0; mov.b32 %r5, 0;\n" BF16 SUMS
+		", {%r2,%r3,%r4,%r5}, %x4, 1, 1, 1, 0;\n" "add.u32 %r6, %r4, 1; mov.b32 %r4, 1;", 128, 4096,
+		"write to a register that an unfinished wgmma reads as its A", NULL },
+	{ "accumulators of two shapes", READY MULTIPLY "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%f0,%f1,%f2,%f3,%f4,%f5,%f6,%f7},"
+		" %x3, %x4, 0, 1, 1, 0, 0;", 128, 4096, "in use by an earlier wgmma of another shape", NULL },
+	{ "accumulator that nothing wrote", READY BF16 "{%f0,%f1,%f2,%f9}, %x3, %x4, 1, 1, 1, 0, 0;", 128, 4096,
+		"accumulator 3 holds no value", NULL },
+	{ "wgmma of what was stored without a fence", FILL "bar.sync 0;\n" MULTIPLY, 128, 4096,
+		"the async proxy reads what warp 0 wrote through the generic one", NULL },
+	{ "wgmma of what was stored, fenced by the reader", FILL "bar.sync 0;\n" FENCE MULTIPLY COMMIT WAIT_GROUP("0") RESULT, 128, 4096, NULL,
+		sixteen },
+	{ "wgmma of what was stored without a barrier", FILL FENCE MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
+		"shared-memory race|nothing wrote", NULL },
+	{ "wgmma of what nothing wrote", READY "add.u64 %x4, %x4, 16;\n" MULTIPLY, 128, 4096, "read of shared memory that nothing wrote", NULL },
+	{ "wgmma past the end", READY "add.u64 %x4, %x4, 256;\n" MULTIPLY, 128, 4096, "shared memory out of bounds", NULL },
+	{ "a store into what wgmma reads", READY MULTIPLY COMMIT "st.shared.b32 [%r40], 0;", 128, 4096,
+		"writes shared memory that is still being read by wgmma of warps 0 to 3", NULL },
+	{ "a store after the wait", READY MULTIPLY COMMIT WAIT_GROUP("0") RESULT "bar.sync 0; st.shared.b32 [%r40], 0;", 128, 4096, NULL,
+		sixteen },
+	/* Looking at an mbarrier in vain gives the other warps time. */
+	{ "a store by others after the wait, without a barrier", INIT("bars", "1") READY "mov.u32 %r2, 0; setp.ge.u32 %p3, %r30, 128; @%p3 bra STORE;\n" MULTIPLY COMMIT
+		WAIT_GROUP("0") "ret; STORE: mbarrier.test_wait.parity.shared.b64 %p5, [bars], 0; add.u32 %r2, %r2, 1;\n"
+		"setp.lt.u32 %p2, %r2, 20; @%p2 bra STORE; st.shared.b32 [%d], 0;", 160, 8192,
+		"warp 4 writes what was read by wgmma of warps 0 to 3, with no wait for it", NULL },
+	{ "a store by others after one thread's arrival", INIT("bars", "1") READY "setp.ge.u32 %p3, %r30, 128; @%p3 bra STORE;\n" MULTIPLY COMMIT
+		WAIT_GROUP("0") RESULT "setp.eq.u32 %p2, %r30, 96; @%p2 mbarrier.arrive.shared.b64 _, [bars]; ret;\n"
+		"STORE:" WAIT("W", "bars", "0") "mov.b32 %r9, 0; setp.eq.u32 %p2, %lane, 0; @%p2 st.shared.b32 [%d], %r9;\n" OUTPUT("16"), 160, 8192,
+		NULL, sixteen },
+	{ "a warp that does not come", READY "setp.ge.u32 %p3, %r30, 96; @%p3 ret;\n" MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
+		"deadlock: the four warps of a warpgroup have not all issued a wgmma that is waited for; warp 0 waits for its warpgroup's wgmma", NULL },
+	{ "half a warpgroup", READY MULTIPLY, 64, 4096, "wgmma needs all 128 threads of a warpgroup", NULL },
+	{ "warps that differ", READY "setp.ge.u32 %p3, %r30, 96; @%p3 add.u64 %x3, %x3, 1;\n" MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
+		"the warps of a warpgroup issue different wgmma", NULL },
+	{ "lanes that differ", READY "setp.eq.u32 %p3, %lane, 5; @%p3 add.u64 %x3, %x3, 1;\n" MULTIPLY, 128, 4096,
+		"lanes of one warp give wgmma different descriptors", NULL },
+	{ "a descriptor with stray bits", READY "or.b64 %x3, %x3, 0x4000;\n" MULTIPLY, 128, 4096, "has bits outside of its fields", NULL },
+	{ "a base offset", READY "or.b64 %x3, %x3, 0x4002000000000000;\n" MULTIPLY, 128, 4096, "has a base offset", NULL },
+	{ "a swizzle pattern that begins inside another", READY "or.b64 %x3, %x3, 0x4000000000000008;\n" MULTIPLY, 128, 4096,
+		"begins at shared offset 160, inside a pattern of 1024 bytes", NULL },
+	{ "wgmma that nobody waits for", READY MULTIPLY COMMIT, 128, 4096, "the CTA has ended with this wgmma unfinished", NULL },
+	{ "too few accumulators", BF16 "{%f0,%f1}, %x3, %x4, 1, 1, 1, 0, 0;", 128, 0, "D of this shape has 4 registers, the list has 2", NULL },
 
 	/* ---- the rest ---- */
 	{ "elect.sync", "elect.sync %r1|%p1, -1; selp.u32 %r2, 1, 0, %p1;\n" OUTPUT("%r2"), 64, 0, NULL, leader },
