@@ -61,6 +61,18 @@ static inline void lane_set(Warp *w, Slot slot, uint32_t bytes, int l, uint64_t 
 	}
 }
 
+/* Lane l's address operand number a, whose register is slot. */
+static inline uint64_t lane_address(Warp *w, const Inst *in, int a, Slot slot, int l)
+{
+	return lane_get(w, slot, in->address_bytes[a], l) + (uint64_t)in->displacement[a];
+}
+
+/* A generic address of shared memory is accepted where a .shared one is wanted, as the hardware does. */
+static inline uint64_t shared_address(uint64_t address)
+{
+	return (address & ~(WINDOW_BYTES - 1)) == SHARED_WINDOW ? address - SHARED_WINDOW : address;
+}
+
 static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }
 static inline uint32_t bits_of(float x) { uint32_t bits; memcpy(&bits, &x, sizeof bits); return bits; }
 

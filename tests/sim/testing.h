@@ -10,6 +10,9 @@
 void check(bool ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int tests_done(void);           /* prints the sums; the exit status */
 
+/* Is part of report in error? It may be several parts separated by '|', of which one is enough. */
+bool says(const char *error, const char *report);
+
 uint32_t random_bits(void);     /* a fixed sequence */
 
 /* Wraps body in a kernel 'k' with the given registers and parameters in, out (.u64) that are loaded into %in, %out
