@@ -84,10 +84,11 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
  * itself, and its registers are handed from the producer to the consumers.
  */
 static const struct GroupShape {
-	int groups, register_limit, producer_registers, consumer_registers;
+	int groups, register_limit, producer_registers, consumer_registers, most_views;
 } group_shapes[] = {
-	{ 2, 168, 40, 232 },
-	{ 1, 144, 40, 240 },
+	{ 2, 168, 24, 240, 1 },
+	{ 2, 168, 40, 232, SPEC_MAX_VIEWS },
+	{ 1, 144, 40, 240, SPEC_MAX_VIEWS },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -124,7 +125,8 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->shared_bytes = group_shared(needs, tile);
 	tile->retain = needs->can_retain;
 	tile->engine = ENGINE_WGMMA;
-	return tile->register_estimate <= shape->consumer_registers && tile->shared_bytes <= plan->shared_limit;
+	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	       tile->shared_bytes <= plan->shared_limit;
 }
 
 /* Rows save traffic, columns save waiting, slots hide it: in this order. */
