@@ -73,8 +73,8 @@ static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_
 	Kernel *k = kv->k;
 	Builder *b = k->b;
 	const ViewMath *m = &kv->math[v];
-	Axis coefficient = query_map(k, head, row, m->combine);
-	scores_normalise(k, scores, inv_q, kv->inv_k[v]);
+	Axis coefficient = visible_axis(visible, query_map(k, head, row, m->combine));
+	scores_normalise(k, scores, inv_q, visible_axis(visible, kv->inv_k[v]));
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val t = axis_get(tau, e);

@@ -100,14 +100,15 @@ static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Ax
 	Kernel *k = q->k;
 	Builder *b = k->b;
 	const ViewMath *m = &q->math[v];
-	scores_normalise(k, scores, q->inv_q[v], inv_k);
+	Axis inv_q = visible_axis(visible, q->inv_q[v]), coefficient = visible_axis(visible, q->coefficient[v]);
+	scores_normalise(k, scores, inv_q, inv_k);
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val tau = axis_get(q->tau[v], e);
 		pair_evaluate(k, &q->head, m, scores.e[e], tau, axis_get(q->row, e), axis_get(key, e), &pair);
 		Val seen = visible_at(visible, e);
 		Val counts = both(k, seen, pair_survives(k, &pair, tau));
-		Val upstream = val_fmul(b, d_weights.e[e], axis_get(q->coefficient[v], e));
+		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
 		Val by_s = times(k, upstream, m->weight_s, &pair.after);
 		if (!val_is_null(q->sums.combine[v][e % 4 / 2]))
 			add_to(k, &q->sums.combine[v][e % 4 / 2], counts, val_fmul(b, pair.weight, d_weights.e[e]));

@@ -31,7 +31,7 @@ Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const c
 
 static Axis no_axis(void)
 {
-	return (Axis){ ALONG_ROWS, 0, NULL };
+	return (Axis){ .along = ALONG_ROWS };
 }
 
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row)

@@ -113,7 +113,7 @@ Axis query_map(Kernel *k, const Scope *head, Axis query, const Expr *e)
 		}
 		Scope scope = scope_inside(head);
 		if (e->vars & 1u << VAR_I)
-			scope.var[VAR_I] = position_f32(k, query.at[n]);
+			scope.var[VAR_I] = position_f32(k, axis_at(query, n));
 		result.at[n] = scalar_emit(k->b, e, &scope);
 	}
 	return result;
@@ -274,6 +274,26 @@ Val visible_at(const Visible *v, int element)
 	if (v->branch.otherwise)
 		return (Val){ NULL };
 	return pair_visible(k, axis_get(v->row, element), axis_get(v->key, element), true);
+}
+
+Axis visible_axis(const Visible *v, Axis axis)
+{
+	Kernel *k = v->k;
+	Builder *b = k->b;
+	if (!kernel_uses_groups(k) || v->branch.otherwise || axis.count == 0)
+		return axis;
+	/* A length is not negative, but nobody told the compilers. */
+	Val zero = ir_op(b, "arith.shrsi", NULL, IR_I32, 2, (Val[]){ kernel_i32(k, "q_len"), val_i32(b, 31) });
+	Axis other = axis_new(k, axis.along, 4 * axis.count);
+	for (int n = 0; n < axis.count; n++) {
+		if (n > 0 && mlirValueEqual(axis.at[n], axis.at[0])) {
+			other.at[n] = other.at[0];
+			continue;
+		}
+		Val bits = val_bitcast(b, axis.at[n], IR_I32);
+		other.at[n] = val_bitcast(b, val_add(b, bits, zero), IR_F32);
+	}
+	return other;
 }
 
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k)

@@ -63,6 +63,9 @@ Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden);
 void visible_begin(Visible *v, Val **changed, int count);
 bool visible_next(Visible *v);
 Val visible_at(const Visible *v, int element);     /* i1; null: certainly */
+/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same values the
+ * assembler would compute before them, all at once, and spill. */
+Axis visible_axis(const Visible *v, Axis axis);
 
 /* Scores of unit rows: raw * (1/|q| * 1/|k|), in place. Axes of normalize = "none" are not read. */
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k);

@@ -105,8 +105,11 @@ typedef struct Axis {
 	Along along;
 	int count;                         /* 2 along rows; cols / 4 along columns */
 	Val *at;
+	Kernel *k;                         /* of indices along columns with ENGINE_WGMMA: at is null, and each is made where */
+	Val first;                         /* it is asked for, from the lane's first: they would take many registers */
 } Axis;
 Axis axis_new(Kernel *k, Along along, int cols);
+Val axis_at(Axis axis, int n);
 Val axis_get(Axis axis, int element);              /* the value that applies to a tile's element */
 /* Index of each row (or column) of this lane's elements, from `first` (i32): the first row of the warp, or of the tile. */
 Axis axis_index(Kernel *k, Along along, int cols, Val first);

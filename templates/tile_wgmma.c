@@ -15,24 +15,17 @@ enum { DEPTH = 16, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH, FIRST_VOTE
 
 /*
  * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are, which an
- * instruction may cross. Addresses and distances count in 16 bytes. Steps along the depth add to it in 32 bits: the upper half,
- * 128-byte swizzle and 1024 bytes from eight rows to the next, is the same of all.
+ * instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte swizzle, and 1024
+ * bytes from eight rows to the next. Steps are added in the assembly, or LLVM would keep each sum in a register.
  */
+static const int32_t upper_half = 1 << 30 | SWIZZLE_BYTES / CHUNK;
+
 static Val descriptor(Kernel *k, Val base, int panels)
 {
 	Builder *b = k->b;
 	Val address = ir_op(b, "llvm.ptrtoint", NULL, IR_I32, 1, &base);
 	Val chunk = ir_op(b, "arith.shrui", NULL, IR_I32, 2, (Val[]){ address, val_i32(b, 4) });
 	return val_or(b, chunk, val_i32(b, panels / CHUNK << 16));
-}
-
-static Val at_bytes(Kernel *k, Val descriptor, int bytes)
-{
-	Builder *b = k->b;
-	const int32_t upper = 1 << 30 | SWIZZLE_BYTES / CHUNK;
-	Val lower = val_add_i32(b, descriptor, bytes / CHUNK);
-	Val halves = val_vector_pair(b, lower, val_i32(b, upper), IR_V2I32);
-	return val_bitcast(b, halves, IR_I64);
 }
 
 /* Depth step s of an operand that is contiguous along the depth. */
@@ -46,9 +39,10 @@ static int depth_offset(Shared s, int step)
 typedef struct Chain {
 	int cols, steps;
 	bool transposed;                   /* B lies [depth x cols] */
-	bool in_registers;                 /* A is a tile */
-	Val a[MAX_STEPS][A_REGS];          /* or a descriptor in a[step][0] */
-	Val b[MAX_STEPS];
+	Val from_a, from_b;                /* descriptors */
+	int step_a[MAX_STEPS], step_b[MAX_STEPS];  /* and what each step adds to them, in bytes */
+	bool in_registers;                 /* A is a tile instead */
+	Val a[MAX_STEPS][A_REGS];
 } Chain;
 
 /* "{$first, ..., $last}" */
@@ -76,29 +70,44 @@ static char *accumulator_constraints(Kernel *k, int count, bool tied)
 	return text;
 }
 
+/* Sets d0 or d1 to the descriptor in operand number `operand`, plus bytes. */
+static char *set_descriptor(Kernel *k, char *text, int number, int operand, int bytes)
+{
+	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand, bytes / CHUNK, number);
+}
+
 /* acc += the chain's product, or = where `fresh`; under way when this returns. */
 static void start_chain(Kernel *k, Val *acc, const Chain *c, bool fresh)
 {
 	Arena *arena = k->b->arena;
 	const char *dtype = k->spec->dtype == DTYPE_BF16 ? "bf16" : "f16";
-	int values = c->cols / 2, a_operands = c->in_registers ? A_REGS : 1, count = 0;
-	Val *operands = ARENA_ARRAY(arena, Val, values + MAX_STEPS * (A_REGS + 1));
+	int values = c->cols / 2, count = 0;
+	Val *operands = ARENA_ARRAY(arena, Val, values + MAX_STEPS * A_REGS + 2);
 	char *list = register_list(k, 0, values), *constraints = accumulator_constraints(k, values, !fresh);
-	char *text = "wgmma.fence.sync.aligned;";
 	for (int i = 0; !fresh && i < values; i++)
 		operands[count++] = acc[i];
+	int b_operand = values + count, a_operand = b_operand + 1;
+	operands[count++] = c->from_b;
+	if (!c->in_registers)
+		operands[count++] = c->from_a;
+	constraints = arena_printf(arena, c->in_registers ? "%s,r" : "%s,r,r", constraints);
+	char *text = arena_printf(arena, "{\\n\\t.reg .b32 lo, hi;\\n\\t.reg .b64 d0, d1;\\n\\tmov.b32 hi, %d;\\n\\t"
+	                          "wgmma.fence.sync.aligned;", upper_half);
 	for (int s = 0; s < c->steps; s++) {
-		int at = values + count;
-		char *a = c->in_registers ? register_list(k, at, A_REGS) : arena_printf(arena, "$%d", at);
-		text = arena_printf(arena, "%s\\n\\twgmma.mma_async.sync.aligned.m64n%dk16.f32.%s.%s %s, %s, $%d, %d, 1, 1%s, %d;", text,
-		                    c->cols, dtype, dtype, list, a, at + a_operands, !(fresh && s == 0), c->in_registers ? "" : ", 0",
-		                    c->transposed);
-		constraints = arena_printf(arena, "%s%s,l", constraints, c->in_registers ? ",r,r,r,r" : ",l");
-		for (int i = 0; i < a_operands; i++)
-			operands[count++] = c->a[s][i];
-		operands[count++] = c->b[s];
+		char *a = "d0";
+		if (c->in_registers) {
+			a = register_list(k, a_operand + s * A_REGS, A_REGS);
+			constraints = arena_printf(arena, "%s,r,r,r,r", constraints);
+			for (int i = 0; i < A_REGS; i++)
+				operands[count++] = c->a[s][i];
+		} else {
+			text = set_descriptor(k, text, 0, a_operand, c->step_a[s]);
+		}
+		text = set_descriptor(k, text, 1, b_operand, c->step_b[s]);
+		text = arena_printf(arena, "%s\\n\\twgmma.mma_async.sync.aligned.m64n%dk16.f32.%s.%s %s, %s, d1, %d, 1, 1%s, %d;", text,
+		                    c->cols, dtype, dtype, list, a, !(fresh && s == 0), c->in_registers ? "" : ", 0", c->transposed);
 	}
-	text = arena_printf(arena, "%s\\n\\twgmma.commit_group.sync.aligned;", text);
+	text = arena_printf(arena, "%s\\n\\twgmma.commit_group.sync.aligned;\\n\\t}", text);
 	ir_asm(k->b, text, constraints, values, acc, count, operands);
 }
 
@@ -139,11 +148,11 @@ void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 	c->steps = (a.cols + DEPTH - 1) / DEPTH;
 	Val group = val_div_i32(builder, k->warp, PLAN_GROUP_WARPS);
 	Val first_row = val_mul_i32(builder, group, PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
-	Val from_a = descriptor(k, val_offset(builder, a.base, first_row), 0);
-	Val from_b = descriptor(k, b.base, 0);
+	c->from_a = descriptor(k, val_offset(builder, a.base, first_row), 0);
+	c->from_b = descriptor(k, b.base, 0);
 	for (int s = 0; s < c->steps; s++) {
-		c->a[s][0] = at_bytes(k, from_a, depth_offset(a, s));
-		c->b[s] = at_bytes(k, from_b, depth_offset(b, s));
+		c->step_a[s] = depth_offset(a, s);
+		c->step_b[s] = depth_offset(b, s);
 	}
 	start_chain(k, acc.e, c, tile_is_zero(acc));
 	put_under_way(k, acc);
@@ -163,9 +172,9 @@ static Val group_any(Kernel *k, Val bits)
 /* acc += p . b for columns [first, first + c->cols) of b and of acc; complete when this returns. */
 static void multiply(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fresh)
 {
-	Val from_b = descriptor(k, b.base, shared_panel_bytes(b));
+	c->from_b = descriptor(k, b.base, shared_panel_bytes(b));
 	for (int s = 0; s < c->steps; s++)
-		c->b[s] = at_bytes(k, from_b, first / PANEL_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES);
+		c->step_b[s] = first / PANEL_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES;
 	start_chain(k, acc, c, fresh);
 	put_under_way(k, (Tile){ c->cols, acc });
 	wgmma_wait(k);
