@@ -208,22 +208,28 @@ static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t si
 	else if (w->waits_for == WAITS_FOR_WGMMA)
 		snprintf(buffer, size, "waits for its warpgroup's wgmma (PTX line %u)", w->waiting_at->line);
 	else
-		snprintf(buffer, size, "waits for the mbarrier at offset %u (PTX line %u)", cta->mbarriers[w->barrier].address,
-			w->waiting_at->line);
+		snprintf(buffer, size, "waits for the mbarrier at offset %u (PTX line %u; %u arrivals and %lld bytes are missing)",
+			cta->mbarriers[w->barrier].address, w->waiting_at->line, cta->mbarriers[w->barrier].pending,
+			(long long)cta->mbarriers[w->barrier].tx);
 }
 
 /* Nobody can go on. */
 static bool report_deadlock(Cta *cta)
 {
-	char text[1100] = "", what[160], where[80];
+	char text[1100] = "", what[160], where[MAX_WARPS][120];
 	size_t used = 0;
 	Warp *first = NULL;
-	for (uint32_t i = 0; i < cta->n_warps; i++) {
-		if (cta->warps[i].state == WARP_WAITING && !first)
-			first = &cta->warps[i];
-		describe_wait(cta, &cta->warps[i], where, sizeof where);
-		if (used + 100 < sizeof text)
-			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u %s", i, where);
+	for (uint32_t i = cta->n_warps; i-- > 0;) {
+		first = cta->warps[i].state == WARP_WAITING ? &cta->warps[i] : first;
+		describe_wait(cta, &cta->warps[i], where[i], sizeof where[i]);
+	}
+	for (uint32_t i = 0, last; i < cta->n_warps && used + sizeof *where + 30 < sizeof text; i = last + 1) {
+		for (last = i; last + 1 < cta->n_warps && strcmp(where[i], where[last + 1]) == 0;)
+			last++;
+		if (last > i)
+			used += (size_t)snprintf(text + used, sizeof text - used, "; each of warps %u to %u %s", i, last, where[i]);
+		else
+			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u %s", i, where[i]);
 	}
 	const Barrier *b = &cta->barriers[first->barrier];
 	if (first->waits_for == WAITS_FOR_MBARRIER)

@@ -35,8 +35,7 @@ bool op_bulk_load(Warp *w, const Inst *in, uint32_t mask)
 	return true;
 }
 
-/* The lane's copy reads these bytes of shared memory until its group has been waited for. */
-static bool begin_read(Warp *w, const Inst *in, int l, uint32_t from, uint32_t bytes)
+bool bulk_begin_read(Warp *w, const Inst *in, int l, uint32_t from, uint32_t bytes)
 {
 	AsyncRead read = { 0 };
 	if (!shared_survey(w, in, l, from, bytes, &read) || !shared_check(w, in, l, &read))
@@ -53,7 +52,7 @@ static bool store_lane(Warp *w, const Inst *in, int l)
 	uint64_t to = lane_address(w, in, 0, in->op[0], l), from = shared_address(lane_address(w, in, 1, in->op[1], l));
 	uint32_t bytes = (uint32_t)lane_get(w, in->op[2], 4, l);
 	if (!check_alignment(w, in, l, from, to, bytes) || !shared_bounds(w, in, l, from, bytes)
-	    || !begin_read(w, in, l, (uint32_t)from, bytes)
+	    || !bulk_begin_read(w, in, l, (uint32_t)from, bytes)
 	    || (bytes && !global_write(w, in, l, to, bytes, ACCESS_PLAIN)))
 		return false;
 	memcpy((void *)(uintptr_t)to, w->cta->shared.bytes + from, bytes);

@@ -180,24 +180,37 @@ WIDE static void multiply_int(float a[WARP_ROWS][MAX_K], const float *b, int n, 
 
 static const Slot *accumulators(const Warp *w, const Inst *in) { return w->cta->kernel->lists + in->list; }
 
-static uint32_t add_int(uint32_t c, double sum, bool saturates)
+WIDE static void add_floats(float *to, const double *sums)
 {
-	int64_t x = (int64_t)(int32_t)c + (int64_t)sum;
-	if (saturates)
-		x = x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x;
-	return (uint32_t)x;
+	for (int l = 0; l < LANES; l++)
+		to[l] = canonical((float)(to[l] + sums[l]));
+}
+
+static void add_integers(int32_t *to, const double *sums, bool saturates)
+{
+	for (int l = 0; l < LANES; l++) {
+		int64_t x = (int64_t)to[l] + (int64_t)sums[l];
+		if (saturates)
+			x = x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x;
+		to[l] = (int32_t)(uint32_t)x;
+	}
 }
 
 static void accumulate(Warp *w, const Inst *in, const Operands *o, const double *d)
 {
 	const Slot *slots = accumulators(w, in);
 	for (int r = 0; r < in->n_list; r++) {
-		uint32_t *to = reg(w, slots[r]);
-		for (int l = 0; l < LANES; l++) {
-			double sum = d[(l / 4 + 8 * (r / 2 % 2)) * o->n + 8 * (r / 4) + 2 * (l % 4) + r % 2];
-			uint32_t c = o->accumulate ? to[l] : 0;
-			to[l] = is_integer(o) ? add_int(c, sum, in->flags & MOD_SAT) : bits_of(canonical((float)(float_of(c) + sum)));
-		}
+		const double *from = d + 8 * (r / 2 % 2) * o->n + 8 * (r / 4) + r % 2;
+		double sums[LANES];
+		for (int g = 0; g < 8; g++)
+			for (int t = 0; t < 4; t++)
+				sums[4 * g + t] = from[g * o->n + 2 * t];
+		if (!o->accumulate)
+			memset(reg(w, slots[r]), 0, LANES * 4);
+		if (is_integer(o))
+			add_integers(reg(w, slots[r]), sums, in->flags & MOD_SAT);
+		else
+			add_floats(reg(w, slots[r]), sums);
 		w->written[slots[r]] = UINT32_MAX;
 	}
 }

@@ -346,8 +346,10 @@ void clock_join(Clock *clock, const Clock *with);
 uint32_t clock_publish(Warp *w, Clock *clock);
 void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes);
 
-/* exec_bulk.c: at the end of a CTA. */
-bool bulk_done(Warp *w);
+/* exec_bulk.c */
+/* The lane's copy reads these bytes of shared memory until its group has been waited for. */
+bool bulk_begin_read(Warp *w, const Inst *in, int l, uint32_t from, uint32_t bytes);
+bool bulk_done(Warp *w);                        /* at the end of a CTA */
 
 /* exec_wgmma.c */
 bool wgmma_watch(Warp *w, const Inst *in);      /* does an ordinary instruction leave registers of unfinished ones alone? */

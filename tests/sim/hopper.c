@@ -134,8 +134,8 @@ static const Case cases[] = {
 		"CONSUME:" WAIT("W", "bars", "0") "ld.shared.b32 %r1, [%o];", 64, 256, "shared-memory race|nothing wrote", NULL },
 	{ "the wrong parity", EXCHANGE(ARRIVE("bars") WAIT("W", "bars", "1")), 64, 256, "shared-memory race|nothing wrote", NULL },
 	{ "too few arrivals", INIT("bars", "65") SYNC ARRIVE("bars") WAIT("W", "bars", "0"), 64, 0,
-		"has 1 of 65 arrivals to come and 0 bytes expected that have not arrived; warp 0 waits for the mbarrier at offset 0 (PTX "
-		"line ", NULL },
+		"has 1 of 65 arrivals to come and 0 bytes expected that have not arrived; each of warps 0 to 1 waits for "
+		"the mbarrier at offset 0 (PTX line ", NULL },
 	{ "too many arrivals", INIT("bars", "1") SYNC ARRIVE("bars") "mbarrier.arrive.shared.b64 _, [bars], 2;", 64, 0,
 		"2 arrivals at the mbarrier at offset 0, which waits for 1 more", NULL },
 	{ "bytes that never come", INIT("bars", "1") SYNC "@%p7 mbarrier.arrive.expect_tx.shared.b64 _, [bars], 64;\n"
@@ -231,7 +231,8 @@ static const Case cases[] = {
 		"STORE:" WAIT("W", "bars", "0") "mov.b32 %r9, 0; setp.eq.u32 %p2, %lane, 0; @%p2 st.shared.b32 [%d], %r9;\n" OUTPUT("16"), 160, 8192,
 		NULL, sixteen },
 	{ "a warp that does not come", READY "setp.ge.u32 %p3, %r30, 96; @%p3 ret;\n" MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
-		"deadlock: the four warps of a warpgroup have not all issued a wgmma that is waited for; warp 0 waits for its warpgroup's wgmma", NULL },
+		"deadlock: the four warps of a warpgroup have not all issued a wgmma that is waited for; each of warps 0 to 2 waits for its warpgroup's "
+		"wgmma", NULL },
 	{ "half a warpgroup", READY MULTIPLY, 64, 4096, "wgmma needs all 128 threads of a warpgroup", NULL },
 	{ "warps that differ", READY "setp.ge.u32 %p3, %r30, 96; @%p3 add.u64 %x3, %x3, 1;\n" MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
 		"the warps of a warpgroup issue different wgmma", NULL },

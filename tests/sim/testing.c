@@ -143,3 +143,15 @@ char *read_text(const char *path, size_t *length)
 	fclose(file);
 	return text;
 }
+
+bool patch_text(char *text, const char *old, const char *with, int skip)
+{
+	char *at = strstr(text, old);
+	while (at && skip-- > 0)
+		at = strstr(at + 1, old);
+	if (!at)
+		return false;
+	memset(at, ' ', strlen(old));
+	memcpy(at, with, strlen(with));
+	return true;
+}
