@@ -20,7 +20,7 @@ enum {
 	CUDA_FUNCTION_MAX_DYNAMIC_SHARED = 8,          /* of CUfunction_attribute */
 	CUDA_JIT_ERROR_LOG = 5, CUDA_JIT_ERROR_LOG_BYTES = 6,  /* of CUjit_option */
 	CUDA_CAPTURE_NONE = 0,                         /* of CUstreamCaptureStatus */
-	CUDA_MAP_FLOAT16 = 6, CUDA_MAP_BFLOAT16 = 9,   /* of CUtensorMapDataType */
+	CUDA_MAP_FLOAT16 = 6, CUDA_MAP_FLOAT32 = 7, CUDA_MAP_BFLOAT16 = 9,  /* of CUtensorMapDataType */
 	CUDA_MAP_SWIZZLE_128B = 3,                     /* of CUtensorMapSwizzle */
 	CUDA_MAP_PROMOTE_256B = 3                      /* of CUtensorMapL2promotion */
 };

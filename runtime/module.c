@@ -120,6 +120,13 @@ tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, con
 	return status;
 }
 
+int map_type(const Manifest *m)
+{
+	static const int types[] = { [TDA_F32] = CUDA_MAP_FLOAT32, [TDA_F16] = CUDA_MAP_FLOAT16, [TDA_BF16] = CUDA_MAP_BFLOAT16 };
+
+	return types[m->dtype];
+}
+
 static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMap *from, CUtensorMap *map)
 {
 	const unsigned box[MAP_DIMS] = { from->box[0], from->box[1], 1, 1 }, every[MAP_DIMS] = { 1, 1, 1, 1 };
@@ -137,7 +144,7 @@ static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMa
 	if (!cuda->cuTensorMapEncodeTiled)
 		return tda_fail(TDA_NO_DRIVER, "the CUDA driver has no cuTensorMapEncodeTiled: it is too old; install NVIDIA driver "
 		                "525 or later");
-	result = cuda->cuTensorMapEncodeTiled(map, m->dtype == TDA_F16 ? CUDA_MAP_FLOAT16 : CUDA_MAP_BFLOAT16, MAP_DIMS,
+	result = cuda->cuTensorMapEncodeTiled(map, map_type(m), MAP_DIMS,
 	                                      (void *)(uintptr_t)from->address, extent, stride, box, every, 0,
 	                                      CUDA_MAP_SWIZZLE_128B, CUDA_MAP_PROMOTE_256B, 0);
 	return cuda_check(cuda, result, "cuTensorMapEncodeTiled");
