@@ -273,7 +273,9 @@ INT_BINARY(val_min, "arith.minsi")
 INT_BINARY(val_max, "arith.maxsi")
 INT_BINARY(val_and, "arith.andi")
 INT_BINARY(val_or, "arith.ori")
+INT_BINARY(val_xor, "arith.xori")
 INT_BINARY(val_shl, "arith.shli")
+INT_BINARY(val_shr, "arith.shrui")
 
 /* With a constant on the right; identities emit nothing. */
 Val val_add_i32(Builder *b, Val x, int32_t y)
@@ -300,6 +302,28 @@ Val val_rem_i32(Builder *b, Val x, int32_t y)
 Val val_to_i64(Builder *b, Val x)
 {
 	return unary(b, "arith.extsi", NULL, IR_I64, x);
+}
+
+Val val_low_i32(Builder *b, Val x)
+{
+	return unary(b, "arith.trunci", NULL, IR_I32, x);
+}
+
+Val val_high_i32(Builder *b, Val x)
+{
+	return val_low_i32(b, val_shr(b, x, val_i64(b, 32)));
+}
+
+Val val_join_i32(Builder *b, Val low, Val high)
+{
+	Val wide = unary(b, "arith.extui", NULL, IR_I64, low);
+	Val upper = unary(b, "arith.extui", NULL, IR_I64, high);
+	return val_or(b, wide, val_shl(b, upper, val_i64(b, 32)));
+}
+
+Val val_popc(Builder *b, Val x)
+{
+	return unary(b, "llvm.intr.ctpop", NULL, IR_I32, x);
 }
 
 Val val_compare(Builder *b, IrCompare how, Val x, Val y)
@@ -394,6 +418,11 @@ Val val_funless(Builder *b, IrCompare how, Val x, Val y)
 Val val_i32_to_f32(Builder *b, Val x)
 {
 	return unary(b, "arith.sitofp", NULL, IR_F32, x);
+}
+
+Val val_floor_i32(Builder *b, Val x)
+{
+	return val_intrinsic(b, "llvm.nvvm.f2i.rm", IR_I32, 1, &x);
 }
 
 Val val_bitcast(Builder *b, Val x, IrType type)

@@ -76,12 +76,18 @@ Val val_min(Builder *b, Val x, Val y);
 Val val_max(Builder *b, Val x, Val y);
 Val val_and(Builder *b, Val x, Val y);
 Val val_or(Builder *b, Val x, Val y);
+Val val_xor(Builder *b, Val x, Val y);
 Val val_shl(Builder *b, Val x, Val y);
+Val val_shr(Builder *b, Val x, Val y);              /* unsigned */
 Val val_add_i32(Builder *b, Val x, int32_t y);
 Val val_mul_i32(Builder *b, Val x, int32_t y);
 Val val_div_i32(Builder *b, Val x, int32_t y);
 Val val_rem_i32(Builder *b, Val x, int32_t y);
 Val val_to_i64(Builder *b, Val x);                  /* sign-extended */
+Val val_low_i32(Builder *b, Val x);                 /* of an i64 */
+Val val_high_i32(Builder *b, Val x);
+Val val_join_i32(Builder *b, Val low, Val high);    /* i64 */
+Val val_popc(Builder *b, Val x);                    /* bits that are set in an i32 */
 typedef enum IrCompare { IR_EQ, IR_NE, IR_LT, IR_LE, IR_GT, IR_GE } IrCompare;
 Val val_compare(Builder *b, IrCompare how, Val x, Val y);      /* signed; i1 */
 Val val_select(Builder *b, Val condition, Val x, Val y);
@@ -103,6 +109,7 @@ Val val_fsqrt(Builder *b, Val x);                   /* correctly rounded */
 Val val_fcompare(Builder *b, IrCompare how, Val x, Val y);
 Val val_funless(Builder *b, IrCompare how, Val x, Val y);
 Val val_i32_to_f32(Builder *b, Val x);
+Val val_floor_i32(Builder *b, Val x);               /* saturates; 0 for NaN */
 Val val_bitcast(Builder *b, Val x, IrType type);
 Val val_intrinsic(Builder *b, const char *name, IrType type, int count, const Val *operands);
 

@@ -16,6 +16,7 @@ static const struct {
 } roles[ROLE_COUNT] = {
 	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row" },
 	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key" },
+	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive" },
 	[ROLE_FORWARD] = { "forward", "scores, weights, o" },
 	[ROLE_NORM_BACKWARD] = { "norm_backward", "do through the output norm" },
 	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients" },
@@ -71,6 +72,12 @@ int plan_threads(const Launch *launch)
 	return (launch->warps + launch->producer_warps) * 32;
 }
 
+int plan_int8_bytes(const Spec *spec)
+{
+	int depth = 32;
+	return (spec->head_dim + depth - 1) / depth * depth;
+}
+
 bool plan_has_partials(const Plan *plan, int param)
 {
 	const Spec *spec = plan->spec;
@@ -107,7 +114,7 @@ static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffi
 	launch->role = role;
 	launch->register_limit = PLAN_ALL_REGISTERS;
 	launch->entry = arena_printf(arena, "tda_%s%s", roles[role].name, suffix);
-	launch->backward = role != ROLE_Q_TERMS && role != ROLE_K_TERMS && role != ROLE_FORWARD;
+	launch->backward = role > ROLE_FORWARD;
 	return launch;
 }
 
@@ -128,16 +135,42 @@ static void plan_terms(Plan *plan, Arena *arena)
 	const char *k_bytes = arena_printf(arena, "4*batch*kv_heads*round_up(k_len,%d)", PLAN_TERM_ROWS);
 	for (int v = 0; v < plan->tau_views; v++)
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "tau%d", v + 1), q_bytes);
-	if (spec->normalize == NORMALIZE_NONE)
+	if (spec->normalize == NORMALIZE_NONE && !plan->sparse)
 		return;
 	Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
 	k->rows = PLAN_TERM_ROWS;
 	k->warps = 4;
 	k->grid = arena_printf(arena, "batch*kv_heads*ceil_div(k_len,%d)", PLAN_TERM_ROWS);
-	for (int v = 0; v < spec->views; v++) {
+	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
 	}
+}
+
+/* What the screen reads: int8 images, bounds of rows and of key tiles. What it writes: marks. */
+static void plan_screen(Plan *plan, Arena *arena)
+{
+	const Spec *spec = plan->spec;
+	const char *q = arena_printf(arena, "%d*batch*heads", spec->views);
+	const char *k = arena_printf(arena, "%d*batch*kv_heads", spec->views);
+	const char *q_rows = arena_printf(arena, "round_up(q_len,%d)", PLAN_TERM_ROWS);
+	const char *k_rows = arena_printf(arena, "round_up(k_len,%d)", PLAN_TERM_ROWS);
+	const char *blocks = arena_printf(arena, "ceil_div(q_len,%d)", PLAN_MARK);
+	const char *tiles = arena_printf(arena, "ceil_div(k_len,%d)", PLAN_MARK);
+	int bytes = plan_int8_bytes(spec);
+	add_buffer(plan, arena, BUFFER_FORWARD, "q8", arena_printf(arena, "%d*%s*%s", bytes, q, q_rows));
+	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", bytes, k, k_rows));
+	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
+	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "16*%s*%s", k, tiles));
+	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
+	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
+	add_buffer(plan, arena, BUFFER_SAVED, "marks",
+	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, PLAN_MARK_CAPACITY));
+	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
+	launch->rows = launch->cols = PLAN_MARK;
+	launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
+	launch->slots = 4;
+	launch->grid = arena_printf(arena, "%s*%s", q, blocks);
 }
 
 static bool plan_forward(Plan *plan, Arena *arena)
@@ -145,7 +178,7 @@ static bool plan_forward(Plan *plan, Arena *arena)
 	const Spec *spec = plan->spec;
 	Launch *launch = add_launch(plan, arena, ROLE_FORWARD, "");
 	launch->view_count = spec->views;
-	Needs needs = forward_needs(spec);
+	Needs needs = forward_needs(spec, plan->sparse);
 	if (!choose_tile(plan, &needs, launch))
 		return false;
 	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", launch->rows);
@@ -163,12 +196,12 @@ static void plan_norm_backward(Plan *plan, Arena *arena)
 	if (plan_splits_output_gradient(spec))
 		add_buffer(plan, arena, BUFFER_BACKWARD, "do_rest", rows);
 	Launch *launch = add_launch(plan, arena, ROLE_NORM_BACKWARD, "");
-	launch->rows = PLAN_NORM_ROWS;
+	launch->rows = PLAN_TERM_ROWS;
 	launch->warps = 4;
-	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", PLAN_NORM_ROWS);
+	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", PLAN_TERM_ROWS);
 	if (spec->gain >= 0)
 		add_buffer(plan, arena, BUFFER_BACKWARD, arena_printf(arena, "partial_%s", spec->params[spec->gain].name),
-		           arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", 4 * spec->value_dim, PLAN_NORM_ROWS));
+		           arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", 4 * spec->value_dim, PLAN_TERM_ROWS));
 }
 
 /* As many views a pass as registers and shared memory allow; the passes share a tile, for the partial sums' sake. */
@@ -177,8 +210,8 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 	const Spec *spec = plan->spec;
 	Launch tile = { 0 };
 	int together = spec->views;
-	for (; together > 0; together--) {
-		Needs needs = backward_q_needs(spec, together);
+	for (; together > 0 && !plan->sparse; together--) {
+		Needs needs = backward_q_needs(spec, together, false);
 		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(plan, &tile) || together == 1))
 			break;
 	}
@@ -190,8 +223,9 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 		launch->first_view = v;
 		launch->view_count = spec->views - v < together ? spec->views - v : together;
 		launch->pass = plan->backward_q_passes++;
-		Needs needs = backward_q_needs(spec, together);
-		choose_tile(plan, &needs, launch);
+		Needs needs = backward_q_needs(spec, plan->sparse ? 1 : together, plan->sparse);
+		if (!choose_tile(plan, &needs, launch))
+			return false;
 		launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", launch->rows);
 	}
 	for (int p = 0; p < spec->param_count; p++)
@@ -204,7 +238,7 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 
 static bool add_kv_pass(Plan *plan, Arena *arena, int first, int views, bool values, const char *suffix)
 {
-	Needs needs = backward_kv_needs(plan->spec, views, values);
+	Needs needs = backward_kv_needs(plan->spec, plan->sparse ? views > 0 : views, values, plan->sparse);
 	Launch tile = { 0 };
 	if (!choose_tile(plan, &needs, &tile))
 		return false;
@@ -221,13 +255,13 @@ static bool add_kv_pass(Plan *plan, Arena *arena, int first, int views, bool val
 static bool plan_backward_kv(Plan *plan, Arena *arena)
 {
 	const Spec *spec = plan->spec;
-	Needs all = backward_kv_needs(spec, spec->views, true);
+	Needs all = backward_kv_needs(spec, plan->sparse ? 1 : spec->views, true, plan->sparse);
 	Launch tile = { 0 };
 	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(plan, &tile))
 		return add_kv_pass(plan, arena, 0, spec->views, true, "");
 	int together = spec->views;
-	for (; together > 1; together--) {
-		Needs needs = backward_kv_needs(spec, together, false);
+	for (; together > 1 && !plan->sparse; together--) {
+		Needs needs = backward_kv_needs(spec, together, false, false);
 		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(plan, &tile))
 			break;
 	}
@@ -261,9 +295,17 @@ static void plan_reduce(Plan *plan, Arena *arena)
 static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 {
 	plan->zeros_proved = expr_prove_zero_below(spec->pool, spec->weight, &plan->factor, &plan->obstacle);
-	if (plan->options.kind == PLAN_SPARSE) {
-		diag_error(diag, spec->loc, "the sparse plan is not available in this version");
-		diag_note(diag, (Loc){ 0, 0 }, "leave out --plan, or ask for --plan dense");
+	plan->screens = plan->zeros_proved && expr_is_increasing_in_s(spec->pool, spec->score);
+	plan->sparse = plan->options.kind == PLAN_SPARSE;
+	if (plan->sparse && !plan->zeros_proved) {
+		diag_error(diag, spec->weight_loc, "--plan sparse needs a weight that is proved to be 0 wherever s <= tau");
+		diag_note(diag, (Loc){ 0, 0 }, "--explain says what stands in the way; --plan dense takes every spec");
+		return false;
+	}
+	if (plan->sparse && !plan->screens) {
+		diag_error(diag, spec->score_loc, "--plan sparse needs a score that is proved to increase with s and does not read c.j");
+		diag_note(diag, (Loc){ 0, 0 }, "only then does a threshold on the score give one on the product of q and k; "
+		          "--plan dense takes every spec");
 		return false;
 	}
 	return true;
@@ -278,6 +320,8 @@ Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options)
 	if (!plan_proof(plan, diag, spec))
 		return NULL;
 	plan_terms(plan, arena);
+	if (plan->sparse)
+		plan_screen(plan, arena);
 	bool fits = plan_forward(plan, arena);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);

@@ -26,8 +26,9 @@ typedef struct PlanOptions {
 
 /* What a launch computes, and so which template builds it. */
 typedef enum Role {
-	ROLE_Q_TERMS,                      /* 1/|q|, tau */
-	ROLE_K_TERMS,                      /* 1/|k| */
+	ROLE_Q_TERMS,                      /* 1/|q|, tau; in a sparse plan also int8 rows and their bounds */
+	ROLE_K_TERMS,                      /* 1/|k|; likewise */
+	ROLE_SCREEN,                       /* which keys may survive for which rows */
 	ROLE_FORWARD,
 	ROLE_NORM_BACKWARD,                /* do through the output norm, partial sums of dgain */
 	ROLE_BACKWARD_Q,                   /* dq, partial sums of the parameters' gradients */
@@ -36,12 +37,17 @@ typedef enum Role {
 	ROLE_COUNT
 } Role;
 
-enum { PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 128, PLAN_MAX_BUFFERS = 48, PLAN_WARP_ROWS = 16,
-       PLAN_TERM_ROWS = 128,           /* row terms are padded to whole blocks of so many */
-       PLAN_NORM_ROWS = 64,            /* a CTA of norm_backward */
-       PLAN_GROUP_WARPS = 4,           /* a warp group, which wgmma and setmaxnreg are instructions of */
-       PLAN_PANEL_BYTES = 128,         /* a row of a panel of a swizzled matrix */
-       PLAN_ALL_REGISTERS = 255 };  /* a thread's, by the instruction set */
+enum {
+	PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 128, PLAN_MAX_BUFFERS = 48,
+	PLAN_TERM_ROWS = 64,               /* rows of a block of row terms */
+	PLAN_WARP_ROWS = 16,
+	PLAN_GROUP_WARPS = 4,              /* a warp group, which wgmma and setmaxnreg are instructions of */
+	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
+	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
+	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
+	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
+	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
+};
 
 /*
  * How a tiled launch multiplies, and so how its matrices lie in shared memory and get there.
@@ -69,6 +75,7 @@ typedef struct Launch {
 	int cols;                          /* of a streamed tile */
 	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */
 	bool retain;                       /* backward_kv: the do tile stays in the ring until dv needs it */
+	bool gathered;                     /* visits the pairs that the screen marked, one view after the other */
 	int first_view, view_count;        /* whose dq or dk this launch computes */
 	bool values;                       /* backward_kv: computes dv */
 	int pass;                          /* backward_q: which part of the partial sums it writes */
@@ -93,6 +100,7 @@ typedef struct Plan {
 	PlanOptions options;
 	bool sparse;
 	bool zeros_proved;                 /* the weight is exactly 0 wherever s <= tau */
+	bool screens;                      /* and the score increases with s: a sparse plan is possible */
 	const Expr *factor;                /* which factor proves it, or NULL */
 	const Expr *obstacle;              /* what stands in the way, or NULL */
 	int tau_views;                     /* buffers of thresholds: 1 when no view differs, else views */
@@ -124,6 +132,8 @@ bool plan_has_partials(const Plan *plan, int param);
 bool plan_splits_output_gradient(const Spec *spec);
 /* Formula of the number of row blocks of backward_q, hence of partial sums a head. */
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
+/* Bytes of a row of int8 in the screen's images of q and k: head_dim rounded up to the depth of a matrix instruction. */
+int plan_int8_bytes(const Spec *spec);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

@@ -61,6 +61,9 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 {
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
+	if (needs->gathered)
+		shared += gather_bytes(tile->warps, tile->cols);
+	tile->gathered = needs->gathered;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
 	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
 	tile->shared_bytes = shared;
@@ -133,7 +136,7 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 static bool choose_group_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
 	enum { LEAST_COLS = 16, LEAST_SLOTS = 2 };
-	if (!may_use_groups(plan))
+	if (!may_use_groups(plan) || needs->gathered)
 		return false;
 	Launch tile = *launch;
 	for (size_t s = 0; s < sizeof group_shapes / sizeof *group_shapes; s++)
@@ -150,14 +153,15 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
 	if (choose_group_tile(plan, needs, launch))
 		return true;
-	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16, most_slots = MAX_SLOTS;
+	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
+	int most_slots = needs->gathered ? 1 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
 	Launch tile = *launch;
 	double best = 0;
 	if (needs->can_retain)
 		most_slots += needs->streams;
 	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
 		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
-			for (tile.slots = most_slots; tile.slots >= 2; tile.slots--) {
+			for (tile.slots = most_slots; tile.slots >= least_slots; tile.slots--) {
 				if (!tile_fits(plan, needs, &tile))
 					continue;
 				double cost = candidate_cost(plan, needs, &tile);
@@ -169,9 +173,15 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 	return best != 0;
 }
 
+/* A mask of 64 bits and a sum for each thread, and the rows of a tile. */
+int gather_bytes(int warps, int cols)
+{
+	return warps * (WARP_LANES * 12 + 4) + 4 * cols;
+}
+
 bool tile_is_cramped(const Plan *plan, const Launch *tile)
 {
-	if (may_use_groups(plan))
+	if (may_use_groups(plan) && !tile->gathered)
 		return tile->engine != ENGINE_WGMMA || tile->cols < WORTHWHILE_GROUP_COLS;
 	return tile->cols < WORTHWHILE_COLS || spills(plan->spec, tile);
 }
@@ -186,7 +196,7 @@ static int terms_bytes(const Spec *spec, int terms)
 	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
 }
 
-/* The widths of a row of q or k, and of v, with what travels beside them. */
+/* The widths of a row of q or k, and of v. */
 typedef struct Widths {
 	int head, value;                   /* padded */
 	int box_head, box_value;           /* swizzled */
@@ -198,40 +208,48 @@ static Widths row_widths(const Spec *spec)
 		plan_panel_row_bytes(spec, spec->head_dim), plan_panel_row_bytes(spec, spec->value_dim) };
 }
 
-Needs forward_needs(const Spec *spec)
+/* Bytes a row of what a round streams: slot by slot, or, gathered, all of it. */
+static int streamed_row(int scored, int weighted, bool gathered)
 {
-	Widths w = row_widths(spec);
-	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2,
-		.residents = spec->views * w.head, .slot_row = max_int(w.head + 4, w.value),
-		.group_tiles = spec->views > 1 ? 2 : 1, .most_cols = 128,
-		.box_residents = spec->views * w.box_head, .box_round = spec->views * (w.box_head + 4) + w.box_value };
+	return gathered ? scored + weighted : max_int(scored, weighted);
 }
 
-Needs backward_q_needs(const Spec *spec, int views)
+Needs forward_needs(const Spec *spec, bool gathered)
+{
+	Widths w = row_widths(spec);
+	int views = gathered ? 1 : spec->views;
+	return (Needs){ .forward = true, .gathered = gathered, .views = views, .sums = 8, .accumulators = spec->value_dim,
+		.tiles = 2, .residents = views * w.head, .slot_row = streamed_row(w.head + 4, w.value, gathered),
+		.group_tiles = views > 1 ? 2 : 1, .most_cols = 128,
+		.box_residents = views * w.box_head, .box_round = views * (w.box_head + 4) + w.box_value };
+}
+
+Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 {
 	Widths w = row_widths(spec);
 	int gradients = 1 + plan_splits_output_gradient(spec);
-	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
-		.residents = views * w.head + gradients * w.value, .slot_row = max_int(w.head + 4, w.value),
+	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
+		.residents = views * w.head + gradients * w.value, .slot_row = streamed_row(w.head + 4, w.value, gathered),
 		.group_tiles = 2, .most_cols = 64,
 		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 
-Needs backward_kv_needs(const Spec *spec, int views, bool values)
+Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered)
 {
 	Widths w = row_widths(spec);
-	int scored = values ? spec->views : views, terms = terms_bytes(spec, 2);
-	int gradients = 1 + (views > 0 && plan_splits_output_gradient(spec));
-	Needs needs = { .views = scored, .accumulators = views * spec->head_dim + (values ? spec->value_dim : 0) };
+	int terms = terms_bytes(spec, 2), rests = plan_splits_output_gradient(spec), all = gathered ? 1 : spec->views;
+	int scored = values ? all : views;
+	Needs needs = { .gathered = gathered, .views = scored };
+	needs.accumulators = views * spec->head_dim + (values ? spec->value_dim : 0);
 	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
 	needs.residents = scored * w.head + (views > 0 ? w.value : 0);
-	needs.slot_row = max_int(w.head + terms, w.value);
-	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
-	needs.can_retain = values && views > 0;
+	needs.slot_row = streamed_row(w.head + terms, (gathered ? 1 + rests : 1) * w.value, gathered);
+	needs.streams = scored + 1 + rests;
+	needs.can_retain = values && views > 0 && !gathered;
 	needs.values_only = views == 0;
 	needs.group_tiles = 1 + (views > 0) + values;
 	needs.most_cols = 64;
 	needs.box_residents = scored * w.box_head + (views > 0 ? w.box_value : 0);
-	needs.box_round = scored * (w.box_head + terms) + gradients * w.box_value;
+	needs.box_round = scored * (w.box_head + terms) + (1 + (views > 0 && rests)) * w.box_value;
 	return needs;
 }

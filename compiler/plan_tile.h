@@ -17,13 +17,17 @@ typedef struct Needs {
 	int streams;                       /* tiles a round that stay readable at once when `retain` */
 	bool can_retain;
 	bool values_only, forward;
+	bool gathered;                     /* one view at a time, and all streams of a round at once */
 } Needs;
 
-Needs forward_needs(const Spec *spec);
-/* dq of so many views a launch. */
-Needs backward_q_needs(const Spec *spec, int views);
-/* dk of so many views a launch, and dv if `values`. */
-Needs backward_kv_needs(const Spec *spec, int views, bool values);
+Needs forward_needs(const Spec *spec, bool gathered);
+/* dq of so many views a launch (at a time, when gathered: 1). */
+Needs backward_q_needs(const Spec *spec, int views, bool gathered);
+/* dk of so many views a launch (at a time, when gathered: 0 or 1), and dv if `values`. */
+Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered);
+
+/* Bytes of shared memory that lists of gathered rows take, for a CTA of so many warps and a tile of so many columns. */
+int gather_bytes(int warps, int cols);
 
 /* Sets rows, cols, slots and what follows from them; false when nothing fits in shared memory. */
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);

@@ -11,6 +11,7 @@ typedef struct Emit {
 	const Scope *scope;
 	struct { const Expr *e; Val v; } memo[MEMO_SIZE];
 	int memo_count;
+	Val *size;                         /* where the sum of all values' sizes is wanted, or NULL */
 } Emit;
 
 Scope scope_inside(const Scope *outer)
@@ -258,6 +259,10 @@ static Val emit(Emit *m, const Expr *e)
 	if (e->op == EXPR_CONST)
 		ir_at(m->b, e->loc);
 	Val v = e->op == EXPR_CONST ? val_f32(m->b, e->value) : emit_op(m, e);
+	if (m->size && !e->is_bool) {
+		Val size = val_fabs(m->b, v);
+		*m->size = val_fadd(m->b, *m->size, size);
+	}
 	if (m->memo_count < MEMO_SIZE) {
 		m->memo[m->memo_count].e = e;
 		m->memo[m->memo_count++].v = v;
@@ -265,11 +270,18 @@ static Val emit(Emit *m, const Expr *e)
 	return v;
 }
 
-Val scalar_emit(Builder *b, const Expr *e, const Scope *scope)
+Val scalar_emit_sized(Builder *b, const Expr *e, const Scope *scope, Val *size)
 {
-	Emit m = { .b = b, .scope = scope };
+	Emit m = { .b = b, .scope = scope, .size = size };
+	if (size)
+		*size = val_f32(b, 0);
 	MlirLocation before = b->location;
 	Val v = emit(&m, e);
 	b->location = before;
 	return v;
+}
+
+Val scalar_emit(Builder *b, const Expr *e, const Scope *scope)
+{
+	return scalar_emit_sized(b, e, scope, NULL);
 }

@@ -34,7 +34,8 @@ static const struct {
 	{ "--quick",    OPTION_FLAG,   offsetof(RunOptions, quick),    "",      "with --check: the short list of cases" },
 	{ "--seed",     OPTION_NUMBER, offsetof(RunOptions, seed),     " N",    "of random data (1)" },
 	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz; "
-	                                                                         "with --check: instead of its cases" },
+	                                                                         "with --check: instead of its cases; with "
+	                                                                         "--time: instead of random ones" },
 	{ "--out",      OPTION_TEXT,   offsetof(RunOptions, out),      " DIR",  "where outputs are written as .npy" },
 	{ "--backward", OPTION_FLAG,   offsetof(RunOptions, backward), "",      "gradients too; the inputs then hold do" },
 	{ "--layer",    OPTION_NUMBER, offsetof(RunOptions, layer),    " N",    "which entry of per-layer parameters (0)" },
@@ -115,9 +116,12 @@ static tda_status check_options(const RunOptions *o)
 		return tda_fail(TDA_BAD_ARGUMENT, "--check, --time and --info exclude each other");
 	if (tensors && !(o->in && o->out))
 		return tda_fail(TDA_BAD_ARGUMENT, "say what to do: --check, --time, --info, or --in and --out");
-	if (!tensors && (o->out || o->backward || (o->in && !o->check)))
-		return tda_fail(TDA_BAD_ARGUMENT, "--out and --backward don't go with --check, --time or --info, --in only with "
-		                "--check");
+	if (!tensors && (o->out || o->backward || (o->in && o->info)))
+		return tda_fail(TDA_BAD_ARGUMENT, "--out and --backward don't go with --check, --time or --info, --in not with "
+		                "--info");
+	if (o->in && (o->batch || o->heads || o->kv_heads || o->q_len || o->k_len))
+		return tda_fail(TDA_BAD_ARGUMENT, "--batch, --heads, --kv-heads, --q-len and --k-len don't go with --in, whose arrays "
+		                "have a shape");
 	if (o->in && o->quick)
 		return tda_fail(TDA_BAD_ARGUMENT, "--quick shortens the list of cases: it does not go with --in");
 	return TDA_OK;
@@ -191,16 +195,17 @@ static tda_status run_check(tda_kernel *kernel, Device *device, const RunOptions
 
 static tda_status run_time(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out)
 {
-	TimeOptions options = { .repeats = (int)o->repeats, .by_kernel = o->by_kernel, .seed = (uint64_t)o->seed };
-	tda_shape shape = TDA_SHAPE_INIT;
+	TimeOptions options = { .repeats = (int)o->repeats, .by_kernel = o->by_kernel, .seed = (uint64_t)o->seed, .in = o->in,
+		.shape = TDA_SHAPE_INIT };
+	tda_shape *shape = &options.shape;
 
-	shape.batch = o->batch ? o->batch : 1;
-	shape.heads = o->heads ? o->heads : 16;
-	shape.kv_heads = o->kv_heads ? o->kv_heads : shape.heads;
-	shape.q_len = o->q_len ? o->q_len : 4096;
-	shape.k_len = o->k_len ? o->k_len : shape.q_len;
-	shape.layer = (int32_t)o->layer;
-	return time_run(kernel, device, &shape, &options, out);
+	shape->batch = o->batch ? o->batch : 1;
+	shape->heads = o->heads ? o->heads : 16;
+	shape->kv_heads = o->kv_heads ? o->kv_heads : shape->heads;
+	shape->q_len = o->q_len ? o->q_len : 4096;
+	shape->k_len = o->k_len ? o->k_len : shape->q_len;
+	shape->layer = (int32_t)o->layer;
+	return time_run(kernel, device, &options, out);
 }
 
 static tda_status run_on_device(Problem *p, Device *device, const RunOptions *o, FILE *out)

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "check_case.h"
 #include "error.h"
+#include "inputs.h"
 #include "timing.h"
 
 enum { COPIES = 4, WARM_UP = 3 };      /* of the inputs; launches before the first that counts */
@@ -107,17 +108,17 @@ static void repeat_head(Problem *to, const Problem *one)
 }
 
 /* Other memory in each, so that no launch finds the inputs of the one before in a cache. */
-static tda_status make_copies(Problem *copies, Device *device, tda_kernel *kernel, const tda_shape *shape, uint64_t seed)
+static tda_status random_copies(Problem *copies, Device *device, tda_kernel *kernel, const TimeOptions *options)
 {
-	tda_shape head = *shape;
+	tda_shape head = options->shape;
 	Problem one;
 	tda_status status;
 
 	head.batch = head.heads = head.kv_heads = 1;
-	if ((status = check_random_problem(&head, kernel, seed, &one)))
+	if ((status = check_random_problem(&head, kernel, options->seed, &one)))
 		return status;
 	for (int c = 0; c < COPIES && !status; c++) {
-		if ((status = problem_new(&copies[c], kernel, *shape, LAYOUT_PACKED)))
+		if ((status = problem_new(&copies[c], kernel, options->shape, LAYOUT_PACKED)))
 			break;
 		repeat_head(&copies[c], &one);
 		status = problem_place(&copies[c], device);
@@ -126,9 +127,24 @@ static tda_status make_copies(Problem *copies, Device *device, tda_kernel *kerne
 	return status;
 }
 
-tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, const TimeOptions *options, FILE *out)
+static tda_status loaded_copies(Problem *copies, Device *device, tda_kernel *kernel, const TimeOptions *options)
+{
+	tda_status status = TDA_OK;
+
+	for (int c = 0; c < COPIES && !status; c++) {
+		status = inputs_load(options->in, kernel, options->shape.layer, GRAD_OPTIONAL, &copies[c]);
+		if (!status && copies[c].tensor[TENSOR_DO].absent)
+			check_random_grad(&copies[c], options->seed);
+		if (!status)
+			status = problem_place(&copies[c], device);
+	}
+	return status;
+}
+
+tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *options, FILE *out)
 {
 	Problem copies[COPIES] = {0};
+	const tda_shape *shape = &copies[0].shape;
 	double *samples = calloc((size_t)options->repeats * MANIFEST_MAX_KERNELS, sizeof(double));
 	double ms[PHASE_COUNT] = {0};
 	tda_status status = samples ? TDA_OK : tda_fail_memory();
@@ -136,7 +152,7 @@ tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, 
 	if (!device->ops->mark)
 		status = tda_fail(TDA_UNSUPPORTED, "the simulator has no clock: --time needs --device gpu");
 	else if (!status)
-		status = make_copies(copies, device, kernel, shape, options->seed);
+		status = (options->in ? loaded_copies : random_copies)(copies, device, kernel, options);
 	for (int phase = 0; phase < PHASE_COUNT && !status; phase++)
 		status = time_phase(copies, device, (Phase)phase, options->repeats, samples, &ms[phase]);
 	if (!status) {

@@ -9,10 +9,13 @@ typedef struct TimeOptions {
 	int repeats;                   /* timed launches of each phase; the median is printed */
 	bool by_kernel;                /* also each kernel alone */
 	uint64_t seed;
+	const char *in;                /* arrays (inputs.h), or NULL: random inputs of `shape`, independent rows with some
+	                                  planted survivors */
+	tda_shape shape;
 } TimeOptions;
 
-/* Prints milliseconds to out, for random inputs of the shape (independent rows, some planted survivors). Inputs rotate
- * between copies, so that the L2 cache does not hold them from one launch to the next. */
-tda_status time_run(tda_kernel *kernel, Device *device, const tda_shape *shape, const TimeOptions *options, FILE *out);
+/* Prints milliseconds to out. Inputs rotate between copies, so that the L2 cache does not hold them from one launch to the
+ * next. */
+tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *options, FILE *out);
 
 #endif

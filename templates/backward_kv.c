@@ -94,25 +94,50 @@ static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_
 	}
 }
 
+static Tile weight_gradients(BackwardKv *kv, RingTile d_out)
+{
+	Tile d_weights = tile_zero(kv->k, kv->k->launch->cols);
+	mma_rows(kv->k, d_weights, kv->values, d_out.data);
+	return d_weights;
+}
+
+static void add_view(BackwardKv *kv, const Scope *head, int v, RingTile queries, Axis row, Tile d_weights, Visible *visible,
+                     Tile weights)
+{
+	Kernel *k = kv->k;
+	Val **changed = ARENA_ARRAY(k->b->arena, Val *, k->launch->cols);
+	Axis tau = column_terms(k, queries, TERM_TAU), inv_q = column_terms(k, queries, TERM_INV_Q);
+	Tile scores = tile_zero(k, k->launch->cols);
+	mma_rows(k, scores, kv->keys[v], queries.data);
+	mma_wait(k);
+	int changes = carry_array(changed, 0, scores.e, tile_count(scores));
+	if (k->launch->values)
+		changes = carry_array(changed, changes, weights.e, tile_count(weights));
+	for (visible_begin(visible, changed, changes); visible_next(visible);)
+		weigh(kv, head, v, scores, d_weights, row, tau, inv_q, visible, weights);
+	if (wants_dk(k->launch, v)) {
+		tile_scale(k, scores, inv_q);              /* g_ij q^_i = (g_ij / |q_i|) q_i */
+		mma_tile(k, kv->dk[v], scores, queries.data);
+	}
+}
+
 /* One tile of queries: the round of the ring. */
 static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 {
 	Kernel *k = kv->k;
 	Builder *b = k->b;
 	const Launch *launch = k->launch;
-	bool needs_d_weights = launch->view_count > 0;
 	int since = 0;                     /* steps since do was at hand */
 	Val head_index = val_add(b, first_head, ring->read_group);
 	Scope head = head_scope(k, head_index);
 	Val row0 = val_mul_i32(b, ring->read_tile, launch->cols);
 	Axis row = axis_index(k, ALONG_COLS, launch->cols, row0);
-	Val has_hidden = tile_has_hidden(k, row0, launch->cols, kv->place.row0, launch->rows, true);
+	Val has_hidden = tile_has_hidden(k, block_range(k, row0, launch->cols), block_range(k, kv->place.row0, launch->rows),
+	                                 true);
 	Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
 	Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
-	Val **changed = ARENA_ARRAY(b->arena, Val *, launch->cols);
-	if (needs_d_weights) {
-		RingTile d_out = ring_next(ring);
-		mma_rows(k, d_weights, kv->values, d_out.data);
+	if (launch->view_count > 0) {
+		d_weights = weight_gradients(kv, ring_next(ring));
 		if (plan_splits_output_gradient(k->spec)) {
 			RingTile d_rest = ring_next(ring);
 			mma_rows(k, d_weights, kv->values, d_rest.data);
@@ -122,21 +147,8 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	for (int v = 0; v < k->spec->views; v++) {
 		if (!wants_scores(launch, v))
 			continue;
-		RingTile queries = ring_next(ring);
 		since++;
-		Axis tau = column_terms(k, queries, TERM_TAU), inv_q = column_terms(k, queries, TERM_INV_Q);
-		Tile scores = tile_zero(k, launch->cols);
-		mma_rows(k, scores, kv->keys[v], queries.data);
-		mma_wait(k);
-		int changes = carry_array(changed, 0, scores.e, tile_count(scores));
-		if (launch->values)
-			changes = carry_array(changed, changes, weights.e, tile_count(weights));
-		for (visible_begin(&visible, changed, changes); visible_next(&visible);)
-			weigh(kv, &head, v, scores, d_weights, row, tau, inv_q, &visible, weights);
-		if (wants_dk(launch, v)) {
-			tile_scale(k, scores, inv_q);              /* g_ij q^_i = (g_ij / |q_i|) q_i */
-			mma_tile(k, kv->dk[v], scores, queries.data);
-		}
+		add_view(kv, &head, v, ring_next(ring), row, d_weights, &visible, weights);
 	}
 	if (launch->values) {
 		RingTile d_out = launch->retain ? ring_back(ring, since) : ring_next(ring);
@@ -144,22 +156,47 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	}
 }
 
-bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+static Matrix key_rows(BackwardKv *kv, int v)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	BackwardKv kv = { .k = k, .place = kernel_place(k, "kv_heads", "k_len", launch->rows) };
-	Place place = kv.place;
-	Val group = kernel_i32(k, "heads/kv_heads");
-	Val first_head = val_mul(b, place.head, group);
-	kv.key = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
+	return matrix_of(kv->k, view_name(kv->k, "k", v), kv->place.batch, kv->place.head, "k_len", kv->k->spec->head_dim);
+}
 
+static Matrix value_rows(BackwardKv *kv)
+{
+	return matrix_of(kv->k, "v", kv->place.batch, kv->place.head, "k_len", kv->k->spec->value_dim);
+}
+
+static void load_view(BackwardKv *kv, int v)
+{
+	Kernel *k = kv->k;
+	kv->math[v] = view_math(k->spec, v);
+	kv->inv_k[v] = norm_terms(k, "inv_k", v, "k_len", kv->place.batch_head, kv->key);
+	if (wants_dk(k->launch, v))
+		kv->dk[v] = tile_zero(k, k->spec->head_dim);
+}
+
+static void store_dk(BackwardKv *kv, int v)
+{
+	Kernel *k = kv->k;
+	Matrix dk = matrix_of(k, view_name(k, "dk", v), kv->place.batch, kv->place.head, "k_len", k->spec->head_dim);
+	tile_store(k, dk, first_row(k, kv->place), kv->dk[v]);
+}
+
+/* Every visible tile of queries of every head, all views at once. */
+static void visit_tiles(BackwardKv *kv, Val first_head, Val group)
+{
+	Kernel *k = kv->k;
+	Builder *b = k->b;
+	const Spec *spec = k->spec;
+	const Launch *launch = k->launch;
+	Place place = kv->place;
 	Stream streams[RING_MAX_STREAMS];
 	int count = 0;
 	Val **carry = ARENA_ARRAY(b->arena, Val *, (SPEC_MAX_VIEWS + 1) * SPEC_MAX_HEAD_DIM / 2);
 	int carried = 0;
 	Stream d_out = output_gradient_stream(k, output_gradient(k, place.batch, first_head));
 	if (launch->view_count > 0) {
-		kv.values = resident_rows(k, "v", place.batch, place.head, "k_len", spec->value_dim, place.row0);
+		kv->values = resident_matrix(k, value_rows(kv), place.row0);
 		streams[count++] = d_out;
 		if (plan_splits_output_gradient(spec))
 			streams[count++] = output_gradient_stream(k, output_gradient_rest(k, place.batch, first_head));
@@ -167,18 +204,14 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 	for (int v = 0; v < spec->views; v++) {
 		if (!wants_scores(launch, v))
 			continue;
-		kv.math[v] = view_math(spec, v);
-		kv.keys[v] = resident_rows(k, view_name(k, "k", v), place.batch, place.head, "k_len", spec->head_dim, place.row0);
-		kv.inv_k[v] = norm_terms(k, "inv_k", v, "k_len", place.batch_head, kv.key);
+		kv->keys[v] = resident_matrix(k, key_rows(kv, v), place.row0);
+		load_view(kv, v);
 		streams[count++] = query_stream(k, v, place.batch, first_head);
-		if (wants_dk(launch, v)) {
-			kv.dk[v] = tile_zero(k, spec->head_dim);
-			carried = carry_array(carry, carried, kv.dk[v].e, tile_count(kv.dk[v]));
-		}
+		if (wants_dk(launch, v))
+			carried = carry_array(carry, carried, kv->dk[v].e, tile_count(kv->dk[v]));
 	}
 	if (launch->values) {
-		kv.dv = tile_zero(k, spec->value_dim);
-		carried = carry_array(carry, carried, kv.dv.e, tile_count(kv.dv));
+		carried = carry_array(carry, carried, kv->dv.e, tile_count(kv->dv));
 		if (!launch->retain)
 			streams[count++] = d_out;
 	}
@@ -186,17 +219,109 @@ bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const
 	Ring ring = ring_new(k, streams, count, launch->cols, launch->slots, launch->retain ? count - 1 : 0);
 	Span span = query_tiles(k, place.row0, launch->rows, launch->cols);
 	for (ring_walk(&ring, span.first, span.end, group, carry, carried); ring_round(&ring);)
-		round_of_queries(&kv, &ring, first_head);
+		round_of_queries(kv, &ring, first_head);
 
 	kernel_after_loop(k);
-	place = kernel_place(k, "kv_heads", "k_len", launch->rows);
+	kv->place = kernel_place(k, "kv_heads", "k_len", launch->rows);
 	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++) {
-		Matrix dk = matrix_of(k, view_name(k, "dk", v), place.batch, place.head, "k_len", spec->head_dim);
-		store_through_norm(k, dk, first_row(k, place), kv.dk[v], kv.keys[v], kv.inv_k[v]);
+		gradient_through_norm(k, kv->dk[v], kv->keys[v], kv->inv_k[v]);
+		store_dk(kv, v);
 	}
+}
+
+/* The queries of one head that the screen marked for these keys under view v, in rounds. */
+static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Val **carry, int carried)
+{
+	Kernel *k = kv->k;
+	const Launch *launch = k->launch;
+	bool split = launch->view_count > 0 && plan_splits_output_gradient(k->spec);
+	Place place = kv->place;
+	Scope head = head_scope(k, head_index);
+	Stream streams[3] = { output_gradient_stream(k, output_gradient(k, place.batch, head_index)) };
+	if (split)
+		streams[1] = output_gradient_stream(k, output_gradient_rest(k, place.batch, head_index));
+	streams[1 + split] = query_stream(k, v, place.batch, head_index);
+	Resident residents[2] = { { kv->keys[v], key_rows(kv, v), place.row0 } };
+	if (launch->view_count > 0)
+		residents[1] = (Resident){ kv->values, value_rows(kv), place.row0 };
+	GatherWalk walk = marked_rows(k, v, place, head_index);
+	walk.streams = streams;
+	walk.stream_count = 2 + split;
+	walk.residents = residents;
+	walk.resident_count = launch->view_count > 0 ? 2 : 1;
+	for (gather_walk(gather, &walk, carry, carried); gather_round(gather);) {
+		Axis row = gather->index;
+		RingTile d_out = gather_tile(gather, 0);
+		Val has_hidden = tile_has_hidden(k, gather_range(gather), block_range(k, place.row0, launch->rows), true);
+		Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
+		Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
+		if (launch->view_count > 0)
+			d_weights = weight_gradients(kv, d_out);
+		if (split) {
+			RingTile d_rest = gather_tile(gather, 1);
+			mma_rows(k, d_weights, kv->values, d_rest.data);
+		}
+		add_view(kv, &head, v, gather_tile(gather, 1 + split), row, d_weights, &visible, weights);
+		if (launch->values)
+			mma_tile(k, kv->dv, weights, d_out.data);
+	}
+}
+
+/* The queries that the screen marked, view by view and head by head. */
+static void visit_marked(BackwardKv *kv, Val first_head, Val group)
+{
+	Kernel *k = kv->k;
+	Builder *b = k->b;
+	const Launch *launch = k->launch;
+	bool split = launch->view_count > 0 && plan_splits_output_gradient(k->spec);
+	Shared keys = shared_new(k, launch->rows, k->spec->head_dim);
+	if (launch->view_count > 0)
+		kv->values = shared_new(k, launch->rows, k->spec->value_dim);
+	Stream d_out = output_gradient_stream(k, output_gradient(k, kv->place.batch, first_head));
+	Stream sample[3] = { d_out, d_out };
+	sample[1 + split] = query_stream(k, 0, kv->place.batch, first_head);
+	Gather gather = gather_new(k, launch->cols, sample, 2 + split);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 1);
+	for (int v = 0; v < k->spec->views; v++) {
+		int carried = 0;
+		Val found = val_i32(b, 0);
+		kv->keys[v] = keys;
+		load_view(kv, v);
+		if (wants_dk(launch, v))
+			carried = carry_array(carry, carried, kv->dk[v].e, tile_count(kv->dk[v]));
+		if (launch->values)
+			carried = carry_array(carry, carried, kv->dv.e, tile_count(kv->dv));
+		carry[carried] = &found;
+		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 1); loop_next(&l);) {
+			visit_head(kv, &gather, v, val_add(b, first_head, l.index), carry, carried);
+			found = val_add(b, found, gather.found);
+		}
+		gather.found = found;
+		if (wants_dk(launch, v)) {
+			gathered_through_norm(k, kv->dk[v], keys, kv->inv_k[v], &gather);
+			store_dk(kv, v);
+		}
+		/* The next view's keys take the same place. */
+		kernel_barrier(k);
+	}
+}
+
+bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	BackwardKv kv = { .k = k, .place = kernel_place(k, "kv_heads", "k_len", launch->rows) };
+	Val group = kernel_i32(k, "heads/kv_heads");
+	Val first_head = val_mul(b, kv.place.head, group);
+	kv.key = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, kv.place));
+	if (launch->values)
+		kv.dv = tile_zero(k, spec->value_dim);
+	if (launch->gathered)
+		visit_marked(&kv, first_head, group);
+	else
+		visit_tiles(&kv, first_head, group);
 	if (launch->values) {
-		Matrix dv = matrix_of(k, "dv", place.batch, place.head, "k_len", spec->value_dim);
-		tile_store(k, dv, first_row(k, place), kv.dv);
+		Matrix dv = matrix_of(k, "dv", kv.place.batch, kv.place.head, "k_len", spec->value_dim);
+		tile_store(k, dv, first_row(k, kv.place), kv.dv);
 	}
 	return kernel_end(k);
 }

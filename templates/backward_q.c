@@ -21,11 +21,14 @@ typedef struct RowSums {
 
 typedef struct BackwardQ {
 	Kernel *k;
+	Place place;
+	Val kv_head;
 	Scope head;
 	Axis row;
 	ViewMath math[SPEC_MAX_VIEWS];
 	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
-	Shared q[SPEC_MAX_VIEWS];
+	Shared q[SPEC_MAX_VIEWS];          /* gathered: all the same place */
+	Shared d_out, d_rest;              /* the gradient of o; its rest where plan_splits_output_gradient */
 	Tile dq[SPEC_MAX_VIEWS];
 	RowSums sums;
 } BackwardQ;
@@ -188,69 +191,153 @@ static void store_partials(BackwardQ *q)
 		}
 }
 
-bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+static void load_view(BackwardQ *q, int v)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	int first = launch->first_view, count = launch->view_count;
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	Val kv_head = key_head(k, place.head);
-	BackwardQ q = { .k = k, .head = head_scope(k, place.head) };
-	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
+	Kernel *k = q->k;
+	q->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", q->place.batch_head, q->row);
+	q->tau[v] = tau_terms(k, v, q->place.batch_head, q->row);
+	q->coefficient[v] = query_map(k, &q->head, q->row, q->math[v].combine);
+	q->dq[v] = tile_zero(k, k->spec->head_dim);
+}
 
-	bool split = plan_splits_output_gradient(spec);
-	Shared d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0), d_rest = d_out;
-	if (split)
-		d_rest = resident_matrix(k, output_gradient_rest(k, place.batch, place.head), place.row0);
+static Matrix query_rows(BackwardQ *q, int v)
+{
+	return matrix_of(q->k, view_name(q->k, "q", v), q->place.batch, q->place.head, "q_len", q->k->spec->head_dim);
+}
+
+static void store_view(BackwardQ *q, int v)
+{
+	Kernel *k = q->k;
+	Matrix dq = matrix_of(k, view_name(k, "dq", v), q->place.batch, q->place.head, "q_len", k->spec->head_dim);
+	tile_store(k, dq, first_row(k, q->place), q->dq[v]);
+}
+
+static Tile weight_gradients(BackwardQ *q, RingTile values)
+{
+	Kernel *k = q->k;
+	Tile d_weights = tile_zero(k, k->launch->cols);
+	mma_rows(k, d_weights, q->d_out, values.data);
+	if (plan_splits_output_gradient(k->spec))
+		mma_rows(k, d_weights, q->d_rest, values.data);
+	return d_weights;
+}
+
+static void add_view(BackwardQ *q, int v, RingTile keys, Axis key, Tile d_weights, Visible *visible)
+{
+	Kernel *k = q->k;
+	Val **changed = ARENA_ARRAY(k->b->arena, Val *, k->launch->cols / 2 + sizeof(RowSums) / sizeof(Val));
+	Axis inv_k = column_terms(k, keys, 0);
+	Tile scores = tile_zero(k, k->launch->cols);
+	mma_rows(k, scores, q->q[v], keys.data);
+	mma_wait(k);
+	int changes = carry_sums(&q->sums, changed, carry_array(changed, 0, scores.e, tile_count(scores)));
+	for (visible_begin(visible, changed, changes); visible_next(visible);)
+		local_gradients(q, v, scores, d_weights, key, inv_k, visible);
+	tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */
+	mma_tile(k, q->dq[v], scores, keys.data);
+}
+
+/* Every visible tile of keys, all views of the launch at once. */
+static void visit_tiles(BackwardQ *q)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	const Launch *launch = k->launch;
+	int first = launch->first_view, count = launch->view_count;
+	Place place = q->place;
 	Stream streams[RING_MAX_STREAMS];
-	streams[0] = value_stream(k, place.batch, kv_head);
+	q->d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0);
+	if (plan_splits_output_gradient(k->spec))
+		q->d_rest = resident_matrix(k, output_gradient_rest(k, place.batch, place.head), place.row0);
+	streams[0] = value_stream(k, place.batch, q->kv_head);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_VIEWS * SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
 	int carried = 0;
 	for (int v = first; v < first + count; v++) {
-		q.math[v] = view_math(spec, v);
-		q.q[v] = resident_rows(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim, place.row0);
-		q.inv_q[v] = norm_terms(k, "inv_q", v, "q_len", place.batch_head, q.row);
-		q.tau[v] = tau_terms(k, v, place.batch_head, q.row);
-		q.coefficient[v] = query_map(k, &q.head, q.row, q.math[v].combine);
-		q.dq[v] = tile_zero(k, spec->head_dim);
-		carried = carry_array(carry, carried, q.dq[v].e, tile_count(q.dq[v]));
-		streams[1 + v - first] = key_stream(k, v, place.batch, kv_head);
+		q->q[v] = resident_matrix(k, query_rows(q, v), place.row0);
+		load_view(q, v);
+		carried = carry_array(carry, carried, q->dq[v].e, tile_count(q->dq[v]));
+		streams[1 + v - first] = key_stream(k, v, place.batch, q->kv_head);
 	}
-	start_sums(&q);
-	carried = carry_sums(&q.sums, carry, carried);
+	carried = carry_sums(&q->sums, carry, carried);
 
-	Val **changed = ARENA_ARRAY(b->arena, Val *, launch->cols / 2 + sizeof(RowSums) / sizeof(Val));
 	Ring ring = ring_new(k, streams, 1 + count, launch->cols, launch->slots, 0);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
 	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, carried); ring_round(&ring);) {
 		Val key0 = val_mul_i32(b, ring.read_tile, launch->cols);
 		Axis key = axis_index(k, ALONG_COLS, launch->cols, key0);
-		RingTile values = ring_next(&ring);
-		Tile d_weights = tile_zero(k, launch->cols);
-		mma_rows(k, d_weights, d_out, values.data);
-		if (split)
-			mma_rows(k, d_weights, d_rest, values.data);
-		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, true);
-		Visible visible = visible_of(k, d_weights, q.row, key, has_hidden);
-		for (int v = first; v < first + count; v++) {
-			RingTile keys = ring_next(&ring);
-			Axis inv_k = column_terms(k, keys, 0);
-			Tile scores = tile_zero(k, launch->cols);
-			mma_rows(k, scores, q.q[v], keys.data);
-			mma_wait(k);
-			int changes = carry_sums(&q.sums, changed, carry_array(changed, 0, scores.e, tile_count(scores)));
-			for (visible_begin(&visible, changed, changes); visible_next(&visible);)
-				local_gradients(&q, v, scores, d_weights, key, inv_k, &visible);
-			tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */
-			mma_tile(k, q.dq[v], scores, keys.data);
-		}
+		Tile d_weights = weight_gradients(q, ring_next(&ring));
+		Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows),
+		                                 block_range(k, key0, launch->cols), true);
+		Visible visible = visible_of(k, d_weights, q->row, key, has_hidden);
+		for (int v = first; v < first + count; v++)
+			add_view(q, v, ring_next(&ring), key, d_weights, &visible);
 	}
 	kernel_after_loop(k);
-	place = kernel_place(k, "heads", "q_len", launch->rows);
-	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
+	q->place = kernel_place(k, "heads", "q_len", launch->rows);
+	q->row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, q->place));
 	for (int v = first; v < first + count; v++) {
-		Matrix dq = matrix_of(k, view_name(k, "dq", v), place.batch, place.head, "q_len", spec->head_dim);
-		store_through_norm(k, dq, first_row(k, place), q.dq[v], q.q[v], q.inv_q[v]);
+		gradient_through_norm(k, q->dq[v], q->q[v], q->inv_q[v]);
+		store_view(q, v);
 	}
+}
+
+/* The keys that the screen marked, view by view. */
+static void visit_marked(BackwardQ *q)
+{
+	Kernel *k = q->k;
+	Builder *b = k->b;
+	const Launch *launch = k->launch;
+	bool split = plan_splits_output_gradient(k->spec);
+	Place place = q->place;
+	Shared queries = shared_new(k, launch->rows, k->spec->head_dim);
+	q->d_out = shared_new(k, launch->rows, k->spec->value_dim);
+	if (split)
+		q->d_rest = shared_new(k, launch->rows, k->spec->value_dim);
+	Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, 0, place.batch, q->kv_head) };
+	Gather gather = gather_new(k, launch->cols, streams, 2);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
+	for (int v = 0; v < k->spec->views; v++) {
+		GatherWalk walk = marked_keys(k, v, place);
+		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
+			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
+		if (split)
+			residents[2] = (Resident){ q->d_rest, output_gradient_rest(k, place.batch, place.head), place.row0 };
+		streams[1] = key_stream(k, v, place.batch, q->kv_head);
+		walk.streams = streams;
+		walk.stream_count = 2;
+		walk.residents = residents;
+		walk.resident_count = 2 + split;
+		q->q[v] = queries;
+		load_view(q, v);
+		int carried = carry_array(carry, 0, q->dq[v].e, tile_count(q->dq[v]));
+		carried = carry_sums(&q->sums, carry, carried);
+		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
+			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), true);
+			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);
+			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, &visible);
+		}
+		gathered_through_norm(k, q->dq[v], queries, q->inv_q[v], &gather);
+		store_view(q, v);
+		/* The next view's queries take the same place. */
+		kernel_barrier(k);
+	}
+}
+
+bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	BackwardQ q = { .k = k, .place = kernel_place(k, "heads", "q_len", launch->rows) };
+	q.kv_head = key_head(k, q.place.head);
+	q.head = head_scope(k, q.place.head);
+	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, q.place));
+	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++)
+		q.math[v] = view_math(spec, v);
+	start_sums(&q);
+	if (launch->gathered)
+		visit_marked(&q);
+	else
+		visit_tiles(&q);
 	store_partials(&q);
 	return kernel_end(k);
 }

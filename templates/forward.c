@@ -53,7 +53,9 @@ static void output_norm(Kernel *k, Place place, Tile o)
 		inv[r] = val_fdiv(b, val_f32(b, 1), root);
 		Val bytes = val_mul_i32(b, row.at[r], 4);
 		Val at = val_offset(b, terms, val_to_i64(b, bytes));
-		val_store(b, at, inv[r]);
+		Val inside = val_compare(b, IR_LT, row.at[r], kernel_i32(k, "round_up(q_len,%d)", PLAN_TERM_ROWS));
+		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);)
+			val_store(b, at, inv[r]);
 	}
 	Axis column = axis_index(k, ALONG_COLS, o.cols, val_i32(b, 0));
 	for (int e = 0; e < tile_count(o); e++) {
@@ -65,55 +67,128 @@ static void output_norm(Kernel *k, Place place, Tile o)
 	}
 }
 
-bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
-{
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	Val kv_head = key_head(k, place.head);
-	Scope head = head_scope(k, place.head);
-	Axis row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, place));
-
-	Shared q[SPEC_MAX_VIEWS];
-	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
+typedef struct Forward {
+	Kernel *k;
+	Place place;
+	Val kv_head;
+	Scope head;
+	Axis row;
 	ViewMath math[SPEC_MAX_VIEWS];
+	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
+	Tile o;
+} Forward;
+
+static void load_view(Forward *f, int v)
+{
+	Kernel *k = f->k;
+	f->math[v] = view_math(k->spec, v);
+	f->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", f->place.batch_head, f->row);
+	f->tau[v] = tau_terms(k, v, f->place.batch_head, f->row);
+	f->coefficient[v] = query_map(k, &f->head, f->row, f->math[v].combine);
+}
+
+/* Weights of one view at a tile of keys, added to `weights`. */
+static void weigh_view(Forward *f, int v, Shared q, RingTile keys, Axis key, Tile weights, bool first)
+{
+	Kernel *k = f->k;
+	Tile scores = tile_zero(k, weights.cols);
+	mma_rows(k, scores, q, keys.data);
+	mma_wait(k);
+	scores_normalise(k, scores, f->inv_q[v], column_terms(k, keys, 0));
+	add_view(k, &f->head, &f->math[v], scores, f->row, key, f->tau[v], f->coefficient[v], weights, first);
+}
+
+/* Every visible tile of keys, all views at once. */
+static void visit_tiles(Forward *f)
+{
+	Kernel *k = f->k;
+	Builder *b = k->b;
+	const Spec *spec = k->spec;
+	const Launch *launch = k->launch;
+	Place place = f->place;
+	Shared q[SPEC_MAX_VIEWS];
 	Stream streams[RING_MAX_STREAMS];
 	for (int v = 0; v < spec->views; v++) {
-		math[v] = view_math(spec, v);
 		q[v] = resident_rows(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim, place.row0);
-		inv_q[v] = norm_terms(k, "inv_q", v, "q_len", place.batch_head, row);
-		tau[v] = tau_terms(k, v, place.batch_head, row);
-		coefficient[v] = query_map(k, &head, row, math[v].combine);
-		streams[v] = key_stream(k, v, place.batch, kv_head);
+		load_view(f, v);
+		streams[v] = key_stream(k, v, place.batch, f->kv_head);
 	}
-	streams[spec->views] = value_stream(k, place.batch, kv_head);
+	streams[spec->views] = value_stream(k, place.batch, f->kv_head);
 
 	Ring ring = ring_new(k, streams, spec->views + 1, launch->cols, launch->slots, 0);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
-	Tile o = tile_zero(k, spec->value_dim);
-	Val **carry = ARENA_ARRAY(b->arena, Val *, tile_count(o));
-	int carried = carry_array(carry, 0, o.e, tile_count(o));
+	Val **carry = ARENA_ARRAY(b->arena, Val *, tile_count(f->o));
+	int carried = carry_array(carry, 0, f->o.e, tile_count(f->o));
 	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, carried); ring_round(&ring);) {
 		Val key0 = val_mul_i32(b, ring.read_tile, launch->cols);
 		Axis key = axis_index(k, ALONG_COLS, launch->cols, key0);
 		Tile weights = tile_new(k, launch->cols);
-		for (int v = 0; v < spec->views; v++) {
-			RingTile keys = ring_next(&ring);
-			Tile scores = tile_zero(k, launch->cols);
-			mma_rows(k, scores, q[v], keys.data);
-			mma_wait(k);
-			scores_normalise(k, scores, inv_q[v], column_terms(k, keys, 0));
-			add_view(k, &head, &math[v], scores, row, key, tau[v], coefficient[v], weights, v == 0);
-		}
-		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, false);
-		hide(k, weights, row, key, has_hidden);
+		for (int v = 0; v < spec->views; v++)
+			weigh_view(f, v, q[v], ring_next(&ring), key, weights, v == 0);
+		hide(k, weights, f->row, key, tile_has_hidden(k, block_range(k, place.row0, launch->rows),
+		                                              block_range(k, key0, launch->cols), false));
 		RingTile values = ring_next(&ring);
-		mma_tile(k, o, weights, values.data);
+		mma_tile(k, f->o, weights, values.data);
 	}
+}
+
+/* The keys that the screen marked, view by view: the sum over keys is a sum over views of sums over each view's own keys. */
+static void visit_marked(Forward *f)
+{
+	Kernel *k = f->k;
+	Builder *b = k->b;
+	const Spec *spec = k->spec;
+	const Launch *launch = k->launch;
+	Place place = f->place;
+	Shared q = shared_new(k, launch->rows, spec->head_dim);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, tile_count(f->o));
+	int carried = carry_array(carry, 0, f->o.e, tile_count(f->o));
+	Stream streams[2];
+	streams[1] = value_stream(k, place.batch, f->kv_head);
+	streams[0] = key_stream(k, 0, place.batch, f->kv_head);
+	Gather gather = gather_new(k, launch->cols, streams, 2);
+	for (int v = 0; v < spec->views; v++) {
+		streams[0] = key_stream(k, v, place.batch, f->kv_head);
+		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),
+			place.row0 };
+		GatherWalk walk = marked_keys(k, v, place);
+		walk.streams = streams;
+		walk.stream_count = 2;
+		walk.residents = &query;
+		walk.resident_count = 1;
+		load_view(f, v);
+		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+			Tile weights = tile_new(k, launch->cols);
+			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
+			hide(k, weights, f->row, gather.index,
+			     tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), false));
+			RingTile values = gather_tile(&gather, 1);
+			/* Where weights of two views cancel, an output norm shows what rounding each of them left. */
+			if (spec->rms_norm && spec->views > 1)
+				mma_tile_twice(k, f->o, weights, values.data);
+			else
+				mma_tile(k, f->o, weights, values.data);
+		}
+	}
+}
+
+bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	Forward f = { .k = k, .place = kernel_place(k, "heads", "q_len", launch->rows) };
+	f.kv_head = key_head(k, f.place.head);
+	f.head = head_scope(k, f.place.head);
+	f.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, f.place));
+	f.o = tile_zero(k, spec->value_dim);
+	if (launch->gathered)
+		visit_marked(&f);
+	else
+		visit_tiles(&f);
 	kernel_after_loop(k);
-	place = kernel_place(k, "heads", "q_len", launch->rows);
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
 	if (spec->rms_norm)
-		output_norm(k, place, o);
+		output_norm(k, place, f.o);
 	Matrix to = matrix_of(k, "o", place.batch, place.head, "q_len", spec->value_dim);
-	tile_store(k, to, first_row(k, place), o);
+	tile_store(k, to, first_row(k, place), f.o);
 	return kernel_end(k);
 }

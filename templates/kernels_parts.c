@@ -29,18 +29,53 @@ Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const c
 	return resident_matrix(k, matrix_of(k, tensor, batch, head, length, cols), row0);
 }
 
+static Marks marks_of_head(Kernel *k, int view, Val batch, Val head)
+{
+	Builder *b = k->b;
+	Val heads = kernel_i32(k, "heads");
+	Val index = val_add(b, val_mul(b, batch, heads), head);
+	return marks_of(k, val_add(b, index, kernel_i32(k, "%d*batch*heads", view)));
+}
+
+GatherWalk marked_keys(Kernel *k, int view, Place place)
+{
+	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
+	Span span = key_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
+	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, place.head), .block = block, .first = span.first,
+		.end = span.end };
+}
+
+GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
+{
+	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
+	Span span = query_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
+	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, head), .by_keys = true, .block = block,
+		.first = span.first, .end = span.end };
+}
+
 static Axis no_axis(void)
 {
 	return (Axis){ .along = ALONG_ROWS };
+}
+
+/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last rows. */
+static Axis row_terms(Kernel *k, const char *buffer, const char *length, Val batch_head, Axis row)
+{
+	Val terms = terms_of(k, buffer, batch_head, length);
+	if (k->launch->rows > PLAN_TERM_ROWS) {
+		Val last = kernel_i32(k, "round_up(%s,%d)-%d", length, PLAN_TERM_ROWS, PLAN_WARP_ROWS / 2 + 1);
+		Axis within = axis_new(k, ALONG_ROWS, 0);
+		within.at[0] = val_min(k->b, row.at[0], last);
+		row = within;
+	}
+	return axis_load_global(k, row, terms);
 }
 
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row)
 {
 	if (k->spec->normalize == NORMALIZE_NONE)
 		return no_axis();
-	const char *buffer = view_name(k, name, view);
-	Val terms = terms_of(k, buffer, batch_head, length);
-	return axis_load_global(k, row, terms);
+	return row_terms(k, view_name(k, name, view), length, batch_head, row);
 }
 
 const char *tau_buffer(Kernel *k, int view)
@@ -50,8 +85,7 @@ const char *tau_buffer(Kernel *k, int view)
 
 Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row)
 {
-	Val terms = terms_of(k, tau_buffer(k, view), batch_head, "q_len");
-	return axis_load_global(k, row, terms);
+	return row_terms(k, tau_buffer(k, view), "q_len", batch_head, row);
 }
 
 static Val batch_kv_head(Kernel *k, Val batch, Val kv_head)
@@ -79,7 +113,7 @@ Axis column_terms(Kernel *k, RingTile tile, int index)
 {
 	if (val_is_null(tile.terms[index]))
 		return no_axis();
-	return axis_load_shared(k, tile.data.rows, tile.terms[index]);
+	return axis_load_shared(k, tile.data.rows, tile.terms[index], IR_V2F32);
 }
 
 Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_bytes)
@@ -159,22 +193,31 @@ static Tile tile_read(Kernel *k, Shared x)
 	return t;
 }
 
-void store_through_norm(Kernel *k, Matrix to, Val row0, Tile g, Shared x, Axis inv)
+void gradient_through_norm(Kernel *k, Tile g, Shared x, Axis inv)
 {
 	Builder *b = k->b;
-	if (k->spec->normalize == NORMALIZE_L2) {
-		Tile unit = tile_read(k, x);
-		Val dot[2] = { val_f32(b, 0), val_f32(b, 0) };
-		for (int e = 0; e < tile_count(g); e++) {
-			unit.e[e] = val_fmul(b, unit.e[e], axis_get(inv, e));
-			dot[e % 4 / 2] = val_fma(b, g.e[e], unit.e[e], dot[e % 4 / 2]);
-		}
-		row_sum_lanes(k, dot);
-		for (int e = 0; e < tile_count(g); e++) {
-			Val along = val_fmul(b, dot[e % 4 / 2], unit.e[e]);
-			Val across = val_fsub(b, g.e[e], along);
-			g.e[e] = val_fmul(b, across, axis_get(inv, e));
-		}
+	if (k->spec->normalize == NORMALIZE_NONE)
+		return;
+	Tile unit = tile_read(k, x);
+	Val dot[2] = { val_f32(b, 0), val_f32(b, 0) };
+	for (int e = 0; e < tile_count(g); e++) {
+		unit.e[e] = val_fmul(b, unit.e[e], axis_get(inv, e));
+		dot[e % 4 / 2] = val_fma(b, g.e[e], unit.e[e], dot[e % 4 / 2]);
 	}
-	tile_store(k, to, row0, g);
+	row_sum_lanes(k, dot);
+	for (int e = 0; e < tile_count(g); e++) {
+		Val along = val_fmul(b, dot[e % 4 / 2], unit.e[e]);
+		Val across = val_fsub(b, g.e[e], along);
+		g.e[e] = val_fmul(b, across, axis_get(inv, e));
+	}
+}
+
+void gathered_through_norm(Kernel *k, Tile g, Shared x, Axis inv, const Gather *gather)
+{
+	Builder *b = k->b;
+	Val **changed = ARENA_ARRAY(b->arena, Val *, tile_count(g));
+	int count = carry_array(changed, 0, g.e, tile_count(g));
+	Val some = val_compare(b, IR_GT, gather->found, val_i32(b, 0));
+	for (If f = if_begin(b, some, changed, count); if_next(&f);)
+		gradient_through_norm(k, g, x, inv);
 }

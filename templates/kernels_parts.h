@@ -2,12 +2,13 @@
 #ifndef TDAGEN_KERNELS_PARTS_H
 #define TDAGEN_KERNELS_PARTS_H
 
+#include "marks.h"
 #include "pairs.h"
 #include "tile.h"
 
 /* Builds the kernel of one launch into the gpu.module; false after a diagnostic. */
 typedef bool BuildKernel(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch);
-BuildKernel build_q_terms, build_k_terms, build_forward, build_norm_backward, build_backward_q, build_backward_kv,
+BuildKernel build_q_terms, build_k_terms, build_screen, build_forward, build_norm_backward, build_backward_q, build_backward_kv,
             build_reduce;
 
 /* "q1" for view 0 of "q". */
@@ -20,6 +21,11 @@ Val first_row(Kernel *k, Place place);
 /* Copies a block of rows into shared memory, where it stays; complete once the ring's first tile is taken. */
 Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols, Val row0);
 Shared resident_matrix(Kernel *k, Matrix m, Val row0);
+
+/* Walks over what the screen marked in a view: the keys of a place's row block; the rows of query head `head` that a place's key
+ * tile needs. Streams and residents are the caller's to fill in. */
+GatherWalk marked_keys(Kernel *k, int view, Place place);
+GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 
 /* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row);
@@ -41,8 +47,10 @@ Matrix output_gradient_rest(Kernel *k, Val batch, Val head);
 /* gain[column], or its initial value where the caller gave none. */
 Val load_gain(Kernel *k, Val column);
 
-/* Writes dx = (g - (g . x^) x^) / |x| for the warp's rows of the resident matrix x, where x^ = x / |x| and g is the gradient by
- * x^; or g itself when nothing is normalised. */
-void store_through_norm(Kernel *k, Matrix to, Val row0, Tile g, Shared x, Axis inv);
+/* g becomes dx = (g - (g . x^) x^) / |x| for the warp's rows of the resident matrix x, where x^ = x / |x| and g is the gradient by
+ * x^; it stays when nothing is normalised. */
+void gradient_through_norm(Kernel *k, Tile g, Shared x, Axis inv);
+/* The same after a walk: where nothing was gathered, g is 0, and x was never copied. */
+void gathered_through_norm(Kernel *k, Tile g, Shared x, Axis inv, const Gather *gather);
 
 #endif

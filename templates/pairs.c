@@ -183,22 +183,25 @@ Span query_tiles(Kernel *k, Val key0, int keys, int tile)
 	return span;
 }
 
-Val tile_has_hidden(Kernel *k, Val row0, int rows, Val key0, int keys, bool bound_rows)
+Range block_range(Kernel *k, Val first, int count)
+{
+	return (Range){ first, val_add_i32(k->b, first, count) };
+}
+
+Val tile_has_hidden(Kernel *k, Range rows, Range keys, bool bound_rows)
 {
 	Builder *b = k->b;
-	Val key_past = val_add_i32(b, key0, keys);
-	Val row_past = val_add_i32(b, row0, rows);
-	Val hidden = val_compare(b, IR_GT, key_past, kernel_i32(k, "k_len"));
+	Val hidden = val_compare(b, IR_GT, keys.past, kernel_i32(k, "k_len"));
 	if (bound_rows)
-		hidden = val_or(b, hidden, val_compare(b, IR_GT, row_past, kernel_i32(k, "q_len")));
-	Val i_first = query_position(k, row0);
-	Val ahead = val_sub(b, key_past, i_first);      /* largest j - i, plus 1 */
+		hidden = val_or(b, hidden, val_compare(b, IR_GT, rows.past, kernel_i32(k, "q_len")));
+	Val i_first = query_position(k, rows.first);
+	Val ahead = val_sub(b, keys.past, i_first);     /* largest j - i, plus 1 */
 	if (k->spec->causal)
 		hidden = val_or(b, hidden, val_compare(b, IR_GT, ahead, val_i32(b, 1)));
 	if (has_window(k->spec)) {
 		Val n = val_i32(b, (int)k->spec->window);
-		Val i_past = query_position(k, row_past);
-		Val behind = val_sub(b, i_past, key0);  /* largest i - j, plus 1 */
+		Val i_past = query_position(k, rows.past);
+		Val behind = val_sub(b, i_past, keys.first);    /* largest i - j, plus 1 */
 		hidden = val_or(b, hidden, val_compare(b, IR_GT, ahead, n));
 		hidden = val_or(b, hidden, val_compare(b, IR_GT, behind, n));
 	}
@@ -223,7 +226,7 @@ Val pair_visible(Kernel *k, Val row, Val key, bool bound_rows)
 	return visible;
 }
 
-static Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden)
+Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool bound_rows)
 {
 	Builder *b = k->b;
 	Val bits = val_i32(b, -1);
@@ -232,7 +235,7 @@ static Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidde
 		Val none = val_i32(b, 0);
 		bits = none;
 		for (int e = 0; e < tile_count(shape); e++) {
-			Val visible = pair_visible(k, axis_get(row, e), axis_get(key, e), true);
+			Val visible = pair_visible(k, axis_get(row, e), axis_get(key, e), bound_rows);
 			Val bit = val_select(b, visible, val_i32(b, (int32_t)(1u << e)), none);
 			bits = val_or(b, bits, bit);
 		}
@@ -244,7 +247,7 @@ Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden)
 {
 	Visible v = { .k = k, .row = row, .key = key, .has_hidden = has_hidden };
 	if (!kernel_uses_groups(k))
-		v.bits = visible_bits(k, shape, row, key, has_hidden);
+		v.bits = visible_bits(k, shape, row, key, has_hidden, true);
 	return v;
 }
 

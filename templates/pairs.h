@@ -37,9 +37,14 @@ typedef struct Span { Val first, end; } Span;
 Span key_tiles(Kernel *k, Val row0, int rows, int tile);
 Span query_tiles(Kernel *k, Val key0, int keys, int tile);
 
+/* Indices of rows or keys: [first, past). */
+typedef struct Range { Val first, past; } Range;
+Range block_range(Kernel *k, Val first, int count);
 /* Is any pair of the tile hidden? Rows past q_len count as hidden when `bound_rows`. */
-Val tile_has_hidden(Kernel *k, Val row0, int rows, Val key0, int keys, bool bound_rows);
+Val tile_has_hidden(Kernel *k, Range rows, Range keys, bool bound_rows);
 Val pair_visible(Kernel *k, Val row, Val key, bool bound_rows);
+/* Bit e of the result (i32; a tile has at most 32 elements a lane) says whether element e is visible. */
+Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool bound_rows);
 
 /*
  * Work on a tile's pairs, of which those that are hidden don't count:

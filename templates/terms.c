@@ -3,6 +3,7 @@
  * to whole blocks, and every entry is written, so later kernels may read them without bounds.
  */
 #include "kernels_parts.h"
+#include "quantise.h"
 #include "tile_parts.h"
 
 enum { TERM_WARPS = 4 };
@@ -36,25 +37,37 @@ static void add_chunk(Kernel *k, NormSum *sum, Val pointer)
 	}
 }
 
-/* 1/|x|; 0 for a row of zeros; NaN where |x| is outside [2^-60, 2^60], so that squares neither vanish nor overflow unseen. */
-static Val inverse_norm(Kernel *k, NormSum sum)
+Val inverse_norm(Kernel *k, Val squares, Val largest)
 {
 	Builder *b = k->b;
 	Val zero = val_f32(b, 0);
-	Val root = val_fsqrt(b, sum.squares);
+	Val root = val_fsqrt(b, squares);
 	Val inverse = val_fdiv(b, val_f32(b, 1), root);
-	Val large = val_fcompare(b, IR_GE, sum.squares, val_f32(b, 0x1p-120));
-	Val small = val_fcompare(b, IR_LE, sum.squares, val_f32(b, 0x1p120));
+	Val large = val_fcompare(b, IR_GE, squares, val_f32(b, 0x1p-120));
+	Val small = val_fcompare(b, IR_LE, squares, val_f32(b, 0x1p120));
 	Val normal = val_and(b, large, small);
 	inverse = val_select(b, normal, inverse, val_f32(b, __builtin_nan("")));
-	Val empty = val_fcompare(b, IR_EQ, sum.largest, zero);
+	Val empty = val_fcompare(b, IR_EQ, largest, zero);
 	return val_select(b, empty, zero, inverse);
 }
 
-static void store_term(Kernel *k, Val terms, Val row, Val x)
+void store_term(Kernel *k, Val terms, Val row, Val x)
 {
 	Val bytes = val_mul_i32(k->b, row, 4);
 	val_store(k->b, val_offset(k->b, terms, val_to_i64(k->b, bytes)), x);
+}
+
+Val row_threshold(Kernel *k, const Scope *head, int view, Val row)
+{
+	Builder *b = k->b;
+	ViewMath m = view_math(k->spec, view);
+	Scope scope = scope_inside(head);
+	Val position = query_position(k, row);
+	scope.var[VAR_I] = val_i32_to_f32(b, position);
+	Val tau = scalar_emit(b, m.threshold, &scope);
+	if (k->plan->options.defect == DEFECT_SHIFT_TAU)
+		tau = val_fadd(b, tau, val_f32(b, 1e-3));
+	return tau;
 }
 
 /* At least so many that one pass of the CTA stays within a block of rows. */
@@ -93,7 +106,7 @@ static void write_norms(Kernel *k, Matrix m, Val terms, Val row0)
 		}
 		sum.squares = lane_sum(k, sum.squares, lanes);
 		sum.largest = lane_max(k, sum.largest, lanes);
-		Val inverse = inverse_norm(k, sum);
+		Val inverse = inverse_norm(k, sum.squares, sum.largest);
 		Val writes = val_compare(b, IR_EQ, own_chunk, val_i32(b, 0));
 		for (If f = if_begin(b, writes, NULL, 0); if_next(&f);)
 			store_term(k, terms, row, inverse);
@@ -108,13 +121,7 @@ static void write_thresholds(Kernel *k, const Scope *head, Place place)
 	for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
 		Val row = val_add(b, place.row0, k->thread);
 		for (int v = 0; v < k->plan->tau_views; v++) {
-			ViewMath m = view_math(k->spec, v);
-			Scope scope = scope_inside(head);
-			Val position = query_position(k, row);
-			scope.var[VAR_I] = val_i32_to_f32(b, position);
-			Val tau = scalar_emit(b, m.threshold, &scope);
-			if (k->plan->options.defect == DEFECT_SHIFT_TAU)
-				tau = val_fadd(b, tau, val_f32(b, 1e-3));
+			Val tau = row_threshold(k, head, v, row);
 			store_term(k, terms_of(k, tau_buffer(k, v), place.batch_head, "q_len"), row, tau);
 		}
 	}
@@ -133,8 +140,12 @@ bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Place place = kernel_place(k, "heads", "q_len", launch->rows);
 	Scope head = head_scope(k, place.head);
-	write_thresholds(k, &head, place);
-	write_view_norms(k, place, "q", "inv_q", "q_len");
+	if (plan->sparse) {
+		quantise_queries(k, &head, place);
+	} else {
+		write_thresholds(k, &head, place);
+		write_view_norms(k, place, "q", "inv_q", "q_len");
+	}
 	return kernel_end(k);
 }
 
@@ -142,6 +153,9 @@ bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Place place = kernel_place(k, "kv_heads", "k_len", launch->rows);
-	write_view_norms(k, place, "k", "inv_k", "k_len");
+	if (plan->sparse)
+		quantise_keys(k, place);
+	else
+		write_view_norms(k, place, "k", "inv_k", "k_len");
 	return kernel_end(k);
 }

@@ -117,8 +117,8 @@ Axis axis_index(Kernel *k, Along along, int cols, Val first);
 void tile_scale(Kernel *k, Tile t, Axis by);
 /* Reads float32 terms from global memory at those indices; always in bounds, since terms are padded to 64 rows. */
 Axis axis_load_global(Kernel *k, Axis index, Val terms);
-/* Reads float32 terms that lie in shared memory in the order of the tile's columns. */
-Axis axis_load_shared(Kernel *k, int cols, Val terms);
+/* Reads terms (IR_V2F32: float32, IR_V2I32: i32) that lie in shared memory in the order of the tile's columns. */
+Axis axis_load_shared(Kernel *k, int cols, Val terms, IrType pair);
 /* Sums each row of a warp's tile over the four lanes that share it. */
 void row_sum_lanes(Kernel *k, Val row[2]);
 
@@ -134,6 +134,10 @@ Shared shared_at(Kernel *k, Val base, int rows, int cols);
 int shared_bytes(Shared s);
 /* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
 void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
+/* Copies the rows of a matrix that a list in shared memory names (i32, one a row of `to`); rows outside of it become 0. */
+void shared_gather(Kernel *k, Shared to, Matrix from, Val list);
+/* The same for float32 terms, one a row. */
+void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val rows);
 /* Copies `count` float32 terms, asynchronously. */
 void shared_copy_terms(Kernel *k, Val to, Val from, int count);
 /* The address of columns 8n .. 8n + 7 of a row. */
@@ -146,9 +150,15 @@ void copies_wait(Kernel *k, int pending);
  * may be under way until mma_wait; till then acc must not be touched. */
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void mma_wait(Kernel *k);
+/* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, to be kept in registers, and
+ * the sums (i32) of those rows with the rows of b, a multiple of 16. */
+Val *int8_rows(Kernel *k, Shared a);
+Tile mma_int8(Kernel *k, const Val *rows, Shared b);
 /* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
  * warp whose part of p is all zeros skips it. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
+/* The same with p as the sum of two tiles of the dtype: twice as many bits of p count. */
+void mma_tile_twice(Kernel *k, Tile acc, Tile p, Shared b);
 
 /* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */
 void tile_store(Kernel *k, Matrix m, Val row0, Tile t);

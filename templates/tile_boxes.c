@@ -173,6 +173,23 @@ static void fetch_residents(Ring *ring)
 		box_fetch(k, k->residents[i], barrier);
 }
 
+/* Blocks of terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
+static void fetch_terms(Ring *ring, Val to, Val terms, const Box *box, Val barrier)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	int rows = ring->tile_rows < PLAN_TERM_ROWS ? ring->tile_rows : PLAN_TERM_ROWS;
+	for (int r = 0; r < ring->tile_rows; r += rows) {
+		Val first = val_add_i32(b, box->first, r);
+		if (r > 0) {
+			Val last = val_div_i32(b, val_add_i32(b, box->from.rows, -1), PLAN_TERM_ROWS);
+			first = val_min(b, first, val_mul_i32(b, last, PLAN_TERM_ROWS));
+		}
+		Val from = val_offset(b, terms, val_mul_i32(b, first, 4));
+		terms_fetch(k, val_offset_const(b, to, 4 * r), from, rows, barrier);
+	}
+}
+
 static void fetch_tile(Ring *ring, int i)
 {
 	Kernel *k = ring->k;
@@ -187,8 +204,7 @@ static void fetch_tile(Ring *ring, int i)
 	box_fetch(k, box, barrier);
 	for (int t = 0; t < stream->term_count; t++) {
 		Val terms = ring_group_base(ring, stream->terms[t], ring->write_group, stream->terms_group_stride);
-		terms = val_offset(b, terms, val_mul_i32(b, box.first, 4));
-		terms_fetch(k, tile.terms[t], terms, ring->tile_rows, barrier);
+		fetch_terms(ring, tile.terms[t], terms, &box, barrier);
 	}
 }
 

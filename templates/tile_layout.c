@@ -87,17 +87,18 @@ Axis axis_load_global(Kernel *k, Axis index, Val terms)
 	return axis;
 }
 
-Axis axis_load_shared(Kernel *k, int cols, Val terms)
+Axis axis_load_shared(Kernel *k, int cols, Val terms, IrType pair_type)
 {
 	Builder *b = k->b;
+	IrType type = pair_type == IR_V2I32 ? IR_I32 : IR_F32;
 	Axis axis = axis_new(k, ALONG_COLS, cols);
 	Val lane = axis_lane(k, ALONG_COLS);
 	Val own = val_offset(b, terms, val_mul_i32(b, lane, 4));
 	for (int n = 0; n < axis.count; n += 2) {
 		Val at = val_offset_const(b, own, 4 * axis_step(ALONG_COLS, n));
-		Val pair = val_load(b, at, IR_V2F32);
-		axis.at[n] = val_vector_get(b, pair, 0, IR_F32);
-		axis.at[n + 1] = val_vector_get(b, pair, 1, IR_F32);
+		Val pair = val_load(b, at, pair_type);
+		axis.at[n] = val_vector_get(b, pair, 0, type);
+		axis.at[n + 1] = val_vector_get(b, pair, 1, type);
 	}
 	return axis;
 }

@@ -86,6 +86,23 @@ static Val ldmatrix(Kernel *k, Val address, int count, bool transpose)
 	return ir_op(k->b, "nvvm.ldmatrix", attrs[count == 4][transpose], count == 4 ? IR_S4I32 : IR_S2I32, 1, &address);
 }
 
+static Val mma_s8(Kernel *k, const Val *a, const Val *b, const Val *c)
+{
+	static const char attrs[] = "intOverflowBehavior = #nvvm.mma_int_overflow<wrapped>, layoutA = #nvvm.mma_layout<row>, "
+		"layoutB = #nvvm.mma_layout<col>, multiplicandAPtxType = #nvvm.mma_type<s8>, "
+		"multiplicandBPtxType = #nvvm.mma_type<s8>, operandSegmentSizes = array<i32: 4, 2, 4>, "
+		"shape = #nvvm.shape<m = 16, n = 8, k = 32>";
+	Val operands[A_REGS + B_REGS + 4];
+	int n = 0;
+	for (int i = 0; i < A_REGS; i++)
+		operands[n++] = a[i];
+	for (int i = 0; i < B_REGS; i++)
+		operands[n++] = b[i];
+	for (int i = 0; i < 4; i++)
+		operands[n++] = c[i];
+	return ir_op(k->b, "nvvm.mma.sync", attrs, IR_S4I32, n, operands);
+}
+
 static Val one_mma(Kernel *k, const Val *a, const Val *b, const Val *c)
 {
 	static const char *const attrs[] = {
@@ -214,6 +231,50 @@ void tile_operand(Kernel *k, Tile p, int s, Val a[A_REGS])
 	}
 }
 
+/* Int8 matrices lie in shared memory as rows of bytes, so that a step of depth, 32 bytes, is one of any other type. */
+
+static int int8_steps(const Kernel *k)
+{
+	return plan_int8_bytes(k->spec) / (2 * CHUNK);
+}
+
+Val *int8_rows(Kernel *k, Shared a)
+{
+	Val *rows = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
+	Val first_row = val_mul_i32(k->b, k->warp, PLAN_WARP_ROWS);
+	Val from = address_a(k, a, first_row);
+	for (int s = 0; s < int8_steps(k); s++) {
+		Val loaded = ldmatrix(k, val_offset_const(k->b, from, s * 2 * CHUNK), A_REGS, false);
+		for (int i = 0; i < A_REGS; i++)
+			rows[s * A_REGS + i] = val_extract(k->b, loaded, i, IR_I32);
+	}
+	return rows;
+}
+
+Tile mma_int8(Kernel *k, const Val *rows, Shared b)
+{
+	Tile acc = tile_new(k, b.rows);
+	Val zero = val_i32(k->b, 0);
+	Val from = address_b(k, b);
+	for (int e = 0; e < tile_count(acc); e++)
+		acc.e[e] = zero;
+	for (int n = 0; n < b.rows / 8; n += 2)
+		for (int s = 0; s < int8_steps(k); s++) {
+			Val at = val_offset_const(k->b, from, n * 8 * b.row_bytes + s * 2 * CHUNK);
+			Val loaded = ldmatrix(k, at, 2 * B_REGS, false);
+			Val columns[2 * B_REGS];
+			for (int i = 0; i < 2 * B_REGS; i++)
+				columns[i] = val_extract(k->b, loaded, i, IR_I32);
+			for (int half = 0; half < 2; half++) {
+				Val *c = acc.e + 4 * (n + half);
+				Val d = mma_s8(k, rows + s * A_REGS, columns + half * B_REGS, c);
+				for (int i = 0; i < 4; i++)
+					c[i] = val_extract(k->b, d, i, IR_I32);
+			}
+		}
+	return acc;
+}
+
 /* A's registers for one step of depth of a tile in registers. With f32 an instruction's depth index t means column 2t
  * of the tile's block and t + 4 means column 2t + 1, which is what a lane holds; B is read in the same order. */
 static Fragment tile_fragment(Kernel *k, Tile p, int s)
@@ -294,7 +355,21 @@ Tile tile_copy(Kernel *k, Tile t)
 	return copy;
 }
 
-static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b)
+/* What rounding to the 16-bit dtype leaves of a tile. */
+static Tile rounding_rest(Kernel *k, Tile p)
+{
+	Tile rest = tile_new(k, p.cols);
+	for (int e = 0; e < tile_count(p); e += 2) {
+		Val low, high, packed = pack_pair(k, p.e[e], p.e[e + 1]);
+		unpack_pair(k, val_bitcast(k->b, packed, IR_I32), &low, &high);
+		rest.e[e] = val_fsub(k->b, p.e[e], low);
+		rest.e[e + 1] = val_fsub(k->b, p.e[e + 1], high);
+	}
+	return rest;
+}
+
+/* parts: 2 to multiply what rounding left as well. */
+static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b, int parts)
 {
 	Builder *builder = k->b;
 	int depth = step_depth(k), steps = p.cols / depth, blocks = acc.cols / 8;
@@ -305,9 +380,13 @@ static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b)
 		a = tile_copy(k, p);
 		scale_rows(k, a, back);
 	}
-	Fragment *fa = ARENA_ARRAY(builder->arena, Fragment, steps);
-	for (int s = 0; s < steps; s++)
-		fa[s] = tile_fragment(k, a, s);
+	Fragment *fa = ARENA_ARRAY(builder->arena, Fragment, 2 * steps);
+	for (int part = 0; part < parts; part++) {
+		for (int s = 0; s < steps; s++)
+			fa[part * steps + s] = tile_fragment(k, a, s);
+		if (part + 1 < parts)
+			a = rounding_rest(k, a);
+	}
 	Val from = address_by_depth(k, b);
 	Val zero = val_f32(builder, 0);
 	for (int n = 0; n < blocks; n += 2) {
@@ -318,9 +397,11 @@ static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b)
 			product[i] = zero;
 		for (int s = 0; s < steps; s++) {
 			Fragment fb = fragment_by_depth(k, from, b, s, n, two);
-			step(k, c, &fa[s], &fb, 0);
-			if (two)
-				step(k, c + 4, &fa[s], &fb, B_REGS);
+			for (int part = 0; part < parts; part++) {
+				step(k, c, &fa[part * steps + s], &fb, 0);
+				if (two)
+					step(k, c + 4, &fa[part * steps + s], &fb, B_REGS);
+			}
 		}
 		for (int i = 0; fresh && i < (two ? 8 : 4); i++) {
 			Val *sum = &acc.e[4 * n + i];
@@ -349,19 +430,29 @@ static Val warp_has_nonzero(Kernel *k, Tile t)
 	return ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, own });
 }
 
-void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
+static void multiply_unless_zero(Kernel *k, Tile acc, Tile p, Shared b, int parts)
 {
 	if (kernel_uses_groups(k)) {
 		wgmma_tile(k, acc, p, b);
 		return;
 	}
 	if (!k->plan->zeros_proved) {
-		multiply_tile(k, acc, p, b);
+		multiply_tile(k, acc, p, b, parts);
 		return;
 	}
 	Val **changed = ARENA_ARRAY(k->b->arena, Val *, tile_count(acc));
 	int count = carry_array(changed, 0, acc.e, tile_count(acc));
 	Val nonzero = warp_has_nonzero(k, p);
 	for (If f = if_begin(k->b, nonzero, changed, count); if_next(&f);)
-		multiply_tile(k, acc, p, b);
+		multiply_tile(k, acc, p, b, parts);
+}
+
+void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
+{
+	multiply_unless_zero(k, acc, p, b, 1);
+}
+
+void mma_tile_twice(Kernel *k, Tile acc, Tile p, Shared b)
+{
+	multiply_unless_zero(k, acc, p, b, is_f32(k) ? 1 : 2);
 }

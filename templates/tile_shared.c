@@ -55,18 +55,24 @@ Val shared_address(Kernel *k, Shared s, Val row, int n)
 	return val_offset_const(b, own, (int64_t)(n / chunks) * shared_panel_bytes(s));
 }
 
-/* 16 bytes, or 16 zero bytes where `valid` (i1; null: always) does not hold; then the source is not read. */
-static void copy_chunk(Kernel *k, Val to, Val from, Val valid)
+/* `size` bytes, or as many zeros where `valid` (i1; null: always) does not hold; then the source is not read. */
+static void copy_bytes(Kernel *k, Val to, Val from, Val valid, int size)
 {
 	Builder *b = k->b;
-	static const char attrs[] = "modifier = #nvvm<load_cache_modifier cg>, size = 16 : i32";
+	const char *attrs = size == CHUNK ? "modifier = #nvvm<load_cache_modifier cg>, size = 16 : i32"
+	                                  : "modifier = #nvvm<load_cache_modifier ca>, size = 4 : i32";
 	if (val_is_null(valid)) {
 		ir_op(b, "nvvm.cp.async.shared.global", attrs, IR_TYPE_COUNT, 2, (Val[]){ to, from });
 		return;
 	}
-	Val whole = val_i32(b, CHUNK);
+	Val whole = val_i32(b, size);
 	Val bytes = val_select(b, valid, whole, val_i32(b, 0));
 	ir_op(b, "nvvm.cp.async.shared.global", attrs, IR_TYPE_COUNT, 3, (Val[]){ to, from, bytes });
+}
+
+static void copy_chunk(Kernel *k, Val to, Val from, Val valid)
+{
+	copy_bytes(k, to, from, valid, CHUNK);
 }
 
 static int power_of_two_above(int n)
@@ -155,6 +161,47 @@ void shared_copy(Kernel *k, Shared to, Matrix from, Val first)
 			source = val_offset(b, source, pass_bytes);
 			target = val_offset_const(b, target, (int64_t)shape.down * to.row_bytes);
 		}
+}
+
+/* The list's entry for a row of the tile; a thread beyond the last row reads that one's. */
+static Val list_entry(Kernel *k, Val list, Val row, int rows)
+{
+	Builder *b = k->b;
+	Val last = val_i32(b, rows - 1);
+	Val bytes = val_mul_i32(b, val_min(b, row, last), 4);
+	return val_load(b, val_offset(b, list, bytes), IR_I32);
+}
+
+void shared_gather(Kernel *k, Shared to, Matrix from, Val list)
+{
+	Builder *b = k->b;
+	CopyShape shape = copy_shape(k, to);
+	Val own_chunk = val_mul_i32(b, shape.chunk, CHUNK);
+	Val into_row = val_mul_i32(b, shape.row, to.row_bytes);
+	Val target = val_offset(b, to.base, val_add(b, into_row, own_chunk));
+	for (int row = 0; row < to.rows; row += shape.down) {
+		Val here = list_entry(k, list, val_add_i32(b, shape.row, row), to.rows);
+		Val row64 = val_to_i64(b, here);
+		Val source = val_offset(b, from.base, val_mul(b, row64, matrix_stride(k, from, 1)));
+		source = val_offset(b, source, own_chunk);
+		copy_pass(k, &shape, to, val_offset_const(b, target, (int64_t)row * to.row_bytes), source, here, from.rows);
+	}
+}
+
+void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val rows)
+{
+	Builder *b = k->b;
+	int threads = k->launch->warps * WARP;
+	for (int first = 0; first < count; first += threads) {
+		Val own = val_compare(b, IR_LT, k->thread, val_i32(b, count - first));
+		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
+			Val offset = val_mul_i32(b, val_add_i32(b, k->thread, first), 4);
+			Val here = val_load(b, val_offset(b, list, offset), IR_I32);
+			Val bytes = val_mul(b, val_to_i64(b, here), val_i64(b, 4));
+			Val source = val_offset(b, from, bytes);
+			copy_bytes(k, val_offset(b, to, offset), source, val_compare(b, IR_LT, here, rows), 4);
+		}
+	}
 }
 
 void shared_copy_terms(Kernel *k, Val to, Val from, int count)

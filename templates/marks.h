@@ -1,0 +1,80 @@
+/*
+ * Marks: what the screen found, and what later kernels read of it.
+ *
+ * Rows and keys are taken in blocks of PLAN_MARK = 64. A mark belongs to a row block and a key tile that hold a pair that may
+ * survive: a mask of the keys and a mask of the rows that take part in such a pair, 64 bits each. Per view, batch and head:
+ *
+ *     mark_words [row blocks][ceil(key tiles / 32)]   { u32 bits, u32 before }   which key tiles have a mark; marks in earlier words
+ *     marks      [row blocks][capacity]               { u64 keys, u64 rows }     in the order of the key tiles
+ *
+ * A key tile whose mark has no room (its number is at or above the capacity) is visited whole. Of a row block, words are written
+ * from the first to the last that hold a key tile which the mask leaves visible (key_tiles); no others are read.
+ */
+#ifndef TDAGEN_MARKS_H
+#define TDAGEN_MARKS_H
+
+#include "pairs.h"
+#include "tile.h"
+
+enum { MARK_BYTES = 16, WORD_BYTES = 8 };
+
+/* The marks of one (view, batch, head). */
+typedef struct Marks {
+	Val words, marks;                  /* global pointers */
+	Val words_a_row;                   /* i32: words of a row block */
+	Val capacity;                      /* i32: marks of a row block */
+} Marks;
+/* index: view * batch * heads + batch * heads + head, as i32. */
+Marks marks_of(Kernel *k, Val index);
+/* Where a row block's words and marks begin. */
+Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
+Val marks_at(Kernel *k, const Marks *marks, Val row_block);
+
+/*
+ * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile
+ * needs. They come in ascending order, so that sums have an order that the data alone decides.
+ *
+ *     Gather gather = gather_new(k, launch->cols);
+ *     for (gather_walk(&gather, &walk, carry, count); gather_round(&gather);) {
+ *             RingTile tile = gather_tile(&gather, n) for each stream in order
+ *     }
+ */
+enum { GATHER_NOTHING = 1 << 30 };         /* the row that stands for none: at or beyond every length */
+
+typedef struct Resident {
+	Shared to;
+	Matrix from;
+	Val row0;
+} Resident;
+
+typedef struct GatherWalk {
+	Marks marks;
+	bool by_keys;                      /* the rows of the key tile `block`, else the keys of the row block `block` */
+	Val block;                         /* i32 */
+	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
+	const Stream *streams;             /* what is gathered: all of it each round; group strides are not used */
+	int stream_count;
+	const Resident *residents;         /* copied before the first round that finds anything */
+	int resident_count;
+} GatherWalk;
+
+typedef struct Gather {
+	Kernel *k;
+	int cols;
+	Val ends, masks, warp_sums, list, slots;       /* in shared memory */
+	const GatherWalk *walk;
+	Val total;                         /* rows that the marks at hand name */
+	Val found;                         /* rows of the walk so far */
+	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
+	Loop groups, rounds;
+} Gather;
+
+/* Shared memory for walks over such streams. */
+Gather gather_new(Kernel *k, int cols, const Stream *streams, int count);
+void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
+bool gather_round(Gather *gather);
+RingTile gather_tile(Gather *gather, int stream);
+/* From the least row of the tile to beyond the largest, GATHER_NOTHING included. */
+Range gather_range(Gather *gather);
+
+#endif

@@ -1,0 +1,412 @@
+/*
+ * Int8 images of q and k, and the bounds that the screen compares with. docs/screen.md derives them and names the quantities.
+ *
+ * Where a row or a key is not finite, its bound is one that always visits. What is rounded here is rounded towards visiting.
+ */
+#include "quantise.h"
+
+#include <math.h>
+#include "tile_parts.h"
+
+enum { CTA_WARPS = 4, CTA_THREADS = CTA_WARPS * WARP, MAX_ELEMENTS = 16, LEVELS = 127 };
+
+/* Sums of squares and square roots in float32 are off by less than 300 * 2^-24; this covers it, and a few roundings more. */
+static const double UP = 1.0001;
+/* What squares below float32's range may hide of a norm. */
+static const double HIDDEN = 0x1p-58;
+
+/* How the CTA's threads share out the rows of its block: `lanes` threads a row, each taking every lanes-th chunk. */
+typedef struct Share {
+	int lanes, rows_at_once;
+	int chunks, stored;                /* of 16 bytes a row: with the padding of the int8 row, and in memory */
+	int elements;                      /* of a chunk */
+	Val chunk, row;                    /* this thread's first chunk; its row among those at once */
+} Share;
+
+static Share share_of(Kernel *k)
+{
+	int size = dtype_size(k->spec->dtype);
+	Share s = { .lanes = CTA_THREADS / PLAN_TERM_ROWS, .elements = CHUNK / size };
+	s.chunks = plan_int8_bytes(k->spec) / s.elements;
+	s.stored = k->spec->head_dim / s.elements;
+	while (s.lanes < s.chunks && s.lanes < WARP)
+		s.lanes *= 2;
+	s.rows_at_once = CTA_THREADS / s.lanes;
+	s.chunk = val_rem_i32(k->b, k->thread, s.lanes);
+	s.row = val_div_i32(k->b, k->thread, s.lanes);
+	return s;
+}
+
+/* This thread's elements of a row, float32; 0 beyond the row's and the matrix's end. Returns how many. */
+static int load_share(Kernel *k, const Share *s, Matrix m, Val row, Val *x)
+{
+	Builder *b = k->b;
+	Val exists = val_compare(b, IR_LT, row, m.rows);
+	Val start = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, m, 1)));
+	start = val_offset(b, start, val_mul_i32(b, s->chunk, CHUNK));
+	int count = 0;
+	for (int c = 0; c < s->chunks; c += s->lanes, count += s->elements) {
+		Val *changed[MAX_ELEMENTS];
+		for (int i = 0; i < s->elements; i++) {
+			x[count + i] = val_f32(b, 0);
+			changed[i] = &x[count + i];
+		}
+		Val inside = val_and(b, exists, val_compare(b, IR_LT, s->chunk, val_i32(b, s->stored - c)));
+		for (If f = if_begin(b, inside, changed, s->elements); if_next(&f);) {
+			Val chunk = val_load(b, val_offset_const(b, start, c * CHUNK), IR_V4I32);
+			for (int i = 0; i < 4; i++) {
+				Val bits = val_vector_get(b, chunk, i, IR_I32);
+				if (s->elements == 4)
+					x[count + i] = val_bitcast(b, bits, IR_F32);
+				else
+					unpack_pair(k, bits, &x[count + 2 * i], &x[count + 2 * i + 1]);
+			}
+		}
+	}
+	return count;
+}
+
+/* Of one row, in every thread that shares it. */
+typedef struct RowFacts {
+	Val inverse;                       /* what its elements are multiplied by: 1/|x|, or 1 */
+	Val norm;                          /* at least the 2-norm of the row after that */
+	Val largest;                       /* the largest element after that */
+} RowFacts;
+
+static RowFacts facts_of(Kernel *k, const Share *s, const Val *x, int count)
+{
+	Builder *b = k->b;
+	Val squares = val_f32(b, 0), largest = squares, one = val_f32(b, 1);
+	for (int i = 0; i < count; i++) {
+		Val size = val_fabs(b, x[i]);
+		squares = val_fma(b, x[i], x[i], squares);
+		largest = val_fmax(b, largest, size);
+	}
+	squares = lane_sum(k, squares, s->lanes);
+	largest = lane_max(k, largest, s->lanes);
+	RowFacts facts = { .inverse = one, .largest = largest };
+	Val norm = val_fsqrt(b, squares);
+	if (k->spec->normalize == NORMALIZE_L2) {
+		facts.inverse = inverse_norm(k, squares, largest);
+		facts.largest = val_fmul(b, largest, facts.inverse);
+		norm = val_fmul(b, norm, facts.inverse);
+	}
+	facts.norm = val_fma(b, norm, val_f32(b, UP), val_f32(b, HIDDEN));
+	return facts;
+}
+
+/* The value of one step of int8, and its inverse; both 0 where the largest element is 0, not finite, or at the end of float32's
+ * range: then all of the row counts as error. */
+typedef struct Scale { Val step, inverse; } Scale;
+
+static Scale scale_of(Kernel *k, Val largest)
+{
+	Builder *b = k->b;
+	Val zero = val_f32(b, 0);
+	Val large = val_fcompare(b, IR_GE, largest, val_f32(b, 0x1p-100));
+	Val usable = val_and(b, large, val_fcompare(b, IR_LE, largest, val_f32(b, 0x1p100)));
+	Val step = val_fmul(b, largest, val_f32(b, 1.0 / LEVELS));
+	Val inverse = val_fdiv(b, val_f32(b, LEVELS), largest);
+	return (Scale){ val_select(b, usable, step, zero), val_select(b, usable, inverse, zero) };
+}
+
+/* Bytes 0 of four values in one. */
+static Val pack_bytes(Builder *b, const Val *x)
+{
+	Val select = val_i32(b, 0x0040);
+	Val low = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[0], x[1], select });
+	Val high = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[2], x[3], select });
+	Val both = val_i32(b, 0x5410);
+	return val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ low, high, both });
+}
+
+/* Writes this thread's part of an int8 row; returns at least the 2-norm of what rounding left of the whole row. */
+static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *x, int count, RowFacts facts, Scale scale)
+{
+	Builder *b = k->b;
+	/* Adding it rounds to an integer, which then stands in the low bits. */
+	Val magic = val_f32(b, 0x1.8p23);
+	Val minus = val_fneg(b, scale.step), error = val_f32(b, 0);
+	Val bytes[2 * MAX_ELEMENTS];
+	for (int i = 0; i < count; i++) {
+		Val unit = ir_op(b, "arith.mulf", NULL, IR_F32, 2, (Val[]){ x[i], facts.inverse });
+		Val shifted = val_fma(b, unit, scale.inverse, magic);
+		bytes[i] = val_bitcast(b, shifted, IR_I32);
+		Val level = ir_op(b, "arith.subf", NULL, IR_F32, 2, (Val[]){ shifted, magic });
+		Val rest = val_fma(b, level, minus, unit);
+		error = val_fma(b, rest, rest, error);
+	}
+	Val start = val_offset(b, to.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, to, 1)));
+	start = val_offset(b, start, val_mul_i32(b, s->chunk, s->elements));
+	for (int c = 0, at = 0; c < s->chunks; c += s->lanes, at += s->elements) {
+		Val inside = val_compare(b, IR_LT, s->chunk, val_i32(b, s->chunks - c));
+		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);)
+			for (int i = 0; i < s->elements; i += 4)
+				val_store(b, val_offset_const(b, start, c * s->elements + i), pack_bytes(b, bytes + at + i));
+	}
+	error = val_fsqrt(b, lane_sum(k, error, s->lanes));
+	return val_fma(b, error, val_f32(b, UP), val_f32(b, HIDDEN));
+}
+
+/* Float32 values for each row of the block, in shared memory. */
+static Val row_values(Kernel *k)
+{
+	Val values = val_offset_const(k->b, k->shared, k->shared_bytes);
+	k->shared_bytes += 4 * PLAN_TERM_ROWS;
+	return values;
+}
+
+static Val row_value_at(Kernel *k, Val values, Val row)
+{
+	return val_offset(k->b, values, val_mul_i32(k->b, row, 4));
+}
+
+/* The largest x of the CTA, NaN if any is. */
+static Val cta_max(Kernel *k, Val x)
+{
+	Builder *b = k->b;
+	x = lane_max(k, x, WARP);
+	Val sums = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += 4 * CTA_WARPS;
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		val_store(b, val_offset(b, sums, val_mul_i32(b, k->warp, 4)), x);
+	kernel_barrier(k);
+	for (int w = 0; w < CTA_WARPS; w++) {
+		Val other = val_load(b, val_offset_const(b, sums, 4 * w), IR_F32);
+		x = w == 0 ? other : val_fmax(b, x, other);
+	}
+	return x;
+}
+
+Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length)
+{
+	Builder *b = k->b;
+	int bytes = plan_int8_bytes(k->spec);
+	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
+	Val stride = kernel_i64(k, "%d*round_up(%s,%d)", bytes, length, PLAN_TERM_ROWS);
+	Matrix m = { .base = val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride)) };
+	m.row_bytes = arena_printf(b->arena, "%d", bytes);
+	m.rows = kernel_i32(k, "round_up(%s,%d)", length, PLAN_TERM_ROWS);
+	m.cols = bytes / dtype_size(k->spec->dtype);
+	return m;
+}
+
+static Val bounds_of(Kernel *k, const char *buffer, Val index, const char *entries)
+{
+	Builder *b = k->b;
+	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
+	Val stride = kernel_i64(k, "16*%s", entries);
+	return val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride));
+}
+
+Val row_bounds(Kernel *k, Val index)
+{
+	return bounds_of(k, "row_bound", index, arena_printf(k->b->arena, "round_up(q_len,%d)", PLAN_TERM_ROWS));
+}
+
+Val tile_bounds(Kernel *k, Val index)
+{
+	return bounds_of(k, "tile_bound", index, arena_printf(k->b->arena, "ceil_div(k_len,%d)", PLAN_MARK));
+}
+
+static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
+{
+	Builder *b = k->b;
+	Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, entry), val_i64(b, 16)));
+	val_store(b, at, val_vector_pair(b, x, y, IR_V2F32));
+	val_store(b, val_offset_const(b, at, 8), val_vector_pair(b, z, z, IR_V2F32));
+}
+
+/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. */
+static double score_error(const Spec *spec)
+{
+	double sums = (2 * spec->head_dim + 16) * 0x1p-23;
+	return spec->dtype == DTYPE_F32 && spec->precision == PRECISION_TF32 ? sums + 0x1.1p-10 : sums;
+}
+
+/* Integers in the order of the floats whose bits they hold, and back: the same map. */
+static Val ordered(Builder *b, Val bits)
+{
+	Val sign = ir_op(b, "arith.shrsi", NULL, IR_I32, 2, (Val[]){ bits, val_i32(b, 31) });
+	return val_xor(b, bits, val_and(b, sign, val_i32(b, INT32_MAX)));
+}
+
+static int32_t ordered_constant(float x)
+{
+	union { float f; int32_t i; } bits = { x };
+	return bits.i < 0 ? bits.i ^ INT32_MAX : bits.i;
+}
+
+/*
+ * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score rises
+ * with x. -inf where there is none, +inf where the score stays below tau for all x.
+ */
+static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Val tau)
+{
+	const Spec *spec = k->spec;
+	ViewMath math = view_math(spec, view);
+	if (math.score->op == EXPR_VAR)
+		return tau;
+	Builder *b = k->b;
+	float most = spec->normalize == NORMALIZE_L2 ? 1.01f : 0x1p100f;
+	int32_t low_end = ordered_constant(-most), high_end = ordered_constant(most);
+	Val low = val_i32(b, low_end), high = val_i32(b, high_end), none = low, all = high;
+	Val *carry[] = { &low, &high };
+	Val first = val_i32(b, 0);
+	for (Loop l = loop_begin(b, first, val_i32(b, 32), 1, carry, 2); loop_next(&l);) {
+		Val half = val_shr(b, val_sub(b, high, low), val_i32(b, 1));
+		Val middle = val_add(b, low, half);
+		Scope scope = scope_inside(head);
+		scope.var[VAR_I] = val_i32_to_f32(b, query_position(k, row));
+		scope.var[VAR_S] = val_bitcast(b, ordered(b, middle), IR_F32);
+		Val size;
+		Val score = scalar_emit_sized(b, math.score, &scope, &size);
+		Val above = val_fma(b, size, val_f32(b, 0x1p-17), score);
+		Val below = val_fcompare(b, IR_LE, above, tau);
+		low = val_select(b, below, middle, low);
+		high = val_select(b, below, high, middle);
+	}
+	Val infinity = val_f32(b, INFINITY);
+	Val x = val_bitcast(b, ordered(b, low), IR_F32);
+	x = val_select(b, val_compare(b, IR_EQ, high, all), infinity, x);
+	return val_select(b, val_compare(b, IR_EQ, low, none), val_fneg(b, infinity), x);
+}
+
+/* A row that sees no key, or that does not exist. */
+static Val row_sees_nothing(Kernel *k, Val row)
+{
+	Builder *b = k->b;
+	Val none = val_compare(b, IR_GE, row, kernel_i32(k, "q_len"));
+	if (k->spec->causal)
+		none = val_or(b, none, val_compare(b, IR_LT, query_position(k, row), val_i32(b, 0)));
+	return none;
+}
+
+/* One thread a row: the bound from what the row's loop left. */
+static void store_row_bound(Kernel *k, Val bounds, Val row, Val tau, Val step, Val error, Val norm)
+{
+	Builder *b = k->b;
+	double gamma = score_error(k->spec);
+	Val one = val_f32(b, 1), up = val_f32(b, UP), most = val_f32(b, 1e38), infinity = val_f32(b, INFINITY);
+	Val slope = val_fadd(b, norm, error);
+	Val offset = val_fma(b, slope, val_f32(b, gamma), error);
+	Val limit = val_fmin(b, tau, most);
+	limit = val_fma(b, val_fabs(b, limit), val_f32(b, -1e-6), limit);
+	if (k->spec->normalize == NORMALIZE_L2)
+		limit = val_fma(b, offset, val_f32(b, -UP), limit);
+	Val has_step = val_fcompare(b, IR_GT, step, val_f32(b, 0));
+	Val inverse = val_select(b, has_step, val_fdiv(b, one, step), one);
+	limit = val_fmin(b, val_fmul(b, limit, inverse), most);
+	slope = val_fmul(b, val_fmul(b, slope, inverse), up);
+	offset = val_fmul(b, val_fmul(b, offset, inverse), up);
+	Val bounded = val_fcompare(b, IR_LT, limit, infinity);
+	bounded = val_and(b, bounded, val_fcompare(b, IR_LT, slope, infinity));
+	bounded = val_and(b, bounded, val_fcompare(b, IR_LT, offset, infinity));
+	Val never = row_sees_nothing(k, row);
+	limit = val_select(b, never, most, val_select(b, bounded, limit, val_fneg(b, infinity)));
+	slope = val_select(b, never, one, val_select(b, bounded, slope, one));
+	offset = val_select(b, never, one, val_select(b, bounded, offset, one));
+	store_bound(k, bounds, row, limit, slope, offset);
+}
+
+static Val view_index(Kernel *k, int view, const char *heads, Place place)
+{
+	return val_add(k->b, place.batch_head, kernel_i32(k, "%d*batch*%s", view, heads));
+}
+
+void quantise_queries(Kernel *k, const Scope *head, Place place)
+{
+	Builder *b = k->b;
+	Share share = share_of(k);
+	Val steps = row_values(k), errors = row_values(k), norms = row_values(k);
+	Val tau = { NULL };
+	for (int v = 0; v < k->spec->views; v++) {
+		Val index = view_index(k, v, "heads", place);
+		Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
+		Matrix to = int8_matrix(k, "q8", index, "q_len");
+		Val first = val_i32(b, 0);
+		for (Loop l = loop_begin(b, first, val_i32(b, PLAN_TERM_ROWS), share.rows_at_once, NULL, 0); loop_next(&l);) {
+			Val in_block = val_add(b, l.index, share.row);
+			Val row = val_add(b, place.row0, in_block);
+			Val x[2 * MAX_ELEMENTS];
+			int count = load_share(k, &share, from, row, x);
+			RowFacts facts = facts_of(k, &share, x, count);
+			Scale scale = scale_of(k, facts.largest);
+			Val error = store_int8(k, &share, to, row, x, count, facts, scale);
+			for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, val_i32(b, 0)), NULL, 0); if_next(&f);) {
+				if (k->spec->normalize == NORMALIZE_L2)
+					store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), row, facts.inverse);
+				val_store(b, row_value_at(k, steps, in_block), scale.step);
+				val_store(b, row_value_at(k, errors, in_block), error);
+				val_store(b, row_value_at(k, norms, in_block), facts.norm);
+			}
+		}
+		kernel_barrier(k);
+		Val own = val_compare(b, IR_LT, k->thread, val_i32(b, PLAN_TERM_ROWS));
+		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
+			Val row = val_add(b, place.row0, k->thread);
+			tau = row_threshold(k, head, v, row);
+			if (v < k->plan->tau_views)
+				store_term(k, terms_of(k, tau_buffer(k, v), place.batch_head, "q_len"), row, tau);
+			Val limit = product_threshold(k, head, v, row, tau);
+			Val step = val_load(b, row_value_at(k, steps, k->thread), IR_F32);
+			Val error = val_load(b, row_value_at(k, errors, k->thread), IR_F32);
+			Val norm = val_load(b, row_value_at(k, norms, k->thread), IR_F32);
+			store_row_bound(k, row_bounds(k, index), row, limit, step, error, norm);
+		}
+		kernel_barrier(k);
+	}
+}
+
+/* +inf for what is not finite, so that the screen's comparison visits. */
+static Val or_infinite(Builder *b, Val x)
+{
+	Val infinity = val_f32(b, INFINITY);
+	return val_select(b, val_fcompare(b, IR_LT, x, infinity), x, infinity);
+}
+
+void quantise_keys(Kernel *k, Place place)
+{
+	Builder *b = k->b;
+	Share share = share_of(k);
+	Val inverses = row_values(k);
+	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
+	for (int v = 0; v < k->spec->views; v++) {
+		Val index = view_index(k, v, "kv_heads", place);
+		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
+		Matrix to = int8_matrix(k, "k8", index, "k_len");
+		Val largest = zero, norm = zero, error = zero, x[2 * MAX_ELEMENTS];
+		Val *carry[] = { &largest, &norm };
+		for (Loop l = loop_begin(b, first, past, share.rows_at_once, carry, 2); loop_next(&l);) {
+			Val in_block = val_add(b, l.index, share.row);
+			Val row = val_add(b, place.row0, in_block);
+			int count = load_share(k, &share, from, row, x);
+			RowFacts facts = facts_of(k, &share, x, count);
+			largest = val_fmax(b, largest, facts.largest);
+			norm = val_fmax(b, norm, facts.norm);
+			for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, first), NULL, 0); if_next(&f);) {
+				if (k->spec->normalize == NORMALIZE_L2)
+					store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), row, facts.inverse);
+				val_store(b, row_value_at(k, inverses, in_block), facts.inverse);
+			}
+		}
+		Scale scale = scale_of(k, cta_max(k, largest));
+		Val *error_carry[] = { &error };
+		for (Loop l = loop_begin(b, first, past, share.rows_at_once, error_carry, 1); loop_next(&l);) {
+			Val in_block = val_add(b, l.index, share.row);
+			Val row = val_add(b, place.row0, in_block);
+			int count = load_share(k, &share, from, row, x);
+			RowFacts facts = { .inverse = val_load(b, row_value_at(k, inverses, in_block), IR_F32) };
+			Val rest = store_int8(k, &share, to, row, x, count, facts, scale);
+			error = val_fmax(b, error, rest);
+		}
+		error = cta_max(k, error);
+		norm = cta_max(k, norm);
+		for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, first), NULL, 0); if_next(&f);) {
+			Val one = val_f32(b, 1);
+			Val has_step = val_fcompare(b, IR_GT, scale.step, zero);
+			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
+			store_bound(k, tile_bounds(k, index), place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
+		}
+	}
+}

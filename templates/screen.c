@@ -1,0 +1,278 @@
+/*
+ * The screen: which pairs may survive. For int8 images q^ = sq qi, k^ = sk ki with errors eq and ek (2-norms), Cauchy-Schwarz gives
+ *
+ *     q.k <= sq sk (qi.ki) + eq |k| + (|q| + eq) ek
+ *
+ * so a pair can pass the row's threshold only where qi.ki is larger than one integer, made of the row's bound and the key tile's
+ * (docs/screen.md). The largest product of each row settles most tiles; only where one passes are single pairs looked at.
+ *
+ * One CTA: a row block of one (view, batch, head); int8 keys stream by. A warp that finds something leaves masks of its keys and rows in
+ * shared memory; once in PLAN_WORD_MARKS key tiles the first warp joins them and writes marks (marks.h).
+ */
+#include "quantise.h"
+#include "tile_parts.h"
+
+/* What a warp leaves for a key tile: masks of the keys (64 bits) and of its own rows (16 bits), and padding. */
+enum { SLOT_BYTES = 16 };
+
+typedef struct Screen {
+	Kernel *k;
+	Val row0, row_block;               /* i32: of the CTA */
+	Val kv_index, index;               /* view * batch * (kv_heads, heads) + ..., the keys' and the rows' */
+	Axis limit, slope, offset;         /* the bounds of this lane's rows */
+	Val tiles;                         /* tile bounds */
+	Val slots, found;                  /* shared: masks, [2][tiles of a word][warps]; found tiles, [2][warps] */
+	Marks marks;
+	Val hits;                          /* i32, carried: key tiles of the word at hand in which this warp found something */
+	Val count;                         /* i32, carried in the first warp: marks so far */
+} Screen;
+
+static void find_place(Screen *s)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Place place = kernel_place(k, "heads", "q_len", PLAN_MARK);
+	s->row0 = place.row0;
+	s->row_block = place.block;
+	s->index = place.batch_head;       /* the view counts as a further batch */
+	Val kv_heads = kernel_i32(k, "kv_heads");
+	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), key_head(k, place.head));
+}
+
+static void load_row_bounds(Screen *s, Axis row)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val bounds = row_bounds(k, s->index);
+	s->limit = axis_new(k, ALONG_ROWS, PLAN_MARK);
+	s->slope = axis_new(k, ALONG_ROWS, PLAN_MARK);
+	s->offset = axis_new(k, ALONG_ROWS, PLAN_MARK);
+	for (int r = 0; r < row.count; r++) {
+		Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, row.at[r]), val_i64(b, 16)));
+		Val pair = val_load(b, at, IR_V2F32);
+		s->limit.at[r] = val_vector_get(b, pair, 0, IR_F32);
+		s->slope.at[r] = val_vector_get(b, pair, 1, IR_F32);
+		s->offset.at[r] = val_load(b, val_offset_const(b, at, 8), IR_F32);
+	}
+}
+
+/* A key tile's bound: 1/sk, the largest ek, and the largest |k|. */
+typedef struct TileBound { Val inverse, error, norm; } TileBound;
+
+static TileBound load_tile_bound(Screen *s, Val tile)
+{
+	Builder *b = s->k->b;
+	Val at = val_offset(b, s->tiles, val_mul_i32(b, tile, 16));
+	Val pair = val_load(b, at, IR_V2F32);
+	TileBound bound;
+	bound.inverse = val_vector_get(b, pair, 0, IR_F32);
+	bound.error = val_vector_get(b, pair, 1, IR_F32);
+	bound.norm = val_load(b, val_offset_const(b, at, 8), IR_F32);
+	return bound;
+}
+
+/* The largest product of each of the lane's rows that cannot be a survivor's. */
+static void thresholds(Screen *s, TileBound tile, Val at[2])
+{
+	Builder *b = s->k->b;
+	for (int r = 0; r < 2; r++) {
+		Val room = val_fma(b, val_fneg(b, s->slope.at[r]), tile.error, s->limit.at[r]);
+		if (s->k->spec->normalize == NORMALIZE_NONE)
+			room = val_fma(b, val_fneg(b, s->offset.at[r]), tile.norm, room);
+		at[r] = val_floor_i32(b, val_fmul(b, room, tile.inverse));
+	}
+}
+
+static Val any_in_warp(Kernel *k, Val condition)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, condition });
+}
+
+static Val warp_or(Kernel *k, Val x)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
+}
+
+/* Bit e: element e of the tile is above its row's threshold and visible. */
+static Val passing(Screen *s, Tile products, const Val above[2], Axis row, Val key0)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0), bits = zero;
+	for (int e = 0; e < tile_count(products); e++) {
+		Val pass = val_compare(b, IR_GT, products.e[e], above[e % 4 / 2]);
+		bits = val_or(b, bits, val_select(b, pass, val_i32(b, (int32_t)(1u << e)), zero));
+	}
+	Axis key = axis_index(k, ALONG_COLS, PLAN_MARK, key0);
+	Val has_hidden = tile_has_hidden(k, block_range(k, s->row0, PLAN_MARK), block_range(k, key0, PLAN_MARK), true);
+	return val_and(b, bits, visible_bits(k, products, row, key, has_hidden, true));
+}
+
+/* Elements to columns: bits 4n + {0, 1} of both rows, for n < 4, become bits 8n + 2 (lane % 4) + {0, 1}. */
+static Val column_bits(Kernel *k, Val bits)
+{
+	static const struct { int shift; int32_t mask; } spread[] = { { 8, 0x00ff00ff }, { 4, 0x03030303 } };
+	Builder *b = k->b;
+	bits = val_or(b, bits, val_shr(b, bits, val_i32(b, 2)));
+	bits = val_and(b, bits, val_i32(b, 0x3333));
+	for (int i = 0; i < 2; i++) {
+		bits = val_or(b, bits, val_shl(b, bits, val_i32(b, spread[i].shift)));
+		bits = val_and(b, bits, val_i32(b, spread[i].mask));
+	}
+	Val first = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2);
+	return val_shl(b, bits, first);
+}
+
+static Val bit_if_any(Builder *b, Val bits, uint32_t mask, Val position)
+{
+	Val zero = val_i32(b, 0);
+	Val some = val_compare(b, IR_NE, val_and(b, bits, val_i32(b, (int32_t)mask)), zero);
+	return val_select(b, some, val_shl(b, val_i32(b, 1), position), zero);
+}
+
+/* Masks of what passes in this warp's rows; notes the tile in `hits` where anything does. */
+static void leave_masks(Screen *s, Tile products, const Val above[2], Axis row, Val tile)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val bits = passing(s, products, above, row, val_mul_i32(b, tile, PLAN_MARK));
+	Val low = warp_or(k, column_bits(k, bits));
+	Val high = warp_or(k, column_bits(k, val_shr(b, bits, val_i32(b, 16))));
+	Val upper = val_div_i32(b, k->lane, 4), lower = val_add_i32(b, upper, 8);
+	Val rows = bit_if_any(b, bits, 0x33333333, upper);
+	rows = warp_or(k, val_or(b, rows, bit_if_any(b, bits, 0xcccccccc, lower)));
+	Val in_word = val_rem_i32(b, tile, PLAN_WORD_MARKS);
+	Val buffer = val_rem_i32(b, val_div_i32(b, tile, PLAN_WORD_MARKS), 2);
+	Val slot = val_add(b, val_mul_i32(b, buffer, PLAN_WORD_MARKS), in_word);
+	slot = val_add(b, val_mul_i32(b, slot, k->launch->warps), k->warp);
+	Val at = val_offset(b, s->slots, val_mul_i32(b, slot, SLOT_BYTES));
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);) {
+		val_store(b, at, val_vector_pair(b, low, high, IR_V2I32));
+		val_store(b, val_offset_const(b, at, 8), rows);
+	}
+	Val zero = val_i32(b, 0);
+	Val some = val_compare(b, IR_NE, rows, zero);
+	s->hits = val_or(b, s->hits, val_select(b, some, val_shl(b, val_i32(b, 1), in_word), zero));
+}
+
+static void screen_tile(Screen *s, Tile products, TileBound bound, Axis row, Val tile)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val above[2], largest[2];
+	thresholds(s, bound, above);
+	for (int e = 0; e < tile_count(products); e++) {
+		Val *of_row = &largest[e % 4 / 2];
+		*of_row = e % 4 % 2 == 0 && e < 4 ? products.e[e] : val_max(b, *of_row, products.e[e]);
+	}
+	Val own = val_or(b, val_compare(b, IR_GT, largest[0], above[0]), val_compare(b, IR_GT, largest[1], above[1]));
+	Val *changed[] = { &s->hits };
+	for (If f = if_begin(b, any_in_warp(k, own), changed, 1); if_next(&f);)
+		leave_masks(s, products, above, row, tile);
+}
+
+/* The first warp's lane l joins what the warps left for the word's key tile l. */
+static void join_slots(Screen *s, Val buffer, Val *keys, Val *rows)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	int warps = k->launch->warps;
+	Val slot = val_add(b, val_mul_i32(b, buffer, PLAN_WORD_MARKS), k->lane);
+	Val from = val_offset(b, s->slots, val_mul_i32(b, slot, warps * SLOT_BYTES));
+	Val found = val_offset(b, s->found, val_mul_i32(b, buffer, warps * 4));
+	Val own = val_shl(b, val_i32(b, 1), k->lane), zero = val_i64(b, 0);
+	*keys = *rows = zero;
+	for (int w = 0; w < warps; w++) {
+		Val bits = val_load(b, val_offset_const(b, found, 4 * w), IR_I32);
+		Val marked = val_compare(b, IR_NE, val_and(b, bits, own), val_i32(b, 0));
+		Val *changed[] = { keys, rows };
+		for (If f = if_begin(b, marked, changed, 2); if_next(&f);) {
+			Val mask = val_load(b, val_offset_const(b, from, w * SLOT_BYTES), IR_I64);
+			Val mask_rows = val_load(b, val_offset_const(b, from, w * SLOT_BYTES + 8), IR_I32);
+			Val wide = val_join_i32(b, mask_rows, val_i32(b, 0));
+			*keys = val_or(b, *keys, mask);
+			*rows = val_or(b, *rows, val_shl(b, wide, val_i64(b, w * PLAN_WARP_ROWS)));
+		}
+	}
+}
+
+/* The word at hand is complete: the first warp writes it and its marks. */
+static void write_word(Screen *s, Val tile)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val word = val_div_i32(b, tile, PLAN_WORD_MARKS), buffer = val_rem_i32(b, word, 2);
+	Val zero = val_i32(b, 0), first_lane = val_compare(b, IR_EQ, k->lane, zero);
+	Val own = val_add(b, val_mul_i32(b, buffer, k->launch->warps), k->warp);
+	for (If f = if_begin(b, first_lane, NULL, 0); if_next(&f);)
+		val_store(b, val_offset(b, s->found, val_mul_i32(b, own, 4)), s->hits);
+	kernel_barrier(k);
+	Val *changed[] = { &s->count };
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->warp, zero), changed, 1); if_next(&f);) {
+		Val keys, rows;
+		join_slots(s, buffer, &keys, &rows);
+		Val marked = val_compare(b, IR_NE, keys, val_i64(b, 0));
+		Val all = val_i32(b, -1);
+		Val bits = ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind ballot>", IR_I32, 2, (Val[]){ all, marked });
+		Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
+		Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
+		Val kept = val_and(b, marked, val_compare(b, IR_LT, number, s->marks.capacity));
+		for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
+			Val at = marks_at(k, &s->marks, s->row_block);
+			at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
+			val_store(b, at, keys);
+			val_store(b, val_offset_const(b, at, 8), rows);
+		}
+		for (If m = if_begin(b, first_lane, NULL, 0); if_next(&m);) {
+			Val at = marks_words_at(k, &s->marks, s->row_block);
+			at = val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
+			val_store(b, at, val_vector_pair(b, bits, s->count, IR_V2I32));
+		}
+		s->count = val_add(b, s->count, val_popc(b, bits));
+	}
+	s->hits = zero;
+}
+
+bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	Screen s = { .k = k };
+	find_place(&s);
+	s.marks = marks_of(k, s.index);
+	s.tiles = tile_bounds(k, s.kv_index);
+	Val first_row = val_add(b, s.row0, val_mul_i32(b, k->warp, PLAN_WARP_ROWS));
+	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, first_row);
+	load_row_bounds(&s, row);
+	s.hits = s.count = val_i32(b, 0);
+
+	Matrix queries = int8_matrix(k, "q8", s.index, "q_len");
+	Shared q = resident_matrix(k, queries, s.row0);
+	copies_commit(k);
+	copies_wait(k, 0);
+	kernel_barrier(k);
+	Val *rows = int8_rows(k, q);
+
+	s.slots = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += 2 * PLAN_WORD_MARKS * launch->warps * SLOT_BYTES;
+	s.found = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += 2 * launch->warps * 4;
+	Stream keys = { .matrix = int8_matrix(k, "k8", s.kv_index, "k_len") };
+	Ring ring = ring_new(k, &keys, 1, PLAN_MARK, launch->slots, 0);
+	Span span = key_tiles(k, s.row0, PLAN_MARK, PLAN_MARK);
+	Val last = val_add_i32(b, span.end, -1);
+	Val *carry[] = { &s.hits, &s.count };
+	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2); ring_round(&ring);) {
+		Val tile = ring.read_tile;
+		TileBound bound = load_tile_bound(&s, tile);
+		RingTile at_hand = ring_next(&ring);
+		Tile products = mma_int8(k, rows, at_hand.data);
+		screen_tile(&s, products, bound, row, tile);
+		Val word_ends = val_compare(b, IR_EQ, val_rem_i32(b, tile, PLAN_WORD_MARKS), val_i32(b, PLAN_WORD_MARKS - 1));
+		word_ends = val_or(b, word_ends, val_compare(b, IR_EQ, tile, last));
+		for (If f = if_begin(b, word_ends, carry, 2); if_next(&f);)
+			write_word(&s, tile);
+	}
+	return kernel_end(k);
+}

@@ -1,0 +1,311 @@
+/*
+ * Gathering: marks to lists of rows, and lists to tiles.
+ *
+ * A group is as many marks as the CTA has threads. Each thread takes the mask of one; the running sums of their bits go to
+ * shared memory, and column x of round r finds the (r * cols + x)-th set bit by bisection over the sums.
+ */
+#include "marks.h"
+#include "tile_parts.h"
+
+static int threads_of(const Kernel *k)
+{
+	return k->launch->warps * WARP;
+}
+
+Marks marks_of(Kernel *k, Val index)
+{
+	Builder *b = k->b;
+	Val words = kernel_pointer(k, "buffer.mark_words");
+	Val marks = kernel_pointer(k, "buffer.marks");
+	Val index64 = val_to_i64(b, index);
+	Val word_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*ceil_div(k_len,%d)", WORD_BYTES, PLAN_MARK,
+	                            PLAN_MARK * PLAN_WORD_MARKS);
+	Val mark_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*min(ceil_div(k_len,%d),%d)", MARK_BYTES, PLAN_MARK, PLAN_MARK,
+	                            PLAN_MARK_CAPACITY);
+	Marks m;
+	m.words = val_offset(b, words, val_mul(b, index64, word_bytes));
+	m.marks = val_offset(b, marks, val_mul(b, index64, mark_bytes));
+	m.words_a_row = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK * PLAN_WORD_MARKS);
+	m.capacity = kernel_i32(k, "min(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_MARK_CAPACITY);
+	return m;
+}
+
+static Val entry_at(Kernel *k, Val base, Val row_block, Val entries, int bytes)
+{
+	Builder *b = k->b;
+	Val skipped = val_mul(b, val_to_i64(b, row_block), val_to_i64(b, entries));
+	return val_offset(b, base, val_mul(b, skipped, val_i64(b, bytes)));
+}
+
+Val marks_words_at(Kernel *k, const Marks *marks, Val row_block)
+{
+	return entry_at(k, marks->words, row_block, marks->words_a_row, WORD_BYTES);
+}
+
+Val marks_at(Kernel *k, const Marks *marks, Val row_block)
+{
+	return entry_at(k, marks->marks, row_block, marks->capacity, MARK_BYTES);
+}
+
+static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int count)
+{
+	int bytes = 0;
+	for (int n = 0; n < count; n++)
+		bytes += ring_slot_bytes(k->spec, cols, streams[n].matrix.cols, streams[n].term_count);
+	return bytes;
+}
+
+Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
+{
+	Builder *b = k->b;
+	Gather g = { .k = k, .cols = cols };
+	int threads = threads_of(k), at = k->shared_bytes;
+	g.slots = val_offset_const(b, k->shared, at);
+	at += streams_bytes(k, cols, streams, count);
+	g.masks = val_offset_const(b, k->shared, at);
+	at += 8 * threads;
+	g.ends = val_offset_const(b, k->shared, at);
+	at += 4 * threads;
+	g.list = val_offset_const(b, k->shared, at);
+	at += 4 * cols;
+	g.warp_sums = val_offset_const(b, k->shared, at);
+	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
+	return g;
+}
+
+/* The mask of this thread's mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
+static Val own_mask(Gather *g, Val other)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	const GatherWalk *w = g->walk;
+	Val row_block = w->by_keys ? other : w->block;
+	Val tile = w->by_keys ? w->block : other;
+	Val mask = val_i64(b, 0);
+	Val *changed[] = { &mask };
+	Val inside = val_compare(b, IR_LT, other, w->end);
+	inside = val_and(b, inside, val_compare(b, IR_GE, other, w->first));
+	for (If f = if_begin(b, inside, changed, 1); if_next(&f);) {
+		Val word = val_div_i32(b, tile, PLAN_WORD_MARKS), bit = val_rem_i32(b, tile, PLAN_WORD_MARKS);
+		Val at = marks_words_at(k, &w->marks, row_block);
+		at = val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
+		Val pair = val_load(b, at, IR_V2I32);
+		Val bits = val_vector_get(b, pair, 0, IR_I32);
+		Val own = val_shl(b, val_i32(b, 1), bit);
+		Val marked = val_compare(b, IR_NE, val_and(b, bits, own), val_i32(b, 0));
+		for (If m = if_begin(b, marked, changed, 1); if_next(&m);) {
+			Val below = val_and(b, bits, val_add_i32(b, own, -1));
+			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), val_popc(b, below));
+			mask = val_i64(b, -1);
+			Val room = val_compare(b, IR_LT, number, w->marks.capacity);
+			for (If r = if_begin(b, room, changed, 1); if_next(&r);) {
+				Val mark = marks_at(k, &w->marks, row_block);
+				mark = val_offset(b, mark, val_mul_i32(b, number, MARK_BYTES));
+				mask = val_load(b, val_offset_const(b, mark, w->by_keys ? 8 : 0), IR_I64);
+			}
+		}
+	}
+	return mask;
+}
+
+/* x summed over this lane and those below it. */
+static Val lanes_running_sum(Kernel *k, Val x)
+{
+	Builder *b = k->b;
+	Val all = val_i32(b, -1), clamp = val_i32(b, 0), zero = val_i32(b, 0);
+	for (int distance = 1; distance < WARP; distance *= 2) {
+		Val offset = val_i32(b, distance);
+		Val below = ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind up>", IR_I32, 4, (Val[]){ all, x, offset, clamp });
+		Val has = val_compare(b, IR_GE, k->lane, offset);
+		x = val_add(b, x, val_select(b, has, below, zero));
+	}
+	return x;
+}
+
+/* Masks and running sums of a group, for all threads to read; returns the group's sum. */
+static Val share_group(Gather *g, Val mask)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val low = val_popc(b, val_low_i32(b, mask));
+	Val count = val_add(b, low, val_popc(b, val_high_i32(b, mask)));
+	Val end = lanes_running_sum(k, count);
+	Val last_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, WARP - 1));
+	for (If f = if_begin(b, last_lane, NULL, 0); if_next(&f);)
+		val_store(b, val_offset(b, g->warp_sums, val_mul_i32(b, k->warp, 4)), end);
+	kernel_barrier(k);
+	Val total = val_i32(b, 0), before = total;
+	for (int w = 0; w < k->launch->warps; w++) {
+		Val sum = val_load(b, val_offset_const(b, g->warp_sums, 4 * w), IR_I32);
+		Val earlier = val_compare(b, IR_GT, k->warp, val_i32(b, w));
+		before = val_add(b, before, val_select(b, earlier, sum, val_i32(b, 0)));
+		total = val_add(b, total, sum);
+	}
+	val_store(b, val_offset(b, g->ends, val_mul_i32(b, k->thread, 4)), val_add(b, before, end));
+	val_store(b, val_offset(b, g->masks, val_mul_i32(b, k->thread, 8)), mask);
+	kernel_barrier(k);
+	return total;
+}
+
+/* The place of the n-th set bit of a mask that has more than n, from 0. */
+static Val nth_bit(Kernel *k, Val mask, Val n)
+{
+	Builder *b = k->b;
+	Val word = val_low_i32(b, mask), high = val_high_i32(b, mask), place = val_i32(b, 0);
+	for (int width = WARP; width > 0; width /= 2) {
+		Val lower = width == WARP ? word : val_and(b, word, val_i32(b, (int32_t)((1u << width) - 1)));
+		Val count = val_popc(b, lower);
+		Val up = val_compare(b, IR_GE, n, count);
+		Val upper = width == WARP ? high : val_shr(b, word, val_i32(b, width));
+		word = val_select(b, up, upper, lower);
+		n = val_sub(b, n, val_select(b, up, count, val_i32(b, 0)));
+		place = val_add(b, place, val_select(b, up, val_i32(b, width), val_i32(b, 0)));
+	}
+	return place;
+}
+
+/* The row of entry number `entry` of the group that begins with mark `first`. */
+static Val entry_row(Gather *g, Val first, Val entry)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val mark = val_i32(b, 0), zero = mark;
+	for (int step = threads_of(k) / 2; step > 0; step /= 2) {
+		Val probe = val_mul_i32(b, val_add_i32(b, mark, step - 1), 4);
+		Val end = val_load(b, val_offset(b, g->ends, probe), IR_I32);
+		Val past = val_compare(b, IR_LE, end, entry);
+		mark = val_add(b, mark, val_select(b, past, val_i32(b, step), zero));
+	}
+	Val end = val_load(b, val_offset(b, g->ends, val_mul_i32(b, mark, 4)), IR_I32);
+	Val mask = val_load(b, val_offset(b, g->masks, val_mul_i32(b, mark, 8)), IR_I64);
+	Val low = val_popc(b, val_low_i32(b, mask));
+	Val count = val_add(b, low, val_popc(b, val_high_i32(b, mask)));
+	Val number = val_sub(b, entry, val_sub(b, end, count));
+	Val block = val_mul_i32(b, val_add(b, first, mark), PLAN_MARK);
+	return val_add(b, block, nth_bit(k, mask, number));
+}
+
+/* The rows of a round's tile, one thread a column. */
+static void write_list(Gather *g, Val first, Val round)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	for (int x = 0; x < g->cols; x += threads_of(k)) {
+		Val column = val_add_i32(b, k->thread, x);
+		Val own = val_compare(b, IR_LT, column, val_i32(b, g->cols));
+		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
+			Val entry = val_add(b, val_mul_i32(b, round, g->cols), column);
+			Val row = val_i32(b, GATHER_NOTHING);
+			Val *changed[] = { &row };
+			Val exists = val_compare(b, IR_LT, entry, g->total);
+			for (If e = if_begin(b, exists, changed, 1); if_next(&e);)
+				row = entry_row(g, first, entry);
+			val_store(b, val_offset(b, g->list, val_mul_i32(b, column, 4)), row);
+		}
+	}
+	kernel_barrier(k);
+}
+
+/* Tiles lie one after the other. */
+static RingTile slot_of(Gather *g, int n)
+{
+	Kernel *k = g->k;
+	const Stream *s = &g->walk->streams[n];
+	Val base = val_offset_const(k->b, g->slots, streams_bytes(k, g->cols, g->walk->streams, n));
+	RingTile tile = { .data = shared_at(k, base, g->cols, s->matrix.cols) };
+	for (int t = 0; t < s->term_count; t++)
+		tile.terms[t] = val_offset_const(k->b, tile.data.base, shared_bytes(tile.data) + t * g->cols * 4);
+	return tile;
+}
+
+static void copy_streams(Gather *g)
+{
+	Kernel *k = g->k;
+	for (int n = 0; n < g->walk->stream_count; n++) {
+		const Stream *s = &g->walk->streams[n];
+		RingTile to = slot_of(g, n);
+		shared_gather(k, to.data, s->matrix, g->list);
+		for (int t = 0; t < s->term_count; t++)
+			shared_gather_terms(k, to.terms[t], s->terms[t], g->list, g->cols, s->matrix.rows);
+		copies_commit(k);
+	}
+}
+
+static void copy_residents(Gather *g)
+{
+	Kernel *k = g->k;
+	Val some = val_compare(k->b, IR_GT, g->total, val_i32(k->b, 0));
+	for (If f = if_begin(k->b, some, NULL, 0); if_next(&f);)
+		for (int n = 0; n < g->walk->resident_count; n++) {
+			const Resident *r = &g->walk->residents[n];
+			shared_copy(k, r->to, r->from, r->row0);
+		}
+}
+
+void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count)
+{
+	Builder *b = g->k->b;
+	int threads = threads_of(g->k);
+	g->walk = walk;
+	g->found = val_i32(b, 0);
+	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + 1);
+	all[0] = &g->found;
+	for (int i = 0; i < carry_count; i++)
+		all[1 + i] = carry[i];
+	Val first = val_mul_i32(b, val_div_i32(b, walk->first, threads), threads);
+	g->groups = loop_begin(b, first, walk->end, threads, all, carry_count + 1);
+}
+
+/* A group's marks, then the loop over its rounds. */
+static void enter_group(Gather *g)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val other = val_add(b, g->groups.index, k->thread);
+	g->total = share_group(g, own_mask(g, other));
+	g->found = val_add(b, g->found, g->total);
+	copy_residents(g);
+	Val up = val_add_i32(b, g->total, g->cols - 1);
+	g->rounds = loop_begin(b, val_i32(b, 0), val_div_i32(b, up, g->cols), 1, g->groups.carry, g->groups.count);
+}
+
+static void enter_round(Gather *g)
+{
+	Kernel *k = g->k;
+	write_list(g, g->groups.index, g->rounds.index);
+	copy_streams(g);
+	g->index = axis_load_shared(k, g->cols, g->list, IR_V2I32);
+}
+
+Range gather_range(Gather *g)
+{
+	Builder *b = g->k->b;
+	Val first = val_load(b, g->list, IR_I32);
+	Val last = val_load(b, val_offset_const(b, g->list, 4 * (g->cols - 1)), IR_I32);
+	return (Range){ first, val_add_i32(b, last, 1) };
+}
+
+bool gather_round(Gather *g)
+{
+	if (!g->groups.entered) {
+		if (!loop_next(&g->groups))
+			return false;
+		enter_group(g);
+		if (!loop_next(&g->rounds))
+			return false;
+		enter_round(g);
+		return true;
+	}
+	/* Everyone is done with the tiles, and after the last round with the sums. */
+	kernel_barrier(g->k);
+	loop_next(&g->rounds);
+	loop_next(&g->groups);
+	return false;
+}
+
+RingTile gather_tile(Gather *g, int stream)
+{
+	copies_wait(g->k, g->walk->stream_count - 1 - stream);
+	kernel_barrier(g->k);
+	return slot_of(g, stream);
+}
