@@ -144,6 +144,26 @@ bool op_redux(Warp *w, const Inst *in, uint32_t mask)
 
 bool op_warp_sync(Warp *w, const Inst *in, uint32_t mask) { return check_members(w, in, mask, reg(w, in->op[0])); }
 
+/* Hardware is free in its choice among the members; here it is the lowest. */
+bool op_elect(Warp *w, const Inst *in, uint32_t mask)
+{
+	const uint32_t *members = reg(w, in->op[2]);
+	uint32_t *d = reg(w, in->op[0]), leader = (uint32_t)__builtin_ctz(mask);
+	if (!check_members(w, in, mask, members))
+		return false;
+	FOR_LANES(mask, d[l] = leader);
+	set_pred(w, in->op[1], mask, 1u << leader);
+	return true;
+}
+
+/* Registers are not counted: only what the instruction itself may ask for is checked. */
+bool op_set_registers(Warp *w, const Inst *in, uint32_t mask)
+{
+	uint32_t n = (uint32_t)lane_get(w, in->op[0], 4, __builtin_ctz(mask));
+	return (n % 8 == 0 && n >= 24 && n <= 256)
+		|| report_at(w, in, -1, "setmaxnreg of %u registers: it takes a multiple of 8 from 24 to 256", n);
+}
+
 bool op_trap(Warp *w, const Inst *in, uint32_t mask)
 {
 	return report_at(w, in, __builtin_ctz(mask), "trap: the kernel gave up by itself");
