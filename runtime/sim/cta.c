@@ -121,6 +121,8 @@ static void release_when_full(Cta *cta, Barrier *b)
 			continue;
 		clock_join(&w->clock, &b->joined);
 		w->state = WARP_READY;
+		if (w->waiting_at->n_dst > 0)
+			set_pred(w, w->waiting_at->op[0], w->live, b->any ? UINT32_MAX : 0);
 	}
 	*b = (Barrier){ 0 };
 }
@@ -129,10 +131,11 @@ static void release_when_full(Cta *cta, Barrier *b)
 static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 {
 	Cta *cta = w->cta;
+	const Slot *source = in->op + in->n_dst;
 	int lane = __builtin_ctz(mask);
-	uint32_t number = (uint32_t)lane_get(w, in->op[0], 4, lane), expected = cta->n_warps;
+	uint32_t number = (uint32_t)lane_get(w, source[0], 4, lane), expected = cta->n_warps;
 	for (int l = 0; l < LANES; l++)
-		if (mask >> l & 1 && lane_get(w, in->op[0], 4, l) != number) {
+		if (mask >> l & 1 && lane_get(w, source[0], 4, l) != number) {
 			report_at(w, in, l, "lanes of one warp name different barriers");
 			return NULL;
 		}
@@ -141,7 +144,7 @@ static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 		return NULL;
 	}
 	if (in->n_src > 1) {
-		uint32_t threads = (uint32_t)lane_get(w, in->op[1], 4, lane);
+		uint32_t threads = (uint32_t)lane_get(w, source[1], 4, lane);
 		expected = threads / LANES;
 		if (threads == 0 || threads % LANES || expected > cta->n_warps) {
 			report_at(w, in, lane, "a barrier of %u threads: it must be a multiple of %d up to the CTA's %u",
@@ -174,6 +177,16 @@ bool op_bar_sync(Warp *w, const Inst *in, uint32_t mask)
 	w->barrier = (uint32_t)(b - w->cta->barriers);
 	release_when_full(w->cta, b);
 	return true;
+}
+
+/* The result is known, and written, when the last warp arrives. */
+bool op_bar_red(Warp *w, const Inst *in, uint32_t mask)
+{
+	Barrier *b = open_barrier(w, in, mask);
+	if (!b)
+		return false;
+	b->any |= (*pred(w, in->op[in->n_dst + 2]) & mask) != 0;
+	return op_bar_sync(w, in, mask);
 }
 
 bool op_bar_arrive(Warp *w, const Inst *in, uint32_t mask)

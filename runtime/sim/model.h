@@ -260,6 +260,7 @@ struct Warp {
 typedef struct Barrier {
 	uint32_t arrived, expected;     /* warps; expected 0: nobody is there */
 	uint32_t waiting;               /* warps to wake, as a mask */
+	bool any;                       /* of bar.red.or: some lane's predicate holds */
 	Clock joined;                   /* what its participants knew on arrival */
 } Barrier;
 

@@ -92,6 +92,14 @@ static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 #define RESULT "cvt.rzi.u32.f32 %r1, %f0;\n" OUTPUT("%r1")
 
 static const Case cases[] = {
+	/* ---- barriers that reduce ---- */
+	{ "bar.red, one lane", "setp.eq.u32 %p1, %r30, 40; bar.red.or.pred %p2, 1, 64, %p1; selp.u32 %r1, 1, 0, %p2;\n" OUTPUT("%r1"), 64, 0,
+		NULL, one },
+	{ "bar.red, none, after one", "setp.eq.u32 %p1, %r30, 9; bar.red.or.pred %p2, 1, 64, %p1; setp.eq.u32 %p1, %r30, 99;\n"
+		"bar.red.or.pred %p2, 1, 64, %p1; selp.u32 %r1, 0, 1, %p2;\n" OUTPUT("%r1"), 64, 0, NULL, one },
+	{ "bar.red, a warp that stays away", "@%p6 ret; setp.eq.u32 %p1, %r30, 40; bar.red.or.pred %p2, 1, 64, %p1;", 64, 0,
+		"barrier 1 has 1 of 2 warps", NULL },
+
 	/* ---- mbarriers ---- */
 	{ "arrive and wait", EXCHANGE(ARRIVE("bars") WAIT("W", "bars", "0")), 64, 256, NULL, other_half },
 	{ "wait for a state", EXCHANGE("mbarrier.arrive.release.cta.shared::cta.b64 %x1, [bars];\n"
