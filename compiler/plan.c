@@ -60,6 +60,17 @@ int plan_row_bytes(const Spec *spec, int cols)
 	return (bytes / chunk | 1) * chunk;
 }
 
+int plan_panel_row_bytes(const Spec *spec, int cols)
+{
+	int bytes = cols * dtype_size(spec->dtype);
+	return (bytes + PLAN_PANEL_BYTES - 1) / PLAN_PANEL_BYTES * PLAN_PANEL_BYTES;
+}
+
+int plan_threads(const Launch *launch)
+{
+	return (launch->warps + launch->producer_warps) * 32;
+}
+
 bool plan_has_partials(const Plan *plan, int param)
 {
 	const Spec *spec = plan->spec;
@@ -152,12 +163,12 @@ static void plan_norm_backward(Plan *plan, Arena *arena)
 	if (plan_splits_output_gradient(spec))
 		add_buffer(plan, arena, BUFFER_BACKWARD, "do_rest", rows);
 	Launch *launch = add_launch(plan, arena, ROLE_NORM_BACKWARD, "");
-	launch->rows = PLAN_TERM_ROWS;
+	launch->rows = PLAN_NORM_ROWS;
 	launch->warps = 4;
-	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", PLAN_TERM_ROWS);
+	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", PLAN_NORM_ROWS);
 	if (spec->gain >= 0)
 		add_buffer(plan, arena, BUFFER_BACKWARD, arena_printf(arena, "partial_%s", spec->params[spec->gain].name),
-		           arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", 4 * spec->value_dim, PLAN_TERM_ROWS));
+		           arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", 4 * spec->value_dim, PLAN_NORM_ROWS));
 }
 
 /* As many views a pass as registers and shared memory allow; the passes share a tile, for the partial sums' sake. */
@@ -168,7 +179,7 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 	int together = spec->views;
 	for (; together > 0; together--) {
 		Needs needs = backward_q_needs(spec, together);
-		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(spec, &tile) || together == 1))
+		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(plan, &tile) || together == 1))
 			break;
 	}
 	if (together == 0)
@@ -212,12 +223,12 @@ static bool plan_backward_kv(Plan *plan, Arena *arena)
 	const Spec *spec = plan->spec;
 	Needs all = backward_kv_needs(spec, spec->views, true);
 	Launch tile = { 0 };
-	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(spec, &tile))
+	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(plan, &tile))
 		return add_kv_pass(plan, arena, 0, spec->views, true, "");
 	int together = spec->views;
 	for (; together > 1; together--) {
 		Needs needs = backward_kv_needs(spec, together, false);
-		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(spec, &tile))
+		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(plan, &tile))
 			break;
 	}
 	for (int v = 0; v < spec->views; v += together) {
@@ -253,11 +264,6 @@ static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 	if (plan->options.kind == PLAN_SPARSE) {
 		diag_error(diag, spec->loc, "the sparse plan is not available in this version");
 		diag_note(diag, (Loc){ 0, 0 }, "leave out --plan, or ask for --plan dense");
-		return false;
-	}
-	if (plan->options.target == TARGET_SM_90A) {
-		diag_error(diag, spec->loc, "target sm_90a is not available in this version");
-		diag_note(diag, (Loc){ 0, 0 }, "use --target sm_80: its PTX runs on every later GPU, sm_90 among them");
 		return false;
 	}
 	return true;

@@ -6,7 +6,7 @@
 #include "plan_tile.h"
 
 enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
-       F32_REGISTERS = 208, WORTHWHILE_COLS = 16 };
+       F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32 };
 
 /*
  * An upper bound that was fitted to what ptxas makes of these kernels (views 1..4, head_dim 40..256, all dtypes): addresses and
@@ -79,8 +79,77 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
 	return cost;
 }
 
+/*
+ * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has the SM to
+ * itself, and its registers are handed from the producer to the consumers.
+ */
+static const struct GroupShape {
+	int groups, register_limit, producer_registers, consumer_registers, most_views;
+} group_shapes[] = {
+	{ 2, 168, 24, 240, 1 },
+	{ 2, 168, 40, 232, SPEC_MAX_VIEWS },
+	{ 1, 144, 40, 240, SPEC_MAX_VIEWS },
+};
+
+static bool may_use_groups(const Plan *plan)
+{
+	return plan->options.target == TARGET_SM_90A && plan->spec->dtype != DTYPE_F32;
+}
+
+static int estimate_group_registers(const Spec *spec, const Needs *needs, int cols)
+{
+	int fixed = 36, view = 8, operands = cols / 4;
+	if (spec->dtype == DTYPE_F16)
+		fixed += 40;                   /* products on their way back from a row's scale */
+	if (spec->score->op != EXPR_VAR)
+		fixed += 10;
+	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
+}
+
+/* Bytes of barriers: one a tile of the ring, one a slot, one for the residents; and what rounding up to panels takes. */
+static int group_shared(const Needs *needs, const Launch *tile)
+{
+	enum { SPARE = 3 * 1024 };
+	return tile->rows * needs->box_residents + tile->slots * tile->cols * needs->box_round + SPARE;
+}
+
+static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct GroupShape *shape, Launch *tile)
+{
+	tile->rows = shape->groups * PLAN_GROUP_WARPS * PLAN_WARP_ROWS;
+	tile->warps = shape->groups * PLAN_GROUP_WARPS;
+	tile->producer_warps = PLAN_GROUP_WARPS;
+	tile->register_limit = shape->register_limit;
+	tile->producer_registers = shape->producer_registers;
+	tile->consumer_registers = shape->consumer_registers;
+	tile->register_estimate = estimate_group_registers(plan->spec, needs, tile->cols);
+	tile->shared_bytes = group_shared(needs, tile);
+	tile->retain = needs->can_retain;
+	tile->engine = ENGINE_WGMMA;
+	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	       tile->shared_bytes <= plan->shared_limit;
+}
+
+/* Rows save traffic, columns save waiting, slots hide it: in this order. */
+static bool choose_group_tile(const Plan *plan, const Needs *needs, Launch *launch)
+{
+	enum { LEAST_COLS = 16, LEAST_SLOTS = 2 };
+	if (!may_use_groups(plan))
+		return false;
+	Launch tile = *launch;
+	for (size_t s = 0; s < sizeof group_shapes / sizeof *group_shapes; s++)
+		for (tile.cols = needs->most_cols; tile.cols >= LEAST_COLS; tile.cols /= 2)
+			for (tile.slots = MAX_SLOTS; tile.slots >= LEAST_SLOTS; tile.slots--)
+				if (group_tile_fits(plan, needs, &group_shapes[s], &tile)) {
+					*launch = tile;
+					return true;
+				}
+	return false;
+}
+
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
+	if (choose_group_tile(plan, needs, launch))
+		return true;
 	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16, most_slots = MAX_SLOTS;
 	Launch tile = *launch;
 	double best = 0;
@@ -100,9 +169,11 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 	return best != 0;
 }
 
-bool tile_is_cramped(const Spec *spec, const Launch *tile)
+bool tile_is_cramped(const Plan *plan, const Launch *tile)
 {
-	return tile->cols < WORTHWHILE_COLS || spills(spec, tile);
+	if (may_use_groups(plan))
+		return tile->engine != ENGINE_WGMMA || tile->cols < WORTHWHILE_GROUP_COLS;
+	return tile->cols < WORTHWHILE_COLS || spills(plan->spec, tile);
 }
 
 static int max_int(int a, int b)
@@ -115,32 +186,52 @@ static int terms_bytes(const Spec *spec, int terms)
 	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
 }
 
+/* The widths of a row of q or k, and of v, with what travels beside them. */
+typedef struct Widths {
+	int head, value;                   /* padded */
+	int box_head, box_value;           /* swizzled */
+} Widths;
+
+static Widths row_widths(const Spec *spec)
+{
+	return (Widths){ plan_row_bytes(spec, spec->head_dim), plan_row_bytes(spec, spec->value_dim),
+		plan_panel_row_bytes(spec, spec->head_dim), plan_panel_row_bytes(spec, spec->value_dim) };
+}
+
 Needs forward_needs(const Spec *spec)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2, .residents = spec->views * head,
-		.slot_row = max_int(head + 4, value) };
+	Widths w = row_widths(spec);
+	return (Needs){ .forward = true, .views = spec->views, .sums = 8, .accumulators = spec->value_dim, .tiles = 2,
+		.residents = spec->views * w.head, .slot_row = max_int(w.head + 4, w.value),
+		.group_tiles = spec->views > 1 ? 2 : 1, .most_cols = 128,
+		.box_residents = spec->views * w.box_head, .box_round = spec->views * (w.box_head + 4) + w.box_value };
 }
 
 Needs backward_q_needs(const Spec *spec, int views)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	Widths w = row_widths(spec);
 	int gradients = 1 + plan_splits_output_gradient(spec);
 	return (Needs){ .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
-		.residents = views * head + gradients * value,
-		.slot_row = max_int(head + 4, value) };
+		.residents = views * w.head + gradients * w.value, .slot_row = max_int(w.head + 4, w.value),
+		.group_tiles = 2, .most_cols = 64,
+		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 
 Needs backward_kv_needs(const Spec *spec, int views, bool values)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	int scored = values ? spec->views : views;
+	Widths w = row_widths(spec);
+	int scored = values ? spec->views : views, terms = terms_bytes(spec, 2);
+	int gradients = 1 + (views > 0 && plan_splits_output_gradient(spec));
 	Needs needs = { .views = scored, .accumulators = views * spec->head_dim + (values ? spec->value_dim : 0) };
 	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
-	needs.residents = scored * head + (views > 0 ? value : 0);
-	needs.slot_row = max_int(head + terms_bytes(spec, 2), value);
+	needs.residents = scored * w.head + (views > 0 ? w.value : 0);
+	needs.slot_row = max_int(w.head + terms, w.value);
 	needs.streams = scored + 1 + plan_splits_output_gradient(spec);
 	needs.can_retain = values && views > 0;
 	needs.values_only = views == 0;
+	needs.group_tiles = 1 + (views > 0) + values;
+	needs.most_cols = 64;
+	needs.box_residents = scored * w.box_head + (views > 0 ? w.box_value : 0);
+	needs.box_round = scored * (w.box_head + terms) + gradients * w.box_value;
 	return needs;
 }

@@ -66,34 +66,31 @@ static Stream output_gradient_stream(Kernel *k, Matrix rows)
 	return s;
 }
 
-/* One view at a tile: adds its weights to `weights` where dv is wanted, and turns the scores into g where dk is. */
-static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_weights, Axis row, Axis tau, Val bits,
-                  Tile weights)
+/* One view at a tile, from the product q . k: adds its weights to `weights` where dv is wanted, and leaves g where dk is. */
+static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_weights, Axis row, Axis tau, Axis inv_q,
+                  const Visible *visible, Tile weights)
 {
 	Kernel *k = kv->k;
 	Builder *b = k->b;
 	const ViewMath *m = &kv->math[v];
-	Axis coefficient = query_map(k, head, row, m->combine);
-	Val zero = val_f32(b, 0);
+	Axis coefficient = visible_axis(visible, query_map(k, head, row, m->combine));
+	scores_normalise(k, scores, inv_q, visible_axis(visible, kv->inv_k[v]));
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val t = axis_get(tau, e);
 		pair_evaluate(k, head, m, scores.e[e], t, axis_get(row, e), axis_get(kv->key, e), &pair);
-		Val counts = bit_is_set(k, bits, e);
+		Val seen = visible_at(visible, e);
 		if (k->launch->values) {
 			Val term = val_fmul(b, pair.weight, axis_get(coefficient, e));
-			term = val_select(b, counts, term, zero);
-			weights.e[e] = val_fadd(b, weights.e[e], term);
+			weights.e[e] = val_fadd(b, weights.e[e], where(k, seen, term));
 		}
 		if (!wants_dk(k->launch, v))
 			continue;
-		Val survives = pair_survives(k, &pair, t);
-		if (!val_is_null(survives))
-			counts = val_and(b, counts, survives);
+		Val counts = both(k, seen, pair_survives(k, &pair, t));
 		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
 		Val by_s = times(k, upstream, m->weight_s, &pair.after);
 		Val g = times(k, by_s, m->score_s, &pair.before);
-		scores.e[e] = val_select(b, counts, g, zero);
+		scores.e[e] = where(k, counts, g);
 	}
 }
 
@@ -111,7 +108,8 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	Axis row = axis_index(k, ALONG_COLS, launch->cols, row0);
 	Val has_hidden = tile_has_hidden(k, row0, launch->cols, kv->place.row0, launch->rows, true);
 	Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
-	Val bits = visible_bits(k, weights, row, kv->key, has_hidden, true);
+	Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
+	Val **changed = ARENA_ARRAY(b->arena, Val *, launch->cols);
 	if (needs_d_weights) {
 		RingTile d_out = ring_next(ring);
 		mma_rows(k, d_weights, kv->values, d_out.data);
@@ -129,8 +127,12 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 		Axis tau = column_terms(k, queries, TERM_TAU), inv_q = column_terms(k, queries, TERM_INV_Q);
 		Tile scores = tile_zero(k, launch->cols);
 		mma_rows(k, scores, kv->keys[v], queries.data);
-		scores_normalise(k, scores, inv_q, kv->inv_k[v]);
-		weigh(kv, &head, v, scores, d_weights, row, tau, bits, weights);
+		mma_wait(k);
+		int changes = carry_array(changed, 0, scores.e, tile_count(scores));
+		if (launch->values)
+			changes = carry_array(changed, changes, weights.e, tile_count(weights));
+		for (visible_begin(&visible, changed, changes); visible_next(&visible);)
+			weigh(kv, &head, v, scores, d_weights, row, tau, inv_q, &visible, weights);
 		if (wants_dk(launch, v)) {
 			tile_scale(k, scores, inv_q);              /* g_ij q^_i = (g_ij / |q_i|) q_i */
 			mma_tile(k, kv->dk[v], scores, queries.data);

@@ -65,16 +65,10 @@ static int carry_sums(RowSums *sums, Val **carry, int at)
 	return at;
 }
 
-/* x where the pair counts, else 0: "counts" is visible and, where zeros are exact, surviving. */
-static Val where_counts(Kernel *k, Val counts, Val x)
-{
-	return val_select(k->b, counts, x, val_f32(k->b, 0));
-}
-
+/* "counts" is visible and, where zeros are exact, surviving. */
 static void add_to(Kernel *k, Val *sum, Val counts, Val x)
 {
-	Val term = where_counts(k, counts, x);
-	*sum = val_fadd(k->b, *sum, term);
+	*sum = val_fadd(k->b, *sum, where(k, counts, x));
 }
 
 /* The gradient by one pair's parameters themselves. */
@@ -89,28 +83,39 @@ static void add_pair_params(BackwardQ *q, const ViewMath *m, const Pair *pair, V
 	}
 }
 
-/* g of one view, from its normalised scores, in place. */
-static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Val bits)
+/* dtau of one pair. That of a weight of s - tau is what s gets, negated, and so costs an addition. */
+static void add_pair_tau(BackwardQ *q, const ViewMath *m, const Pair *pair, Val *sum, Val counts, Val upstream, Val by_s)
+{
+	Kernel *k = q->k;
+	const Expr *e = m->weight_tau;
+	if (e->op == EXPR_NEG && e->arg[0] == m->weight_s)
+		*sum = val_fsub(k->b, *sum, where(k, counts, by_s));
+	else
+		add_to(k, sum, counts, times(k, upstream, e, &pair->after));
+}
+
+/* g of one view, from the product q . k, in place. */
+static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Axis inv_k, const Visible *visible)
 {
 	Kernel *k = q->k;
 	Builder *b = k->b;
 	const ViewMath *m = &q->math[v];
+	Axis inv_q = visible_axis(visible, q->inv_q[v]), coefficient = visible_axis(visible, q->coefficient[v]);
+	scores_normalise(k, scores, inv_q, inv_k);
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val tau = axis_get(q->tau[v], e);
 		pair_evaluate(k, &q->head, m, scores.e[e], tau, axis_get(q->row, e), axis_get(key, e), &pair);
-		Val counts = bit_is_set(k, bits, e);
-		Val survives = pair_survives(k, &pair, tau);
-		if (!val_is_null(survives))
-			counts = val_and(b, counts, survives);
-		Val upstream = val_fmul(b, d_weights.e[e], axis_get(q->coefficient[v], e));
+		Val seen = visible_at(visible, e);
+		Val counts = both(k, seen, pair_survives(k, &pair, tau));
+		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
 		Val by_s = times(k, upstream, m->weight_s, &pair.after);
 		if (!val_is_null(q->sums.combine[v][e % 4 / 2]))
 			add_to(k, &q->sums.combine[v][e % 4 / 2], counts, val_fmul(b, pair.weight, d_weights.e[e]));
 		if (!val_is_null(q->sums.tau[v][e % 4 / 2]))
-			add_to(k, &q->sums.tau[v][e % 4 / 2], counts, times(k, upstream, m->weight_tau, &pair.after));
+			add_pair_tau(q, m, &pair, &q->sums.tau[v][e % 4 / 2], counts, upstream, by_s);
 		add_pair_params(q, m, &pair, counts, upstream, by_s);
-		scores.e[e] = where_counts(k, counts, times(k, by_s, m->score_s, &pair.before));
+		scores.e[e] = where(k, counts, times(k, by_s, m->score_s, &pair.before));
 	}
 }
 
@@ -213,6 +218,7 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 	start_sums(&q);
 	carried = carry_sums(&q.sums, carry, carried);
 
+	Val **changed = ARENA_ARRAY(b->arena, Val *, launch->cols / 2 + sizeof(RowSums) / sizeof(Val));
 	Ring ring = ring_new(k, streams, 1 + count, launch->cols, launch->slots, 0);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
 	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, carried); ring_round(&ring);) {
@@ -224,14 +230,16 @@ bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const 
 		if (split)
 			mma_rows(k, d_weights, d_rest, values.data);
 		Val has_hidden = tile_has_hidden(k, place.row0, launch->rows, key0, launch->cols, true);
-		Val bits = visible_bits(k, d_weights, q.row, key, has_hidden, true);
+		Visible visible = visible_of(k, d_weights, q.row, key, has_hidden);
 		for (int v = first; v < first + count; v++) {
 			RingTile keys = ring_next(&ring);
 			Axis inv_k = column_terms(k, keys, 0);
 			Tile scores = tile_zero(k, launch->cols);
 			mma_rows(k, scores, q.q[v], keys.data);
-			scores_normalise(k, scores, q.inv_q[v], inv_k);
-			local_gradients(&q, v, scores, d_weights, key, bits);
+			mma_wait(k);
+			int changes = carry_sums(&q.sums, changed, carry_array(changed, 0, scores.e, tile_count(scores)));
+			for (visible_begin(&visible, changed, changes); visible_next(&visible);)
+				local_gradients(&q, v, scores, d_weights, key, inv_k, &visible);
 			tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */
 			mma_tile(k, q.dq[v], scores, keys.data);
 		}

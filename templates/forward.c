@@ -100,6 +100,7 @@ bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Pla
 			RingTile keys = ring_next(&ring);
 			Tile scores = tile_zero(k, launch->cols);
 			mma_rows(k, scores, q[v], keys.data);
+			mma_wait(k);
 			scores_normalise(k, scores, inv_q[v], column_terms(k, keys, 0));
 			add_view(k, &head, &math[v], scores, row, key, tau[v], coefficient[v], weights, v == 0);
 		}

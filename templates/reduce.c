@@ -91,7 +91,7 @@ bool build_reduce(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	if (launch->param == spec->gain) {
 		Val buffer = kernel_pointer(k, "buffer.partial_%s", param->name);
 		Val step = val_i32(b, spec->value_dim);
-		Val end = kernel_i32(k, "%d*batch*heads*ceil_div(q_len,%d)", spec->value_dim, PLAN_TERM_ROWS);
+		Val end = kernel_i32(k, "%d*batch*heads*ceil_div(q_len,%d)", spec->value_dim, PLAN_NORM_ROWS);
 		total = cta_sum(k, strided_sum(k, buffer, entry, end, step, zero));
 	} else if (plan_has_partials(plan, launch->param)) {
 		Val buffer = kernel_pointer(k, "buffer.partial_%s", param->name);

@@ -168,8 +168,18 @@ static Val address_b(Kernel *k, Shared s)
 	return lane_address(k, s, row, val_rem_i32(b, val_div_i32(b, k->lane, 8), 2));
 }
 
+void mma_wait(Kernel *k)
+{
+	if (kernel_uses_groups(k))
+		wgmma_wait(k);
+}
+
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 {
+	if (kernel_uses_groups(k)) {
+		wgmma_rows(k, acc, a, b);
+		return;
+	}
 	Builder *builder = k->b;
 	int depth = step_depth(k), steps = (a.cols + depth - 1) / depth, blocks = acc.cols / 8;
 	Val first_row = val_mul_i32(builder, k->warp, PLAN_WARP_ROWS);
@@ -195,6 +205,15 @@ void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 	}
 }
 
+void tile_operand(Kernel *k, Tile p, int s, Val a[A_REGS])
+{
+	for (int i = 0; i < A_REGS; i++) {
+		const Val *pair = p.e + 8 * s + 2 * i;
+		Val packed = pack_pair(k, pair[0], pair[1]);
+		a[i] = val_bitcast(k->b, packed, IR_I32);
+	}
+}
+
 /* A's registers for one step of depth of a tile in registers. With f32 an instruction's depth index t means column 2t
  * of the tile's block and t + 4 means column 2t + 1, which is what a lane holds; B is read in the same order. */
 static Fragment tile_fragment(Kernel *k, Tile p, int s)
@@ -206,11 +225,7 @@ static Fragment tile_fragment(Kernel *k, Tile p, int s)
 			split(k, p.e[4 * s + order[i]], &f.big[i], &f.small[i]);
 		return f;
 	}
-	for (int i = 0; i < A_REGS; i++) {
-		const Val *pair = p.e + 8 * s + 2 * i;
-		Val packed = pack_pair(k, pair[0], pair[1]);
-		f.big[i] = val_bitcast(k->b, packed, IR_I32);
-	}
+	tile_operand(k, p, s, f.big);
 	return f;
 }
 
@@ -247,7 +262,7 @@ static Val address_by_depth(Kernel *k, Shared b)
  * back. A row of zeros, or one whose largest element is far below f16's range even so, gets the scale of 2^-100. With a NaN or an
  * infinity the exponent's arithmetic wraps, but the element stays NaN or infinite, as the product must be.
  */
-static void scale_rows(Kernel *k, Tile p, Val back[2])
+void scale_rows(Kernel *k, Tile p, Val back[2])
 {
 	Builder *b = k->b;
 	for (int r = 0; r < 2; r++) {
@@ -271,7 +286,7 @@ static void scale_rows(Kernel *k, Tile p, Val back[2])
 	}
 }
 
-static Tile tile_copy(Kernel *k, Tile t)
+Tile tile_copy(Kernel *k, Tile t)
 {
 	Tile copy = tile_new(k, t.cols);
 	for (int e = 0; e < tile_count(t); e++)
@@ -315,21 +330,31 @@ static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b)
 	}
 }
 
-/* Does any lane of the warp hold an element other than +0 and -0? */
-static Val warp_has_nonzero(Kernel *k, Tile t)
+Val tile_bits(Kernel *k, Tile t)
 {
 	Builder *b = k->b;
 	Val bits = val_i32(b, 0);
 	for (int e = 0; e < tile_count(t); e++)
 		bits = val_or(b, bits, val_bitcast(b, t.e[e], IR_I32));
-	Val without_sign = val_shl(b, bits, val_i32(b, 1));
-	Val own = val_compare(b, IR_NE, without_sign, val_i32(b, 0));
+	return val_shl(b, bits, val_i32(b, 1));
+}
+
+/* Does any lane of the warp hold an element other than +0 and -0? */
+static Val warp_has_nonzero(Kernel *k, Tile t)
+{
+	Builder *b = k->b;
+	Val bits = tile_bits(k, t);
+	Val own = val_compare(b, IR_NE, bits, val_i32(b, 0));
 	Val all = val_i32(b, -1);
 	return ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, own });
 }
 
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b)
 {
+	if (kernel_uses_groups(k)) {
+		wgmma_tile(k, acc, p, b);
+		return;
+	}
 	if (!k->plan->zeros_proved) {
 		multiply_tile(k, acc, p, b);
 		return;
