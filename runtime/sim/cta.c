@@ -185,7 +185,8 @@ bool op_bar_red(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	b->any |= (*pred(w, in->op[in->n_dst + 2]) & mask) != 0;
+	uint32_t p = *pred(w, in->op[in->n_dst + 2]);
+	b->any |= ((in->alt[MAX_ALTERNATIVES - 1] ? ~p : p) & mask) != 0;
 	return op_bar_sync(w, in, mask);
 }
 

@@ -97,6 +97,8 @@ static const Case cases[] = {
 		NULL, one },
 	{ "bar.red, none, after one", "setp.eq.u32 %p1, %r30, 9; bar.red.or.pred %p2, 1, 64, %p1; setp.eq.u32 %p1, %r30, 99;\n"
 		"bar.red.or.pred %p2, 1, 64, %p1; selp.u32 %r1, 0, 1, %p2;\n" OUTPUT("%r1"), 64, 0, NULL, one },
+	{ "bar.red, a predicate reversed", "setp.ne.u32 %p1, %r30, 40; bar.red.or.pred %p2, 1, 64, !%p1; selp.u32 %r1, 1, 0, %p2;\n"
+		OUTPUT("%r1"), 64, 0, NULL, one },
 	{ "bar.red, a warp that stays away", "@%p6 ret; setp.eq.u32 %p1, %r30, 40; bar.red.or.pred %p2, 1, 64, %p1;", 64, 0,
 		"barrier 1 has 1 of 2 warps", NULL },
 
