@@ -206,6 +206,8 @@ static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t si
 		snprintf(buffer, size, "has exited");
 	else if (w->waits_for == WAITS_FOR_BARRIER)
 		snprintf(buffer, size, "waits at barrier %u (PTX line %u)", w->barrier, w->waiting_at->line);
+	else if (w->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(buffer, size, "waits for registers (PTX line %u)", w->waiting_at->line);
 	else if (w->waits_for == WAITS_FOR_WGMMA)
 		snprintf(buffer, size, "waits for its warpgroup's wgmma (PTX line %u)", w->waiting_at->line);
 	else
@@ -235,6 +237,10 @@ static bool report_deadlock(Cta *cta)
 	const Barrier *b = &cta->barriers[first->barrier];
 	if (first->waits_for == WAITS_FOR_MBARRIER)
 		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
+	else if (first->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(what, sizeof what, "setmaxnreg.inc finds %u registers of a thread given back, and the warp has %u",
+			cta->free_registers,
+			first->registers);
 	else if (first->waits_for == WAITS_FOR_WGMMA)
 		snprintf(what, sizeof what, "the four warps of a warpgroup have not all issued a wgmma that is waited for");
 	else
@@ -335,6 +341,7 @@ static void start_warp(Warp *w)
 	w->reconverge = NO_RECONVERGENCE;
 	w->state = WARP_READY;
 	w->executed = 0;
+	w->registers = (k->max_registers + 7) / 8 * 8;
 	w->n_copies = w->n_bulk = w->n_wgmma = 0;
 	w->n_issued = w->wgmma_group = 0;
 	if (w->busy)
@@ -385,7 +392,7 @@ static bool run_grid(Cta *cta)
 		cta->time = 1;
 		shared_reset(&cta->shared);
 		memset(cta->barriers, 0, sizeof cta->barriers);
-		cta->n_mbarriers = 0;
+		cta->n_mbarriers = cta->free_registers = 0;
 		wgmma_reset(cta);
 		for (uint32_t k = 0; k < cta->n_warps; k++)
 			start_warp(&cta->warps[k]);

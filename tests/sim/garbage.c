@@ -35,7 +35,7 @@ static bool try_pipeline(const char *text, size_t length)
 {
 	static union { SimTensorMap map; uint64_t number; uint8_t bytes[LARGEST]; } params[4];
 	const void *pointers[64];
-	const uint32_t grid[3] = { 1, 1, 1 }, block[3] = { 160, 1, 1 }, box[] = { 64, 64 }, ones[] = { 1, 1 };
+	const uint32_t grid[3] = { 1, 1, 1 }, block[3] = { 256, 1, 1 }, box[] = { 64, 64 }, ones[] = { 1, 1 };
 	const uint64_t sizes[] = { ROW / 2, 64 }, strides[] = { ROW };
 	Sim *sim = sim_new();
 	SimModule *module = sim_load(sim, text, length);
@@ -103,7 +103,8 @@ static void test_mutants(const char *text, size_t length, bool (*try)(const char
 int main(void)
 {
 	size_t length, pipeline_length;
-	char *text = read_text(SOURCE_DIR "/matmul.ptx", &length), *pipeline = read_text(SOURCE_DIR "/pipeline.ptx", &pipeline_length);
+	char *text = read_text(SOURCE_DIR "/matmul.ptx", &length), *pipeline = read_text(SOURCE_DIR "/pipeline.ptx",
+		&pipeline_length);
 	if (!text || !pipeline) {
 		printf("matmul.ptx or pipeline.ptx can't be read\n");
 		return 1;

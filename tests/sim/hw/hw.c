@@ -104,7 +104,8 @@ static bool encode(Sim *sim, SimTensorMap *map, const HwBox *box, void *base)
 		sizes[d] = box->sizes[d];
 	for (unsigned d = 0; box && d + 1 < box->rank; d++)
 		strides[d] = box->strides[d];
-	return !box || box->rank == 0 || sim_tensor_map(sim, map, box->type, box->rank, base, sizes, strides, box->box, ones, box->swizzle) == 0;
+	return !box || box->rank == 0 || sim_tensor_map(sim, map, box->type, box->rank, base, sizes, strides, box->box, ones,
+		box->swizzle) == 0;
 }
 
 static bool sim_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,

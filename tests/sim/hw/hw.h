@@ -66,7 +66,8 @@ typedef enum GpuState { GPU_READY, GPU_NONE, GPU_FAILED } GpuState;
 /* Not GPU_READY: tda_error_message says why. */
 GpuState gpu_open(char *name, size_t name_size, bool *is_sm_90a);
 /* Runs the kernel 'k' of text on GPU 0: in[threads][n_in], out[threads][n_out]; box may be NULL. False: *error says why. */
-bool gpu_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes, uint32_t ctas,
+bool gpu_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,
+	uint32_t ctas,
 	uint32_t block, const char **error);
 void gpu_close(void);
 

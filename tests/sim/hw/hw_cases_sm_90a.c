@@ -1,6 +1,6 @@
 /*
- * The cases of sm_90a. Each thread's input words fill shared memory, again and again: any bytes are a matrix in any layout, so what is
- * tested is which of them an element is. Of D, some registers are compared.
+ * The cases of sm_90a. Each thread's input words fill shared memory, again and again: any bytes are a matrix in any layout,
+ * so what is tested is which of them an element is. Of D, some registers are compared.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,7 +52,8 @@ const HopperCase hopper_cases[] = {
 	FLOATS("wgmma bf16, B MN-major, swizzle 128", "b", BF16, 128, .a = K_128(0), .b = MN_128(B_AT)),
 	FLOATS("wgmma bf16, both MN-major", "b", BF16, 128, .a = MN_128(0), .b = MN_128(B_AT)),
 	FLOATS("wgmma f16, A in registers", "n", F16, 64, .b = K_128(B_AT), .a_in_registers = true),
-	FLOATS("wgmma bf16, A in registers, B MN-major", "b", BF16, 128, .b = MN_128(B_AT), .a_in_registers = true, .adds = true),
+	FLOATS("wgmma bf16, A in registers, B MN-major", "b", BF16, 128, .b = MN_128(B_AT), .a_in_registers = true,
+		.adds = true),
 	FLOATS("wgmma bf16, minus B", "b", BF16, 64, .a = K_128(0), .b = K_128(B_AT), .negates = true),
 	FLOATS("wgmma tf32, no swizzle", "u", TF32, 64, .a = K_PLAIN(0, 64), .b = K_PLAIN(B_AT, 64)),
 	FLOATS("wgmma tf32, swizzle 128", "u", TF32, 64, .a = K_128(64), .b = K_128(B_AT + 64)),
@@ -73,11 +74,14 @@ const HopperCase hopper_cases[] = {
 		.at = { 55, 8 }),
 	BOX("box, swizzle 128", .type = 9, .rank = 2, .sizes = { 128, 24 }, .strides = { 256 }, .box = { 64, 16 }, .swizzle = 3,
 		.at = { 64, 2 }),
-	BOX("box, swizzle 128, past all ends", .type = 9, .rank = 2, .sizes = { 120, 20 }, .strides = { 256 }, .box = { 64, 16 }, .swizzle = 3,
+	BOX("box, swizzle 128, past all ends", .type = 9, .rank = 2, .sizes = { 120, 20 }, .strides = { 256 }, .box = { 64,
+		16 }, .swizzle = 3,
 		.at = { 88, 9 }),
-	BOX("box, swizzle 128, before all ends", .type = 0, .rank = 2, .sizes = { 250, 24 }, .strides = { 256 }, .box = { 128, 16 }, .swizzle = 3,
+	BOX("box, swizzle 128, before all ends", .type = 0, .rank = 2, .sizes = { 250, 24 }, .strides = { 256 }, .box = { 128,
+		16 }, .swizzle = 3,
 		.at = { -40, -6 }),
-	BOX("box of 3 dimensions", .type = 9, .rank = 3, .sizes = { 64, 6, 8 }, .strides = { 128, 768 }, .box = { 64, 4, 4 }, .swizzle = 3,
+	BOX("box of 3 dimensions", .type = 9, .rank = 3, .sizes = { 64, 6, 8 }, .strides = { 128, 768 }, .box = { 64, 4, 4 },
+		.swizzle = 3,
 		.at = { 0, 4, 3 }),
 
 	BODY("cp.async.bulk, both ways", "wwww", 4, "@%p0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 2048;\n"
@@ -86,7 +90,8 @@ const HopperCase hopper_cases[] = {
 		"@%p0 cp.async.bulk.wait_group 0; bar.sync 0; ld.global.v4.b32 {%o0,%o1,%o2,%o3}, [%b];\n"),
 	BODY("cp.async.mbarrier.arrive.noinc", "wwww", 4, "mul.lo.u32 %s2, %t0, 16; add.u32 %s2, %s2, %s1;\n"
 		"cp.async.cg.shared.global [%s2], [%a], 16; cp.async.mbarrier.arrive.noinc.shared.b64 [bar];\n" WAIT
-		"xor.b32 %s3, %t0, 96; mul.lo.u32 %s3, %s3, 16; add.u32 %s3, %s3, %s1; ld.shared.v4.b32 {%o0,%o1,%o2,%o3}, [%s3];\n"),
+		"xor.b32 %s3, %t0, 96; mul.lo.u32 %s3, %s3, 16; add.u32 %s3, %s3, %s1; ld.shared.v4.b32 {%o0,%o1,%o2,%o3}, "
+			"[%s3];\n"),
 	BODY("elect.sync", "w", 2, "elect.sync %o0|%p1, -1; selp.u32 %o1, 1, 0, %p1;\n"),
 	BODY("bar.red.or", "w", 2, "setp.eq.u32 %p1, %t0, 77; bar.red.or.pred %p2, 1, 128, %p1; selp.u32 %o0, 1, 0, %p2;\n"
 		"setp.eq.u32 %p1, %t0, 200; bar.red.or.pred %p2, 1, 128, %p1; selp.u32 %o1, 1, 0, %p2;\n"),
@@ -111,7 +116,8 @@ static void add_descriptor(Text *t, int number, const HwOperand *o)
 {
 	unsigned long long fields = (unsigned long long)(o->leading / 16) << 16 | (unsigned long long)(o->stride / 16) << 32
 		| (unsigned long long)o->swizzle << 62;
-	add(t, "add.u32 %%s2, %%s1, %d; shr.u32 %%s2, %%s2, 4; cvt.u64.u32 %%x%d, %%s2; or.b64 %%x%d, %%x%d, 0x%llx;\n", o->start, number,
+	add(t, "add.u32 %%s2, %%s1, %d; shr.u32 %%s2, %%s2, 4; cvt.u64.u32 %%x%d, %%s2; or.b64 %%x%d, %%x%d, 0x%llx;\n",
+		o->start, number,
 		number, number, fields);
 }
 
@@ -140,7 +146,8 @@ static void add_product(Text *t, const HwProduct *p)
 
 static void add_box(Text *t, const HwBox *b)
 {
-	add(t, "mov.b64 %%x0, p_map; cvta.param.u64 %%x0, %%x0; @%%p0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], 2048;\n");
+	add(t, "mov.b64 %%x0, p_map; cvta.param.u64 %%x0, %%x0; @%%p0 mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [bar], "
+		"2048;\n");
 	add(t, "@%%p0 cp.async.bulk.tensor.%ud.shared::cluster.global.mbarrier::complete_tx::bytes [tile], [%%x0, {", b->rank);
 	for (unsigned d = 0; d < b->rank; d++)
 		add(t, "%s%d", d ? ", " : "", b->at[d]);
@@ -163,7 +170,8 @@ char *hopper_text(const HopperCase *hopper)
 		"mov.u32 %%t0, %%tid.x; mov.u32 %%t1, %%ctaid.x; mad.lo.u32 %%t1, %%t1, %d, %%t0; mov.u32 %%s1, tile;\n"
 		"ld.param.u64 %%a, [p_in]; cvta.to.global.u64 %%a, %%a; mul.wide.u32 %%c, %%t1, %d; add.s64 %%a, %%a, %%c;\n"
 		"ld.param.u64 %%b, [p_out]; cvta.to.global.u64 %%b, %%b; mul.wide.u32 %%c, %%t1, %d; add.s64 %%b, %%b, %%c;\n"
-		"setp.eq.u32 %%p0, %%t0, 0; @%%p0 mbarrier.init.shared::cta.b64 [bar], %d; @%%p0 fence.mbarrier_init.release.cluster;\n",
+		"setp.eq.u32 %%p0, %%t0, 0; @%%p0 mbarrier.init.shared::cta.b64 [bar], %d;\n"
+		"@%%p0 fence.mbarrier_init.release.cluster;\n",
 		GROUP, MAX_IN, MAX_OUT, TILE, GROUP, 4 * n_in, 4 * c->n_out, GROUP);
 	for (int i = 0; i < n_in; i++)
 		add(&t, "ld.global.b32 %%i%d, [%%a+%d];\n", i, 4 * i);

@@ -16,8 +16,10 @@ GpuState gpu_open(char *name, size_t name_size, bool *is_sm_90a)
 		return status == TDA_NO_DRIVER || status == TDA_NO_DEVICE ? GPU_NONE : GPU_FAILED;
 	if (cuda_check(cuda, cuda->cuDeviceGet(&device, 0), "cuDeviceGet")
 	    || cuda_check(cuda, cuda->cuDeviceGetName(name, (int)name_size, device), "cuDeviceGetName")
-	    || cuda_check(cuda, cuda->cuDeviceGetAttribute(&major, CUDA_ATTRIBUTE_CAPABILITY_MAJOR, device), "cuDeviceGetAttribute")
-	    || cuda_check(cuda, cuda->cuDeviceGetAttribute(&minor, CUDA_ATTRIBUTE_CAPABILITY_MINOR, device), "cuDeviceGetAttribute")
+	    || cuda_check(cuda, cuda->cuDeviceGetAttribute(&major, CUDA_ATTRIBUTE_CAPABILITY_MAJOR, device),
+		"cuDeviceGetAttribute")
+	    || cuda_check(cuda, cuda->cuDeviceGetAttribute(&minor, CUDA_ATTRIBUTE_CAPABILITY_MINOR, device),
+		"cuDeviceGetAttribute")
 	    || cuda_check(cuda, cuda->cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain"))
 		return GPU_FAILED;
 	if (cuda_check(cuda, cuda->cuCtxPushCurrent(context), "cuCtxPushCurrent")) {
@@ -32,7 +34,8 @@ static bool encode(CUtensorMap *map, const HwBox *box, CUdeviceptr base)
 {
 	static const unsigned ones[MAP_RANK] = { 1, 1, 1 };
 
-	return !box || box->rank == 0 || !cuda_check(cuda, cuda->cuTensorMapEncodeTiled(map, box->type, box->rank, (void *)(uintptr_t)base,
+	return !box || box->rank == 0 || !cuda_check(cuda, cuda->cuTensorMapEncodeTiled(map, box->type, box->rank,
+		(void *)(uintptr_t)base,
 		box->sizes, box->strides, box->box, ones, 0, box->swizzle, 0, 0), "cuTensorMapEncodeTiled");
 }
 
@@ -50,7 +53,8 @@ static bool load(CUmodule *module, const char *text, const char **error)
 	return false;
 }
 
-bool gpu_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes, uint32_t ctas,
+bool gpu_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,
+	uint32_t ctas,
 	uint32_t block, const char **error)
 {
 	CUmodule module = NULL;
