@@ -72,8 +72,7 @@ static bool step(Warp *w, const Inst *in)
 		return true;
 	if (in->traits & OP_WHOLE_WARP && mask != w->live)
 		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only "
-			"lanes "
-			"0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
+			"lanes 0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
 	if (w->n_wgmma && !wgmma_watch(w, in))
 		return false;
 	if (in->traits & OP_POISON)
@@ -239,8 +238,7 @@ static bool report_deadlock(Cta *cta)
 		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
 	else if (first->waits_for == WAITS_FOR_REGISTERS)
 		snprintf(what, sizeof what, "setmaxnreg.inc finds %u registers of a thread given back, and the warp has %u",
-			cta->free_registers,
-			first->registers);
+			cta->free_registers, first->registers);
 	else if (first->waits_for == WAITS_FOR_WGMMA)
 		snprintf(what, sizeof what, "the four warps of a warpgroup have not all issued a wgmma that is waited for");
 	else

@@ -10,8 +10,7 @@ static bool check_alignment(Warp *w, const Inst *in, int l, uint64_t shared, uin
 {
 	return (shared % 16 == 0 && global % 16 == 0 && bytes % 16 == 0)
 		|| report_at(w, in, l, "misaligned bulk copy: %u bytes, shared offset %llu, global address 0x%llx: all three are "
-			"multiples "
-			"of 16", bytes, (unsigned long long)shared, (unsigned long long)global);
+			"multiples of 16", bytes, (unsigned long long)shared, (unsigned long long)global);
 }
 
 static bool load_lane(Warp *w, const Inst *in, int l)
@@ -99,6 +98,5 @@ bool op_bulk_wait(Warp *w, const Inst *in, uint32_t mask)
 bool bulk_done(Warp *w)
 {
 	return w->n_bulk == 0 || report_at(w, w->bulk[0].in, w->bulk[0].lane, "the CTA has ended while this bulk copy may still "
-		"read "
-		"its shared memory: cp.async.bulk.commit_group and wait_group must come before");
+		"read its shared memory: cp.async.bulk.commit_group and wait_group must come before");
 }

@@ -32,8 +32,7 @@ static bool check_dimension(Sim *sim, uint32_t d, uint64_t size, uint64_t stride
 }
 
 int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes,
-	const uint64_t *strides,
-	const uint32_t *box, const uint32_t *element_strides, int swizzle)
+	const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int swizzle)
 {
 	uint32_t bytes = bytes_of_type(type);
 	*map = (SimTensorMap){ .mark = MAP_MARK, .base = (uint64_t)(uintptr_t)base, .rank = (uint8_t)rank,
@@ -42,8 +41,7 @@ int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const v
 	sim->error[0] = 0;
 	if (!bytes || rank < 1 || rank > SIM_TENSOR_RANK || swizzle < 0 || swizzle > 3)
 		report_plain(sim, "tensor map: data type %d, rank %u, swizzle %d; the simulator knows types 0 to 9, ranks 1 to %d, "
-			"swizzles 0 "
-			"to 3", type, rank, swizzle, SIM_TENSOR_RANK);
+			"swizzles 0 to 3", type, rank, swizzle, SIM_TENSOR_RANK);
 	else if (map->base % SMALLEST_ALIGNMENT)
 		report_plain(sim, "tensor map: the address 0x%llx is no multiple of %d", (unsigned long long)map->base,
 			SMALLEST_ALIGNMENT);

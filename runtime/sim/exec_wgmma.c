@@ -84,8 +84,7 @@ static bool read_descriptor(Warp *w, const Inst *in, uint64_t bits, bool mn_majo
 			(unsigned long long)bits);
 	if (m->start & (8 * m->span - 1) & ~127u)
 		return report_at(w, in, -1, "the descriptor of %s begins at shared offset %u, inside a pattern of %u bytes: "
-			"patterns "
-			"begin at multiples of that", name, m->start, 8 * m->span);
+			"patterns begin at multiples of that", name, m->start, 8 * m->span);
 	return true;
 }
 
@@ -507,6 +506,5 @@ bool wgmma_watch(Warp *w, const Inst *in)
 bool wgmma_done(Warp *w)
 {
 	return w->n_wgmma == 0 || report_at(w, w->wgmma[0].in, -1, "the CTA has ended with this wgmma unfinished: "
-		"wgmma.commit_group and "
-		"wait_group must come before");
+		"wgmma.commit_group and wait_group must come before");
 }

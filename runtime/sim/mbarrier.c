@@ -250,8 +250,7 @@ static bool phase_over(Warp *w, const Inst *in, int l, const Mbarrier *m, bool p
 	uint64_t state = lane_get(w, in->op[2], 8, l);
 	if (state >> 32 != index_of(w->cta, m) + 1 || m->phase - (uint32_t)state > 1)
 		return report_at(w, in, l, "the state 0x%llx is not of the running phase of the mbarrier at offset %u, nor of the "
-			"one "
-			"before", (unsigned long long)state, m->address);
+			"one before", (unsigned long long)state, m->address);
 	*over = m->phase != (uint32_t)state;
 	return true;
 }

@@ -57,8 +57,7 @@ typedef struct SimTensorMap {
 } SimTensorMap;
 _Static_assert(sizeof(SimTensorMap) == 128, "as large as a CUtensorMap");
 int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes,
-	const uint64_t *strides,
-	const uint32_t *box, const uint32_t *element_strides, int swizzle);
+	const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int swizzle);
 
 /* The text of the last report: what happened, where (kernel, CTA, warp, lane, PTX line, source line from .loc where there
  * is one), the addresses, and what to look at. Valid until the next call. */

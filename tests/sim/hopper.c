@@ -272,8 +272,7 @@ static const Case cases[] = {
 		NULL, sixteen },
 	{ "a warp that does not come", READY "setp.ge.u32 %p3, %r30, 96; @%p3 ret;\n" MULTIPLY COMMIT WAIT_GROUP("0"), 128, 4096,
 		"deadlock: the four warps of a warpgroup have not all issued a wgmma that is waited for; each of warps 0 to 2 waits "
-			"for its warpgroup's "
-		"wgmma", NULL },
+			"for its warpgroup's wgmma", NULL },
 	{ "half a warpgroup", READY MULTIPLY, 64, 4096, "wgmma needs all 128 threads of a warpgroup", NULL },
 	{ "warps that differ", READY "setp.ge.u32 %p3, %r30, 96; @%p3 add.u64 %x3, %x3, 1;\n" MULTIPLY COMMIT WAIT_GROUP("0"),
 		128, 4096,

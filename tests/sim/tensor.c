@@ -135,8 +135,7 @@ static void test_copy(const Case *c)
 	for (size_t i = 0; ok && i < size; i++)
 		copied += stored[i] != 0xee || tensor[i] == 0xee;
 	check(ok && bad == 0 && copied >= in_box && copied <= in_box + size / 64, "type %d, rank %u, swizzle %d: %u bytes "
-		"wrong, %zu of %zu "
-		"stored; %s", c->type, c->rank, c->swizzle, bad, copied, in_box, sim_error(sim));
+		"wrong, %zu of %zu stored; %s", c->type, c->rank, c->swizzle, bad, copied, in_box, sim_error(sim));
 	sim_free(sim);
 }
 
