@@ -100,6 +100,11 @@ static uint32_t turns(uint32_t t) { return 10 + t % 32; }
 #define READY FILL FENCE "bar.sync 0;\n"
 #define RESULT "cvt.rzi.u32.f32 %r1, %f0;\n" OUTPUT("%r1")
 
+/* What cp.async brought goes out by a bulk store. */
+#define COPY_STORE(fence) INIT("bars", "64") SYNC "cp.async.ca.shared.global [%s], [%a], 4;\n" \
+	"cp.async.mbarrier.arrive.noinc.shared.b64 [bars];\n" WAIT_BULK fence \
+	"@%p7 cp.async.bulk.global.shared::cta.bulk_group [%out], [%d], 256; @%p7 cp.async.bulk.commit_group;\n" WAIT_STORE
+
 static const Case cases[] = {
 	/* ---- barriers that reduce ---- */
 	{ "bar.red, one lane", "setp.eq.u32 %p1, %r30, 40; bar.red.or.pred %p2, 1, 64, %p1; selp.u32 %r1, 1, 0, %p2;\n"
@@ -215,6 +220,10 @@ static const Case cases[] = {
 		256, "with a cp.async in flight|nothing wrote", NULL },
 	{ "an ordinary arrival after cp.async", COPY_READ("64", ARRIVE("bars"), WAIT_BULK), 64, 256, "with a cp.async in "
 		"flight", NULL },
+
+	{ "bulk store of what cp.async brought", COPY_STORE(FENCE), 64, 256, NULL, copied },
+	{ "bulk store of what cp.async brought, without a fence", COPY_STORE(""), 64, 256,
+		"the async proxy reads what warp 0 wrote through the generic one", NULL },
 
 	/* ---- wgmma ---- */
 	{ "wgmma", READY MULTIPLY COMMIT WAIT_GROUP("0") RESULT, 128, 4096, NULL, sixteen },
