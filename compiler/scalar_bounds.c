@@ -1,6 +1,6 @@
 /*
- * Interval arithmetic in a kernel: where the float32 value of an expression lies, whatever its operations' errors and however a
- * multiplication is fused with what follows it. Every interval is widened by more than those errors.
+ * Interval arithmetic in a kernel: where the float32 value of an expression lies, whatever its operations' errors and
+ * however a multiplication is fused with what follows it. Every interval is widened by more than those errors.
  */
 #include "scalar.h"
 
@@ -8,8 +8,8 @@
 
 enum { MEMO_SIZE = 256 };
 
-/* Errors relative to the result: of + - *, also fused; of functions and quotients; of powers through logarithms, for results of
- * float32's range. WIDEN_LEAST is far above what underflow loses. */
+/* Errors relative to the result: of + - *, also fused; of functions and quotients; of powers through logarithms, for results
+ * of float32's range. WIDEN_LEAST is far above what underflow loses. */
 static const double WIDEN_EXACT = 0x1p-22, WIDEN_FUNCTION = 0x1p-18, WIDEN_POWER = 0x1p-14, WIDEN_LEAST = 0x1p-120;
 
 typedef struct Ranges {

@@ -224,8 +224,8 @@ static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
 	val_store(b, val_offset_const(b, at, 8), val_vector_pair(b, z, z, IR_V2F32));
 }
 
-/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for one, but
- * starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
+/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for
+ * one, but starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
 static double score_error(const Spec *spec)
 {
 	int d = spec->head_dim;
@@ -251,9 +251,9 @@ static int32_t ordered_constant(float x)
 }
 
 /*
- * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score rises
- * with x. -inf where there is none, +inf where the score stays below tau for all x. The width of the bounds counts twice: once for
- * the score at x, once for scores below it where only the slope proves that they rise.
+ * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score
+ * rises with x. -inf where there is none, +inf where the score stays below tau for all x. The width of the bounds counts
+ * twice: once for the score at x, once for scores below it where only the slope proves that they rise.
  */
 static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Val tau)
 {
