@@ -12,6 +12,7 @@
 #include "../../runtime/half.h"
 #include "../../runtime/marks.h"
 #include "../runtime/fixture.h"
+#include "compiled.h"
 
 typedef enum Data {
 	GAUSS,                         /* independent rows, every fourth row of q near a key */
@@ -314,23 +315,6 @@ static bool run_forward(Problem *p, Device *device, Verdict *v)
 
 /* ---- cases ---- */
 
-static tda_kernel *compile(const char *tdagen, const char *spec, const char *options)
-{
-	char command[1024];
-	size_t size = 1 << 22, length;
-	char *ptx = malloc(size);
-	tda_kernel *kernel = NULL;
-	FILE *pipe;
-
-	snprintf(command, sizeof(command), "'%s' '%s' --plan sparse %s -o -", tdagen, spec, options);
-	pipe = popen(command, "r");
-	length = pipe && ptx ? fread(ptx, 1, size, pipe) : 0;
-	if (CHECK(pipe && pclose(pipe) == 0 && length < size, "%s failed", command))
-		CHECK(tda_open_memory(ptx, length, &kernel) == TDA_OK, "%s", tda_error_message());
-	free(ptx);
-	return kernel;
-}
-
 static tda_shape shape_of(const Case *c)
 {
 	tda_shape shape = TDA_SHAPE_INIT;
@@ -408,8 +392,11 @@ int main(int argc, char **argv)
 	if (argc != 3 || device_open(DEVICE_SIM, &device))
 		return 2;
 	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
-		tda_kernel *kernel = compile(argv[1], argv[2], cases[n].options);
+		char options[256];
+		tda_kernel *kernel;
 
+		snprintf(options, sizeof(options), "--plan sparse %s", cases[n].options);
+		kernel = compiled_kernel(argv[1], argv[2], options);
 		if (!kernel)
 			continue;
 		test_case(&cases[n], kernel, device);
