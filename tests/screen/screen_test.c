@@ -3,7 +3,7 @@
  * data made to defeat its bound: errors of int8 that all point one way, thresholds right beside scores, outliers, magnitudes
  * over the whole range, rows that are not finite. And on ordinary data the marks must leave most of the work out.
  *
- * screen_test TDAGEN SPEC: compiles the spec for each case and runs the forward on the simulator.
+ * screen_test TDAGEN SPEC TARGET: compiles the spec for each case and runs the forward on the simulator.
  */
 #include <math.h>
 #include <stdio.h>
@@ -389,13 +389,13 @@ int main(int argc, char **argv)
 {
 	Device *device;
 
-	if (argc != 3 || device_open(DEVICE_SIM, &device))
+	if (argc != 4 || device_open(DEVICE_SIM, &device))
 		return 2;
 	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
 		char options[256];
 		tda_kernel *kernel;
 
-		snprintf(options, sizeof(options), "--plan sparse %s", cases[n].options);
+		snprintf(options, sizeof(options), "--plan sparse --target %s %s", argv[3], cases[n].options);
 		kernel = compiled_kernel(argv[1], argv[2], options);
 		if (!kernel)
 			continue;
