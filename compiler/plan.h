@@ -45,6 +45,7 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
+	PLAN_TILE_GROUP = 4,               /* key tiles whose bounds are read together */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };

@@ -180,7 +180,8 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 }
 
 /*
- * ENGINE_WGMMA: the products of one warp group run while others look at theirs, so there are as many as registers allow.
+ * ENGINE_WGMMA: the products of one warp group run while others look at theirs. Four groups keep the tensor cores busy; the register
+ * limit is what a CTA of so many threads gets, which setmaxnreg shares out.
  */
 void choose_screen_tile(const Plan *plan, Launch *launch)
 {
@@ -193,12 +194,14 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 	int groups = getenv("SG") ? atoi(getenv("SG")) : 3;
 	launch->engine = ENGINE_WGMMA;
 	launch->rows = groups * PLAN_MARK;
-	launch->cols = 2 * PLAN_MARK;
+	launch->cols = 4 * PLAN_MARK;
 	launch->warps = groups * PLAN_GROUP_WARPS;
 	launch->producer_warps = PLAN_GROUP_WARPS;
-	launch->register_limit = groups == 2 ? 80 : groups == 3 ? 128 : 96;
-	launch->producer_registers = 24;
-	launch->consumer_registers = groups == 2 ? 112 : groups == 3 ? 160 : 120;
+	launch->register_limit = groups == 3 ? 128 : 96;
+	launch->producer_registers = getenv("SP")?atoi(getenv("SP")):40;
+	launch->consumer_registers = groups == 3 ? 152 : 104;
+	if (plan_int8_bytes(plan->spec) > PLAN_PANEL_BYTES)
+		launch->slots = 2;
 }
 
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */

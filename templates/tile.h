@@ -129,12 +129,14 @@ typedef struct Shared {
 	Val base;                          /* shared pointer */
 	int rows, cols;                    /* as stored: cols without padding */
 	int row_bytes;                     /* of a row, or of a panel's row */
-	int panel_cols;
+	int panel_cols, panel_bytes;       /* of a panel: columns, and from one to the next */
 	bool swizzled;                     /* in panels of 128 bytes a row, as wgmma reads them (tile_shared.c) */
 } Shared;
 Shared shared_new(Kernel *k, int rows, int cols);
 Shared shared_at(Kernel *k, Val base, int rows, int cols);
 int shared_bytes(Shared s);
+/* Rows [first, first + rows) of a matrix, for mma_int8 as its b; first a multiple of 8. */
+Shared shared_rows(Kernel *k, Shared s, int first, int rows);
 /* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
 void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
 /* Copies the rows of a matrix that a list in shared memory names (i32, one a row of `to`); rows outside of it become 0. */
@@ -187,11 +189,12 @@ typedef struct Stream {
 	Val terms[STREAM_MAX_TERMS];       /* float32 row terms that travel with the tile */
 	Val terms_group_stride;            /* i64 bytes; null: one group */
 	int term_count;
+	int terms_a_tile;                  /* float32 of each that belong to a tile, at most its rows; 0: one a row */
 } Stream;
 
 typedef struct RingTile {
 	Shared data;
-	Val terms[STREAM_MAX_TERMS];       /* shared pointers to tile-length rows of terms */
+	Val terms[STREAM_MAX_TERMS];       /* shared pointers to the tile's terms */
 } RingTile;
 
 typedef struct Ring {

@@ -46,6 +46,8 @@ void wgmma_wait(Kernel *k);
 Val group_barrier_id(Kernel *k);
 
 /* What rings of both engines do alike. */
+int ring_terms(const Ring *ring, const Stream *stream);      /* float32 of each term that travel with a tile */
+Val ring_terms_at(Ring *ring, const Stream *stream, int term);       /* those of the tile that is written next */
 Val ring_group_base(Ring *ring, Val base, Val group, Val stride);
 void ring_advance(Ring *ring, Val *tile, Val *group);
 /* Carries the ring's own variables, and the walk's. */
