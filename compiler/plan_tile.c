@@ -87,11 +87,13 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
  * itself, and its registers are handed from the producer to the consumers.
  */
 static const struct GroupShape {
-	int groups, register_limit, producer_registers, consumer_registers, most_views;
+	int groups, register_limit, producer_registers, consumer_registers;
+	int most_views, most_boxes;        /* a round: their addresses are what the producer's registers hold */
 } group_shapes[] = {
-	{ 2, 168, 24, 240, 1 },
-	{ 2, 168, 40, 232, SPEC_MAX_VIEWS },
-	{ 1, 144, 40, 240, SPEC_MAX_VIEWS },
+	{ 2, 168, 24, 240, 1, 2 },
+	{ 2, 168, 40, 232, 2, 256 },
+	{ 2, 168, 56, 224, SPEC_MAX_VIEWS, 256 },
+	{ 1, 144, 56, 232, SPEC_MAX_VIEWS, 256 },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -103,10 +105,10 @@ static int estimate_group_registers(const Spec *spec, const Needs *needs, int co
 {
 	int fixed = 36, view = 8, operands = cols / 4;
 	if (spec->dtype == DTYPE_F16)
-		fixed += 40;                   /* products on their way back from a row's scale */
+		fixed += 44;                   /* products on their way back from a row's scale */
 	if (spec->score->op != EXPR_VAR)
-		fixed += 10;
-	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
+		fixed += 32;
+	return fixed + (needs->views - 1) * 10 + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
 }
 
 /* Bytes of barriers: one a tile of the ring, one a slot, one for the residents; and what rounding up to panels takes. */
@@ -128,8 +130,8 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->shared_bytes = group_shared(needs, tile);
 	tile->retain = needs->can_retain;
 	tile->engine = ENGINE_WGMMA;
-	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
-	       tile->shared_bytes <= plan->shared_limit;
+	return needs->views <= shape->most_views && needs->box_round / PLAN_PANEL_BYTES <= shape->most_boxes &&
+	       tile->register_estimate <= shape->consumer_registers && tile->shared_bytes <= plan->shared_limit;
 }
 
 /* Rows save traffic, columns save waiting, slots hide it: in this order. */
