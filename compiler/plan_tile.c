@@ -88,12 +88,11 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
  */
 static const struct GroupShape {
 	int groups, register_limit, producer_registers, consumer_registers;
-	int most_views, most_boxes;        /* a round: their addresses are what the producer's registers hold */
+	int most_views;                    /* their addresses are what the producer's registers hold */
 } group_shapes[] = {
-	{ 2, 168, 24, 240, 1, 2 },
-	{ 2, 168, 40, 232, 2, 256 },
-	{ 2, 168, 56, 224, SPEC_MAX_VIEWS, 256 },
-	{ 1, 144, 56, 232, SPEC_MAX_VIEWS, 256 },
+	{ 2, 168, 40, 232, 2 },
+	{ 2, 168, 56, 224, SPEC_MAX_VIEWS },
+	{ 1, 144, 56, 232, SPEC_MAX_VIEWS },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -105,9 +104,9 @@ static int estimate_group_registers(const Spec *spec, const Needs *needs, int co
 {
 	int fixed = 36, view = 8, operands = cols / 4;
 	if (spec->dtype == DTYPE_F16)
-		fixed += 44;                   /* products on their way back from a row's scale */
+		fixed += 40;                   /* products on their way back from a row's scale */
 	if (spec->score->op != EXPR_VAR)
-		fixed += 32;
+		fixed += 40;                   /* a score modifier and its derivative */
 	return fixed + (needs->views - 1) * 10 + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
 }
 
@@ -130,8 +129,8 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->shared_bytes = group_shared(needs, tile);
 	tile->retain = needs->can_retain;
 	tile->engine = ENGINE_WGMMA;
-	return needs->views <= shape->most_views && needs->box_round / PLAN_PANEL_BYTES <= shape->most_boxes &&
-	       tile->register_estimate <= shape->consumer_registers && tile->shared_bytes <= plan->shared_limit;
+	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	       tile->shared_bytes <= plan->shared_limit;
 }
 
 /* Rows save traffic, columns save waiting, slots hide it: in this order. */
