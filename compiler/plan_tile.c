@@ -6,7 +6,8 @@
 #include "plan_tile.h"
 
 enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
-       F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32 };
+       F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32, GATHER_COLS = 32,
+       GATHER_REGISTERS = 128 };
 
 /*
  * An upper bound that was fitted to what ptxas makes of these kernels (views 1..4, head_dim 40..256, all dtypes): addresses and
@@ -46,6 +47,9 @@ static int register_limit(const Spec *spec, const Needs *needs, int rows, int es
 {
 	if (rows < 64)
 		return PLAN_ALL_REGISTERS;
+	/* Most lists fit one tile, and then a kernel waits for memory rather than multiplies: four CTAs hide more of it. */
+	if (needs->gathered)
+		return estimate <= 140 ? GATHER_REGISTERS : estimate <= 200 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
 	if (spec->dtype == DTYPE_F32)
 		return estimate <= 214 ? F32_REGISTERS : PLAN_ALL_REGISTERS;
 	return needs->forward && estimate <= 185 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
@@ -155,13 +159,14 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 	if (choose_group_tile(plan, needs, launch))
 		return true;
 	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
+	int most_cols = needs->gathered ? GATHER_COLS : 64;
 	int most_slots = needs->gathered ? 1 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
 	Launch tile = *launch;
 	double best = 0;
 	if (needs->can_retain)
 		most_slots += needs->streams;
 	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
-		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
+		for (tile.cols = most_cols; tile.cols >= least_cols; tile.cols /= 2)
 			for (tile.slots = most_slots; tile.slots >= least_slots; tile.slots--) {
 				if (!tile_fits(plan, needs, &tile))
 					continue;

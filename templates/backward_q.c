@@ -296,22 +296,26 @@ static void visit_marked(BackwardQ *q)
 	Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, 0, place.batch, q->kv_head) };
 	Gather gather = gather_new(k, launch->cols, streams, 2);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
+	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
-		GatherWalk walk = marked_keys(k, v, place);
+		walks[v] = marked_keys(k, v, place);
+		gather_ahead(k, &walks[v]);
+	}
+	for (int v = 0; v < k->spec->views; v++) {
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
 		if (split)
 			residents[2] = (Resident){ q->d_rest, output_gradient_rest(k, place.batch, place.head), place.row0 };
 		streams[1] = key_stream(k, v, place.batch, q->kv_head);
-		walk.streams = streams;
-		walk.stream_count = 2;
-		walk.residents = residents;
-		walk.resident_count = 2 + split;
+		walks[v].streams = streams;
+		walks[v].stream_count = 2;
+		walks[v].residents = residents;
+		walks[v].resident_count = 2 + split;
 		q->q[v] = queries;
 		load_view(q, v);
 		int carried = carry_array(carry, 0, q->dq[v].e, tile_count(q->dq[v]));
 		carried = carry_sums(&q->sums, carry, carried);
-		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
 			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), true);
 			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);

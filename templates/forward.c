@@ -147,17 +147,21 @@ static void visit_marked(Forward *f)
 	streams[1] = value_stream(k, place.batch, f->kv_head);
 	streams[0] = key_stream(k, 0, place.batch, f->kv_head);
 	Gather gather = gather_new(k, launch->cols, streams, 2);
+	GatherWalk walks[SPEC_MAX_VIEWS];
+	for (int v = 0; v < spec->views; v++) {
+		walks[v] = marked_keys(k, v, place);
+		gather_ahead(k, &walks[v]);
+	}
 	for (int v = 0; v < spec->views; v++) {
 		streams[0] = key_stream(k, v, place.batch, f->kv_head);
 		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),
 			place.row0 };
-		GatherWalk walk = marked_keys(k, v, place);
-		walk.streams = streams;
-		walk.stream_count = 2;
-		walk.residents = &query;
-		walk.resident_count = 1;
+		walks[v].streams = streams;
+		walks[v].stream_count = 2;
+		walks[v].residents = &query;
+		walks[v].resident_count = 1;
 		load_view(f, v);
-		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile weights = tile_new(k, launch->cols);
 			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
 			hide(k, weights, f->row, gather.index,
