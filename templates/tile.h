@@ -39,6 +39,7 @@ typedef struct Kernel {
 	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
 	struct Tile *under_way;            /* and tiles whose products are not complete */
 	int resident_count, under_way_count;
+	bool has_turn;                     /* products of rows have been started, and others wait to start theirs */
 	If consumer;                       /* what the warps that compute do, from the ring's walk on */
 	MlirRegion region;
 	MlirBlock entry;

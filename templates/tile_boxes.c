@@ -241,6 +241,7 @@ void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
 			produce(ring, rounds);
 	}
 	kernel_split(k);
+	wgmma_first_turn(k);
 	ring->read_parity = val_i32(b, 0);
 	barrier_wait(k, resident_barrier(ring), ring->read_parity);
 	ring_loop(ring, rounds, carry, carry_count);

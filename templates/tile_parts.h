@@ -40,6 +40,8 @@ RingTile ring_boxes_back(Ring *ring, int back);
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 void wgmma_wait(Kernel *k);
+/* Before the first product of a walk: gives the first turn to the first warp group. */
+void wgmma_first_turn(Kernel *k);
 
 /* What rings of both engines do alike. */
 Val ring_group_base(Ring *ring, Val base, Val group, Val stride);

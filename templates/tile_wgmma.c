@@ -10,8 +10,61 @@
 #include "tile_parts.h"
 
 #include <stdio.h>
+#include <string.h>
 
-enum { DEPTH = 16, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH, FIRST_VOTE_BARRIER = 2 };
+enum { DEPTH = 16, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
+/* Barriers 0 and 1 are kernel_barrier's. */
+enum { FIRST_VOTE_BARRIER = 2, FIRST_TURN_BARRIER = 4 };
+
+static int group_count(const Kernel *k)
+{
+	return k->launch->warps / PLAN_GROUP_WARPS;
+}
+
+/*
+ * Warp groups take turns at starting the products of rows: each waits for its turn, starts them, and passes the turn on. While one
+ * group's products run, the other works on what its own gave; all at once they would wait for the tensor cores together, and
+ * then leave them idle together.
+ */
+static void barrier_of_two(Kernel *k, const char *op, Val group)
+{
+	Builder *b = k->b;
+	Val id = val_add_i32(b, group, FIRST_TURN_BARRIER);
+	Val threads = val_i32(b, 2 * PLAN_GROUP_WARPS * WARP);
+	ir_op(b, op, strcmp(op, "nvvm.barrier") == 0 ? "operandSegmentSizes = array<i32: 1, 1, 0>" : NULL, IR_TYPE_COUNT, 2,
+	      (Val[]){ id, threads });
+}
+
+static Val own_group(Kernel *k)
+{
+	return val_div_i32(k->b, k->warp, PLAN_GROUP_WARPS);
+}
+
+static void take_turn(Kernel *k)
+{
+	if (group_count(k) > 1)
+		barrier_of_two(k, "nvvm.barrier", own_group(k));
+}
+
+static void pass_turn(Kernel *k)
+{
+	Builder *b = k->b;
+	if (group_count(k) == 1)
+		return;
+	Val next = val_add_i32(b, own_group(k), 1);
+	Val past = val_compare(b, IR_EQ, next, val_i32(b, group_count(k)));
+	barrier_of_two(k, "nvvm.barrier.arrive", val_select(b, past, val_i32(b, 0), next));
+}
+
+void wgmma_first_turn(Kernel *k)
+{
+	Builder *b = k->b;
+	if (group_count(k) == 1)
+		return;
+	Val last = val_compare(b, IR_EQ, own_group(k), val_i32(b, group_count(k) - 1));
+	for (If f = if_begin(b, last, NULL, 0); if_next(&f);)
+		pass_turn(k);
+}
 
 /*
  * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are, which an
@@ -118,6 +171,9 @@ void wgmma_wait(Kernel *k)
 		count += tile_count(k->under_way[t]);
 	if (count == 0)
 		return;
+	if (k->has_turn)
+		pass_turn(k);
+	k->has_turn = false;
 	Val *values = ARENA_ARRAY(k->b->arena, Val, count);
 	Val **places = ARENA_ARRAY(k->b->arena, Val *, count);
 	int at = 0;
@@ -146,8 +202,10 @@ void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 	Chain *c = ARENA_NEW(builder->arena, Chain);
 	c->cols = acc.cols;
 	c->steps = (a.cols + DEPTH - 1) / DEPTH;
-	Val group = val_div_i32(builder, k->warp, PLAN_GROUP_WARPS);
-	Val first_row = val_mul_i32(builder, group, PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
+	if (!k->has_turn)
+		take_turn(k);
+	k->has_turn = true;
+	Val first_row = val_mul_i32(builder, own_group(k), PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
 	c->from_a = descriptor(k, val_offset(builder, a.base, first_row), 0);
 	c->from_b = descriptor(k, b.base, 0);
 	for (int s = 0; s < c->steps; s++) {
@@ -163,8 +221,7 @@ static Val group_any(Kernel *k, Val bits)
 {
 	Builder *b = k->b;
 	Val own = val_compare(b, IR_NE, bits, val_i32(b, 0));
-	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
-	Val id = val_add_i32(b, group, FIRST_VOTE_BARRIER);
+	Val id = val_add_i32(b, own_group(k), FIRST_VOTE_BARRIER);
 	Val threads = val_i32(b, PLAN_GROUP_WARPS * WARP);
 	return val_intrinsic(b, "llvm.nvvm.barrier.cta.red.or.aligned.count", IR_I1, 3, (Val[]){ id, threads, own });
 }
