@@ -12,9 +12,9 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEPTH = 16, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
+enum { DEPTH = 16, A_REGS = 4, MAX_GROUPS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
 /* Barriers 0 and 1 are kernel_barrier's. */
-enum { FIRST_VOTE_BARRIER = 2, FIRST_TURN_BARRIER = 4 };
+enum { FIRST_VOTE_BARRIER = 2, FIRST_TURN_BARRIER = 2 + MAX_GROUPS };
 
 static int group_count(const Kernel *k)
 {
