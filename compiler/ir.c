@@ -153,16 +153,16 @@ MlirOperation ir_region_op(Builder *b, const char *name, const char *attrs, int 
 	return finish(b, &state);
 }
 
-/* A struct of `count` float32. */
-static MlirType struct_type(Builder *b, int count)
+static MlirType struct_type(Builder *b, IrType type, int count)
 {
 	MlirType *fields = ARENA_ARRAY(b->arena, MlirType, count);
 	for (int i = 0; i < count; i++)
-		fields[i] = b->types[IR_F32];
+		fields[i] = b->types[type];
 	return mlirLLVMStructTypeLiteralGet(b->context, count, fields, false);
 }
 
-void ir_asm(Builder *b, const char *text, const char *constraints, int results, Val *result, int count, const Val *operands)
+void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, int results, Val *result, int count,
+            const Val *operands)
 {
 	if (b->failed)
 		return;
@@ -170,15 +170,18 @@ void ir_asm(Builder *b, const char *text, const char *constraints, int results, 
 		fail(b, text);
 		return;
 	}
-	MlirType type = results == 0 ? (MlirType){ NULL } : results == 1 ? b->types[IR_F32] : struct_type(b, results);
+	MlirType whole_type = results == 0   ? (MlirType){ NULL }
+	                      : results == 1 ? b->types[type]
+	                                     : struct_type(b, type, results);
 	const char *attrs = arena_printf(b->arena, "asm_string = \"%s\", constraints = \"%s\", has_side_effects", text,
 	                                 constraints);
-	MlirOperation op = ir_region_op(b, "llvm.inline_asm", attrs, count, operands, results > 0, &type, 0, NULL);
+	MlirOperation op = ir_region_op(b, "llvm.inline_asm", attrs, count, operands, results > 0, &whole_type, 0,
+	                                NULL);
 	if (b->failed || results == 0)
 		return;
 	Val whole = mlirOperationGetResult(op, 0);
 	for (int i = 0; i < results; i++)
-		result[i] = results == 1 ? whole : val_extract(b, whole, i, IR_F32);
+		result[i] = results == 1 ? whole : val_extract(b, whole, i, type);
 }
 
 MlirOperation ir_kernel_module(Builder *b, MlirModule *module)

@@ -59,8 +59,9 @@ Val ir_op(Builder *b, const char *name, const char *attrs, IrType type, int coun
 MlirOperation ir_region_op(Builder *b, const char *name, const char *attrs, int count, const Val *operands, int results,
                            const MlirType *types, int regions, MlirRegion *region);
 MlirAttribute ir_attr(Builder *b, const char *text);
-/* Assembly with side effects. constraints name `results` outputs, which are float32 and go to result[], then inputs. */
-void ir_asm(Builder *b, const char *text, const char *constraints, int results, Val *result, int count, const Val *operands);
+/* Assembly with side effects. constraints name `results` outputs, which are of one type and go to result[], then inputs. */
+void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, int results, Val *result, int count,
+            const Val *operands);
 
 /* Integers (i32 or i64, both operands alike) and addresses. Division rounds towards zero; operands here are never
  * negative where it matters. */

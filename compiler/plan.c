@@ -167,10 +167,8 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, PLAN_MARK_CAPACITY));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
-	launch->rows = launch->cols = PLAN_MARK;
-	launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
-	launch->slots = 4;
-	launch->grid = arena_printf(arena, "%s*%s", q, blocks);
+	choose_screen_tile(plan, launch);
+	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
 }
 
 static bool plan_forward(Plan *plan, Arena *arena)

@@ -71,6 +71,7 @@ typedef struct Launch {
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
 	int producer_warps;                /* more of them, which only fetch */
+	bool turns;                        /* warp groups take turns at starting products of rows: all do the same rounds */
 	int rows;                          /* of the CTA's tile */
 	int cols;                          /* of a streamed tile */
 	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */

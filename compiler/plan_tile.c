@@ -4,6 +4,7 @@
  * few warps are resident to hide latency. SM_REGISTERS and SM_SHARED are those of sm_90, where most of these kernels run.
  */
 #include "plan_tile.h"
+#include <stdlib.h>
 
 enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
        F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32, GATHER_COLS = 32,
@@ -126,6 +127,7 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->rows = shape->groups * PLAN_GROUP_WARPS * PLAN_WARP_ROWS;
 	tile->warps = shape->groups * PLAN_GROUP_WARPS;
 	tile->producer_warps = PLAN_GROUP_WARPS;
+	tile->turns = shape->groups > 1;
 	tile->register_limit = shape->register_limit;
 	tile->producer_registers = shape->producer_registers;
 	tile->consumer_registers = shape->consumer_registers;
@@ -177,6 +179,28 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 				}
 			}
 	return best != 0;
+}
+
+/*
+ * ENGINE_WGMMA: the products of one warp group run while others look at theirs, so there are as many as registers allow.
+ */
+void choose_screen_tile(const Plan *plan, Launch *launch)
+{
+	launch->slots = 4;
+	if (plan->options.target != TARGET_SM_90A) {
+		launch->rows = launch->cols = PLAN_MARK;
+		launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
+		return;
+	}
+	int groups = getenv("SG") ? atoi(getenv("SG")) : 3;
+	launch->engine = ENGINE_WGMMA;
+	launch->rows = groups * PLAN_MARK;
+	launch->cols = 2 * PLAN_MARK;
+	launch->warps = groups * PLAN_GROUP_WARPS;
+	launch->producer_warps = PLAN_GROUP_WARPS;
+	launch->register_limit = groups == 2 ? 80 : groups == 3 ? 128 : 96;
+	launch->producer_registers = 24;
+	launch->consumer_registers = groups == 2 ? 112 : groups == 3 ? 160 : 120;
 }
 
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */

@@ -6,6 +6,7 @@
 #include "quantise.h"
 
 #include <math.h>
+#include <string.h>
 #include "tile_parts.h"
 
 enum { CTA_WARPS = 4, CTA_THREADS = CTA_WARPS * WARP, MAX_ELEMENTS = 16, LEVELS = 127 };
@@ -187,7 +188,13 @@ Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length)
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride)) };
 	m.row_bytes = arena_printf(b->arena, "%d", bytes);
 	m.rows = kernel_i32(k, "round_up(%s,%d)", length, PLAN_TERM_ROWS);
+	/* As rows of the spec's dtype, which is what tensor maps and copies count in. */
 	m.cols = bytes / dtype_size(k->spec->dtype);
+	const char *heads = strcmp(length, "q_len") == 0 ? "heads" : "kv_heads";
+	m.map = arena_printf(b->arena, "buffer.%s %d round_up(%s,%d) %d %d*batch*%s %d*round_up(%s,%d) 1 0", buffer, m.cols, length,
+	                     PLAN_TERM_ROWS, bytes, k->spec->views, heads, bytes, length, PLAN_TERM_ROWS);
+	m.head = index;
+	m.batch = val_i32(b, 0);
 	return m;
 }
 

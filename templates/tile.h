@@ -60,6 +60,8 @@ Val kernel_i64(Kernel *k, const char *format, ...) __attribute__((format(printf,
 Val kernel_map(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Of all warps, or of those that compute once the ring's walk has begun. */
 void kernel_barrier(Kernel *k);
+/* Of the four warps that share 64 rows. */
+void kernel_group_barrier(Kernel *k);
 /* From here to the kernel's end is done by the warps that compute alone. */
 void kernel_split(Kernel *k);
 /* Reads thread and CTA once more, so that nothing derived from them before a long loop must stay in registers, or spill,
@@ -128,6 +130,7 @@ typedef struct Shared {
 	Val base;                          /* shared pointer */
 	int rows, cols;                    /* as stored: cols without padding */
 	int row_bytes;                     /* of a row, or of a panel's row */
+	int panel_cols;
 	bool swizzled;                     /* in panels of 128 bytes a row, as wgmma reads them (tile_shared.c) */
 } Shared;
 Shared shared_new(Kernel *k, int rows, int cols);
@@ -143,6 +146,8 @@ void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val r
 void shared_copy_terms(Kernel *k, Val to, Val from, int count);
 /* The address of columns 8n .. 8n + 7 of a row. */
 Val shared_address(Kernel *k, Shared s, Val row, int n);
+/* What was copied is there; with ENGINE_WGMMA once a ring's walk has begun. */
+void shared_arrived(Kernel *k);
 void copies_commit(Kernel *k);
 /* Waits until at most `pending` of this thread's committed groups are under way. */
 void copies_wait(Kernel *k, int pending);
@@ -151,10 +156,14 @@ void copies_wait(Kernel *k, int pending);
  * may be under way until mma_wait; till then acc must not be touched. */
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void mma_wait(Kernel *k);
-/* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, to be kept in registers, and
- * the sums (i32) of those rows with the rows of b, a multiple of 16. */
-Val *int8_rows(Kernel *k, Shared a);
-Tile mma_int8(Kernel *k, const Val *rows, Shared b);
+/* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, and the sums (i32) of
+ * those rows with the rows of b, a multiple of 16. */
+typedef struct Int8Rows {
+	Shared from;
+	Val *registers;                    /* NULL with ENGINE_WGMMA */
+} Int8Rows;
+Int8Rows int8_rows(Kernel *k, Shared a);
+Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
 /* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
  * warp whose part of p is all zeros skips it. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);

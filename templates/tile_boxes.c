@@ -58,13 +58,13 @@ void box_fetch(Kernel *k, Box box, Val barrier)
 	static const char attrs[] = "isCTAOnly = false, mode = #nvvm.tma_load_mode<tile>, "
 	                            "operandSegmentSizes = array<i32: 1, 1, 4, 1, 0, 0, 0, 0>";
 	Builder *b = k->b;
-	Val map = kernel_map(k, "%s %d %d", box.from.map, PANEL_COLS, box.to.rows);
+	Val map = kernel_map(k, "%s %d %d", box.from.map, box.to.panel_cols, box.to.rows);
 	Val head = map_coordinate(k, &box.from, box.from.head, "head_stride");
 	Val batch = map_coordinate(k, &box.from, box.from.batch, "batch_stride");
 	for (int p = 0; p < shared_panels(box.to); p++) {
 		Val panel = val_offset_const(b, box.to.base, (int64_t)p * shared_panel_bytes(box.to));
 		Val to = cluster_address(k, panel);
-		Val column = val_i32(b, p * PANEL_COLS);
+		Val column = val_i32(b, p * box.to.panel_cols);
 		ir_op(b, "nvvm.cp.async.bulk.tensor.shared.cluster.global", attrs, IR_TYPE_COUNT, 7,
 		      (Val[]){ to, map, column, box.first, head, batch, barrier });
 	}

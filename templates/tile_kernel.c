@@ -150,17 +150,42 @@ ARGUMENT(kernel_i32, ARG_I32, IR_I32)
 ARGUMENT(kernel_i64, ARG_I64, IR_I64)
 ARGUMENT(kernel_map, ARG_MAP, IR_POINTER)
 
+enum { CONSUMERS = 1, FIRST_GROUP = 2, FIRST_TURN = 6 };       /* named barriers; 0 is everyone's */
+
+static void named_barrier(Kernel *k, Val id, int warps)
+{
+	Builder *b = k->b;
+	Val threads = val_i32(b, warps * WARP);
+	ir_op(b, "nvvm.barrier", "operandSegmentSizes = array<i32: 1, 1, 0>", IR_TYPE_COUNT, 2, (Val[]){ id, threads });
+}
+
+Val group_barrier_id(Kernel *k)
+{
+	Val group = val_div_i32(k->b, k->warp, PLAN_GROUP_WARPS);
+	return val_add_i32(k->b, group, FIRST_GROUP);
+}
+
+Val turn_barrier_id(Kernel *k, Val group)
+{
+	return val_add_i32(k->b, group, FIRST_TURN);
+}
+
+void kernel_group_barrier(Kernel *k)
+{
+	if (k->launch->warps == PLAN_GROUP_WARPS)
+		kernel_barrier(k);
+	else
+		named_barrier(k, group_barrier_id(k), PLAN_GROUP_WARPS);
+}
+
 void kernel_barrier(Kernel *k)
 {
-	enum { CONSUMERS = 1 };            /* 0 is everyone's */
 	Builder *b = k->b;
 	if (!k->consumer.entered) {
 		ir_op(b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
 		return;
 	}
-	Val id = val_i32(b, CONSUMERS);
-	Val threads = val_i32(b, k->launch->warps * WARP);
-	ir_op(b, "nvvm.barrier", "operandSegmentSizes = array<i32: 1, 1, 0>", IR_TYPE_COUNT, 2, (Val[]){ id, threads });
+	named_barrier(k, val_i32(b, CONSUMERS), k->launch->warps);
 }
 
 void kernel_split(Kernel *k)

@@ -238,40 +238,52 @@ static int int8_steps(const Kernel *k)
 	return plan_int8_bytes(k->spec) / (2 * CHUNK);
 }
 
-Val *int8_rows(Kernel *k, Shared a)
+Int8Rows int8_rows(Kernel *k, Shared a)
 {
-	Val *rows = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
+	Int8Rows rows = { .from = a };
+	if (kernel_uses_groups(k))
+		return rows;
+	rows.registers = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
 	Val first_row = val_mul_i32(k->b, k->warp, PLAN_WARP_ROWS);
 	Val from = address_a(k, a, first_row);
 	for (int s = 0; s < int8_steps(k); s++) {
 		Val loaded = ldmatrix(k, val_offset_const(k->b, from, s * 2 * CHUNK), A_REGS, false);
 		for (int i = 0; i < A_REGS; i++)
-			rows[s * A_REGS + i] = val_extract(k->b, loaded, i, IR_I32);
+			rows.registers[s * A_REGS + i] = val_extract(k->b, loaded, i, IR_I32);
 	}
 	return rows;
 }
 
-Tile mma_int8(Kernel *k, const Val *rows, Shared b)
+/* Two blocks of 8 columns. */
+static void int8_columns(Kernel *k, Val *acc, const Val *rows, Val from_b)
+{
+	for (int s = 0; s < int8_steps(k); s++) {
+		Val loaded = ldmatrix(k, val_offset_const(k->b, from_b, s * 2 * CHUNK), 2 * B_REGS, false);
+		Val columns[2 * B_REGS];
+		for (int i = 0; i < 2 * B_REGS; i++)
+			columns[i] = val_extract(k->b, loaded, i, IR_I32);
+		for (int half = 0; half < 2; half++) {
+			Val *c = acc + 4 * half;
+			Val d = mma_s8(k, rows + s * A_REGS, columns + half * B_REGS, c);
+			for (int i = 0; i < 4; i++)
+				c[i] = val_extract(k->b, d, i, IR_I32);
+		}
+	}
+}
+
+Tile mma_int8(Kernel *k, Int8Rows rows, Shared b)
 {
 	Tile acc = tile_new(k, b.rows);
+	if (kernel_uses_groups(k)) {
+		wgmma_int8(k, acc, rows.from, b);
+		return acc;
+	}
 	Val zero = val_i32(k->b, 0);
 	Val from = address_b(k, b);
 	for (int e = 0; e < tile_count(acc); e++)
 		acc.e[e] = zero;
 	for (int n = 0; n < b.rows / 8; n += 2)
-		for (int s = 0; s < int8_steps(k); s++) {
-			Val at = val_offset_const(k->b, from, n * 8 * b.row_bytes + s * 2 * CHUNK);
-			Val loaded = ldmatrix(k, at, 2 * B_REGS, false);
-			Val columns[2 * B_REGS];
-			for (int i = 0; i < 2 * B_REGS; i++)
-				columns[i] = val_extract(k->b, loaded, i, IR_I32);
-			for (int half = 0; half < 2; half++) {
-				Val *c = acc.e + 4 * (n + half);
-				Val d = mma_s8(k, rows + s * A_REGS, columns + half * B_REGS, c);
-				for (int i = 0; i < 4; i++)
-					c[i] = val_extract(k->b, d, i, IR_I32);
-			}
-		}
+		int8_columns(k, acc.e + 4 * n, rows.registers, val_offset_const(k->b, from, n * 8 * b.row_bytes));
 	return acc;
 }
 

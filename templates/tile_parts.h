@@ -5,10 +5,11 @@
 #include "tile.h"
 
 /*
- * Swizzled matrices: panels of 64 columns, one after the other, each of 128 bytes a row. Of a panel's row r, the 16-byte chunk c
+ * Swizzled matrices: panels of columns, one after the other, each of 128 bytes a row. Of a panel's row r, the 16-byte chunk c
  * lies at place c ^ (r % 8), so that a column's chunks of eight rows lie in different banks. Columns beyond the matrix's are 0.
  */
-enum { PANEL_COLS = 64, SWIZZLE_BYTES = 8 * PLAN_PANEL_BYTES };
+enum { SWIZZLE_BYTES = 8 * PLAN_PANEL_BYTES };
+int panel_cols(const Kernel *k);           /* 64 of a 16-bit dtype */
 int shared_panels(Shared s);
 int shared_panel_bytes(Shared s);
 void shared_align(Kernel *k);
@@ -39,9 +40,13 @@ RingTile ring_boxes_next(Ring *ring);
 RingTile ring_boxes_back(Ring *ring, int back);
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
+void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b);      /* acc = a . b^T, complete when this returns */
 void wgmma_wait(Kernel *k);
 /* Before the first product of a walk: gives the first turn to the first warp group. */
 void wgmma_first_turn(Kernel *k);
+/* The named barrier of this thread's warp group; of its turn at products of rows. */
+Val group_barrier_id(Kernel *k);
+Val turn_barrier_id(Kernel *k, Val group);
 
 /* What rings of both engines do alike. */
 Val ring_group_base(Ring *ring, Val base, Val group, Val stride);

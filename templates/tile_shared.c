@@ -5,7 +5,8 @@
 Shared shared_at(Kernel *k, Val base, int rows, int cols)
 {
 	bool swizzled = kernel_uses_groups(k);
-	return (Shared){ base, rows, cols, swizzled ? PLAN_PANEL_BYTES : plan_row_bytes(k->spec, cols), swizzled };
+	int row_bytes = swizzled ? PLAN_PANEL_BYTES : plan_row_bytes(k->spec, cols);
+	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), swizzled };
 }
 
 int shared_bytes(Shared s)
@@ -28,9 +29,14 @@ Shared shared_new(Kernel *k, int rows, int cols)
 	return s;
 }
 
+int panel_cols(const Kernel *k)
+{
+	return PLAN_PANEL_BYTES / dtype_size(k->spec->dtype);
+}
+
 int shared_panels(Shared s)
 {
-	return (s.cols + PANEL_COLS - 1) / PANEL_COLS;
+	return (s.cols + s.panel_cols - 1) / s.panel_cols;
 }
 
 int shared_panel_bytes(Shared s)
@@ -215,6 +221,15 @@ void shared_copy_terms(Kernel *k, Val to, Val from, int count)
 		Val source = val_offset(b, from, bytes);
 		copy_chunk(k, target, source, none);
 	}
+}
+
+void shared_arrived(Kernel *k)
+{
+	if (kernel_uses_groups(k))
+		return;
+	copies_commit(k);
+	copies_wait(k, 0);
+	kernel_barrier(k);
 }
 
 void copies_commit(Kernel *k)

@@ -12,9 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEPTH = 16, A_REGS = 4, MAX_GROUPS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
-/* Barriers 0 and 1 are kernel_barrier's. */
-enum { FIRST_VOTE_BARRIER = 2, FIRST_TURN_BARRIER = 2 + MAX_GROUPS };
+enum { DEPTH = 16, DEPTH_BYTES = 32, GROUP_COLS = 64, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
 
 static int group_count(const Kernel *k)
 {
@@ -29,7 +27,7 @@ static int group_count(const Kernel *k)
 static void barrier_of_two(Kernel *k, const char *op, Val group)
 {
 	Builder *b = k->b;
-	Val id = val_add_i32(b, group, FIRST_TURN_BARRIER);
+	Val id = turn_barrier_id(k, group);
 	Val threads = val_i32(b, 2 * PLAN_GROUP_WARPS * WARP);
 	ir_op(b, op, strcmp(op, "nvvm.barrier") == 0 ? "operandSegmentSizes = array<i32: 1, 1, 0>" : NULL, IR_TYPE_COUNT, 2,
 	      (Val[]){ id, threads });
@@ -42,14 +40,14 @@ static Val own_group(Kernel *k)
 
 static void take_turn(Kernel *k)
 {
-	if (group_count(k) > 1)
+	if (k->launch->turns)
 		barrier_of_two(k, "nvvm.barrier", own_group(k));
 }
 
 static void pass_turn(Kernel *k)
 {
 	Builder *b = k->b;
-	if (group_count(k) == 1)
+	if (!k->launch->turns)
 		return;
 	Val next = val_add_i32(b, own_group(k), 1);
 	Val past = val_compare(b, IR_EQ, next, val_i32(b, group_count(k)));
@@ -59,7 +57,7 @@ static void pass_turn(Kernel *k)
 void wgmma_first_turn(Kernel *k)
 {
 	Builder *b = k->b;
-	if (group_count(k) == 1)
+	if (!k->launch->turns)
 		return;
 	Val last = val_compare(b, IR_EQ, own_group(k), val_i32(b, group_count(k) - 1));
 	for (If f = if_begin(b, last, NULL, 0); if_next(&f);)
@@ -84,12 +82,15 @@ static Val descriptor(Kernel *k, Val base, int panels)
 /* Depth step s of an operand that is contiguous along the depth. */
 static int depth_offset(Shared s, int step)
 {
-	int steps = PANEL_COLS / DEPTH;
-	return step / steps * shared_panel_bytes(s) + step % steps * PLAN_PANEL_BYTES / steps;
+	int steps = PLAN_PANEL_BYTES / DEPTH_BYTES;
+	return step / steps * shared_panel_bytes(s) + step % steps * DEPTH_BYTES;
 }
+
+typedef enum Element { ELEMENT_HALF, ELEMENT_INT8 } Element;    /* of the operands: the spec's 16-bit dtype, or int8 */
 
 /* One product: `steps` instructions that add to the same accumulators. */
 typedef struct Chain {
+	Element element;
 	int cols, steps;
 	bool transposed;                   /* B lies [depth x cols] */
 	Val from_a, from_b;                /* descriptors */
@@ -111,13 +112,13 @@ static char *register_list(Kernel *k, int first, int count)
 }
 
 /* "=f,=f,..." for `count` outputs, then ",0,1,..." where `tied`: the inputs that are those outputs' values before. */
-static char *accumulator_constraints(Kernel *k, int count, bool tied)
+static char *accumulator_constraints(Kernel *k, char kind, int count, bool tied)
 {
 	enum { LONGEST = sizeof ",=f,1000" };
 	char *text = ARENA_ARRAY(k->b->arena, char, count * LONGEST + 1);
 	char *end = text;
 	for (int i = 0; i < count; i++)
-		end += sprintf(end, i ? ",=f" : "=f");
+		end += sprintf(end, i ? ",=%c" : "=%c", kind);
 	for (int i = 0; tied && i < count; i++)
 		end += sprintf(end, ",%d", i);
 	return text;
@@ -129,14 +130,25 @@ static char *set_descriptor(Kernel *k, char *text, int number, int operand, int 
 	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand, bytes / CHUNK, number);
 }
 
+/* "wgmma.mma_async...;" for one step: its operands but the accumulators, and whether it adds to them. */
+static const char *instruction(Kernel *k, const Chain *c, const char *list, const char *a, bool adds)
+{
+	Arena *arena = k->b->arena;
+	const char *dtype = k->spec->dtype == DTYPE_BF16 ? "bf16" : "f16";
+	if (c->element == ELEMENT_INT8)
+		return arena_printf(arena, "wgmma.mma_async.sync.aligned.m64n%dk32.s32.s8.s8 %s, %s, d1, %d;", c->cols, list, a, adds);
+	return arena_printf(arena, "wgmma.mma_async.sync.aligned.m64n%dk16.f32.%s.%s %s, %s, d1, %d, 1, 1%s, %d;", c->cols, dtype,
+	                    dtype, list, a, adds, c->in_registers ? "" : ", 0", c->transposed);
+}
+
 /* acc += the chain's product, or = where `fresh`; under way when this returns. */
 static void start_chain(Kernel *k, Val *acc, const Chain *c, bool fresh)
 {
 	Arena *arena = k->b->arena;
-	const char *dtype = k->spec->dtype == DTYPE_BF16 ? "bf16" : "f16";
+	IrType type = c->element == ELEMENT_INT8 ? IR_I32 : IR_F32;
 	int values = c->cols / 2, count = 0;
 	Val *operands = ARENA_ARRAY(arena, Val, values + MAX_STEPS * A_REGS + 2);
-	char *list = register_list(k, 0, values), *constraints = accumulator_constraints(k, values, !fresh);
+	char *list = register_list(k, 0, values), *constraints = accumulator_constraints(k, type == IR_I32 ? 'r' : 'f', values, !fresh);
 	for (int i = 0; !fresh && i < values; i++)
 		operands[count++] = acc[i];
 	int b_operand = values + count, a_operand = b_operand + 1;
@@ -157,11 +169,10 @@ static void start_chain(Kernel *k, Val *acc, const Chain *c, bool fresh)
 			text = set_descriptor(k, text, 0, a_operand, c->step_a[s]);
 		}
 		text = set_descriptor(k, text, 1, b_operand, c->step_b[s]);
-		text = arena_printf(arena, "%s\\n\\twgmma.mma_async.sync.aligned.m64n%dk16.f32.%s.%s %s, %s, d1, %d, 1, 1%s, %d;", text,
-		                    c->cols, dtype, dtype, list, a, !(fresh && s == 0), c->in_registers ? "" : ", 0", c->transposed);
+		text = arena_printf(arena, "%s\\n\\t%s", text, instruction(k, c, list, a, !(fresh && s == 0)));
 	}
 	text = arena_printf(arena, "%s\\n\\twgmma.commit_group.sync.aligned;\\n\\t}", text);
-	ir_asm(k->b, text, constraints, values, acc, count, operands);
+	ir_asm(k->b, text, constraints, type, values, acc, count, operands);
 }
 
 void wgmma_wait(Kernel *k)
@@ -181,7 +192,8 @@ void wgmma_wait(Kernel *k)
 		at = carry_array(places, at, k->under_way[t].e, tile_count(k->under_way[t]));
 	for (int i = 0; i < count; i++)
 		values[i] = *places[i];
-	ir_asm(k->b, "wgmma.wait_group.sync.aligned 0;", accumulator_constraints(k, count, true), count, values, count, values);
+	ir_asm(k->b, "wgmma.wait_group.sync.aligned 0;", accumulator_constraints(k, 'f', count, true), IR_F32, count, values,
+	       count, values);
 	for (int i = 0; i < count; i++)
 		*places[i] = values[i];
 	k->under_way_count = 0;
@@ -196,15 +208,14 @@ static void put_under_way(Kernel *k, Tile t)
 	k->under_way[k->under_way_count++] = t;
 }
 
-void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
+/* The warp group's rows of a by the rows of b, both contiguous along a depth of so many bytes. */
+static Chain *rows_chain(Kernel *k, Element element, Shared a, Shared b, int depth_bytes)
 {
 	Builder *builder = k->b;
 	Chain *c = ARENA_NEW(builder->arena, Chain);
-	c->cols = acc.cols;
-	c->steps = (a.cols + DEPTH - 1) / DEPTH;
-	if (!k->has_turn)
-		take_turn(k);
-	k->has_turn = true;
+	c->element = element;
+	c->cols = b.rows;
+	c->steps = (depth_bytes + DEPTH_BYTES - 1) / DEPTH_BYTES;
 	Val first_row = val_mul_i32(builder, own_group(k), PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
 	c->from_a = descriptor(k, val_offset(builder, a.base, first_row), 0);
 	c->from_b = descriptor(k, b.base, 0);
@@ -212,6 +223,23 @@ void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 		c->step_a[s] = depth_offset(a, s);
 		c->step_b[s] = depth_offset(b, s);
 	}
+	return c;
+}
+
+void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b)
+{
+	Chain *c = rows_chain(k, ELEMENT_INT8, a, b, plan_int8_bytes(k->spec));
+	start_chain(k, acc.e, c, true);
+	ir_asm(k->b, "wgmma.wait_group.sync.aligned 0;", accumulator_constraints(k, 'r', tile_count(acc), true), IR_I32,
+	       tile_count(acc), acc.e, tile_count(acc), acc.e);
+}
+
+void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
+{
+	Chain *c = rows_chain(k, ELEMENT_HALF, a, b, a.cols * dtype_size(k->spec->dtype));
+	if (!k->has_turn)
+		take_turn(k);
+	k->has_turn = true;
 	start_chain(k, acc.e, c, tile_is_zero(acc));
 	put_under_way(k, acc);
 }
@@ -221,7 +249,7 @@ static Val group_any(Kernel *k, Val bits)
 {
 	Builder *b = k->b;
 	Val own = val_compare(b, IR_NE, bits, val_i32(b, 0));
-	Val id = val_add_i32(b, own_group(k), FIRST_VOTE_BARRIER);
+	Val id = group_barrier_id(k);
 	Val threads = val_i32(b, PLAN_GROUP_WARPS * WARP);
 	return val_intrinsic(b, "llvm.nvvm.barrier.cta.red.or.aligned.count", IR_I1, 3, (Val[]){ id, threads, own });
 }
@@ -231,7 +259,7 @@ static void multiply(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fr
 {
 	c->from_b = descriptor(k, b.base, shared_panel_bytes(b));
 	for (int s = 0; s < c->steps; s++)
-		c->step_b[s] = first / PANEL_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES;
+		c->step_b[s] = first / GROUP_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES;
 	start_chain(k, acc, c, fresh);
 	put_under_way(k, (Tile){ c->cols, acc });
 	wgmma_wait(k);
@@ -240,8 +268,8 @@ static void multiply(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fr
 /* f16: the product of a scaled tile, a panel of columns at a time, and scaled back as it is added. */
 static void multiply_scaled(Kernel *k, Tile acc, Chain *c, const Val back[2], Shared b)
 {
-	for (int first = 0; first < acc.cols; first += PANEL_COLS) {
-		c->cols = acc.cols - first < PANEL_COLS ? acc.cols - first : PANEL_COLS;
+	for (int first = 0; first < acc.cols; first += GROUP_COLS) {
+		c->cols = acc.cols - first < GROUP_COLS ? acc.cols - first : GROUP_COLS;
 		Tile product = tile_new(k, c->cols);
 		multiply(k, c, product.e, b, first, true);
 		for (int e = 0; e < tile_count(product); e++) {

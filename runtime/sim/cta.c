@@ -72,8 +72,7 @@ static bool step(Warp *w, const Inst *in)
 		return true;
 	if (in->traits & OP_WHOLE_WARP && mask != w->live)
 		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only "
-			"lanes "
-			"0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
+			"lanes 0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
 	if (w->n_wgmma && !wgmma_watch(w, in))
 		return false;
 	if (in->traits & OP_POISON)
@@ -185,7 +184,8 @@ bool op_bar_red(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	b->any |= (*pred(w, in->op[in->n_dst + 2]) & mask) != 0;
+	uint32_t p = *pred(w, in->op[in->n_dst + 2]);
+	b->any |= ((in->alt[MAX_ALTERNATIVES - 1] ? ~p : p) & mask) != 0;
 	return op_bar_sync(w, in, mask);
 }
 
@@ -205,6 +205,8 @@ static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t si
 		snprintf(buffer, size, "has exited");
 	else if (w->waits_for == WAITS_FOR_BARRIER)
 		snprintf(buffer, size, "waits at barrier %u (PTX line %u)", w->barrier, w->waiting_at->line);
+	else if (w->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(buffer, size, "waits for registers (PTX line %u)", w->waiting_at->line);
 	else if (w->waits_for == WAITS_FOR_WGMMA)
 		snprintf(buffer, size, "waits for its warpgroup's wgmma (PTX line %u)", w->waiting_at->line);
 	else
@@ -234,6 +236,9 @@ static bool report_deadlock(Cta *cta)
 	const Barrier *b = &cta->barriers[first->barrier];
 	if (first->waits_for == WAITS_FOR_MBARRIER)
 		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
+	else if (first->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(what, sizeof what, "setmaxnreg.inc finds %u registers of a thread given back, and the warp has %u",
+			cta->free_registers, first->registers);
 	else if (first->waits_for == WAITS_FOR_WGMMA)
 		snprintf(what, sizeof what, "the four warps of a warpgroup have not all issued a wgmma that is waited for");
 	else
@@ -334,6 +339,7 @@ static void start_warp(Warp *w)
 	w->reconverge = NO_RECONVERGENCE;
 	w->state = WARP_READY;
 	w->executed = 0;
+	w->registers = (k->max_registers + 7) / 8 * 8;
 	w->n_copies = w->n_bulk = w->n_wgmma = 0;
 	w->n_issued = w->wgmma_group = 0;
 	if (w->busy)
@@ -384,7 +390,7 @@ static bool run_grid(Cta *cta)
 		cta->time = 1;
 		shared_reset(&cta->shared);
 		memset(cta->barriers, 0, sizeof cta->barriers);
-		cta->n_mbarriers = 0;
+		cta->n_mbarriers = cta->free_registers = 0;
 		wgmma_reset(cta);
 		for (uint32_t k = 0; k < cta->n_warps; k++)
 			start_warp(&cta->warps[k]);

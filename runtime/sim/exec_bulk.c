@@ -1,15 +1,16 @@
 /*
- * Bulk copies, the work of the async proxy. Into shared memory: the bytes are copied and counted by the mbarrier at once, but
- * belong to the mbarrier's agent, whose stamps are its phases: who has not waited for the phase and touches them is
- * reported. Out of shared memory: the bytes are copied at once, and held until the lane that issued the copy waits for its group.
+ * Bulk copies, the work of the async proxy. Into shared memory: the bytes are copied and counted by the mbarrier at once,
+ * but belong to the mbarrier's agent, whose stamps are its phases: who has not waited for the phase and touches them is
+ * reported. Out of shared memory: the bytes are copied at once, and held until the lane that issued the copy waits for its
+ * group.
  */
 #include "exec.h"
 
 static bool check_alignment(Warp *w, const Inst *in, int l, uint64_t shared, uint64_t global, uint32_t bytes)
 {
 	return (shared % 16 == 0 && global % 16 == 0 && bytes % 16 == 0)
-		|| report_at(w, in, l, "misaligned bulk copy: %u bytes, shared offset %llu, global address 0x%llx: all three are multiples "
-			"of 16", bytes, (unsigned long long)shared, (unsigned long long)global);
+		|| report_at(w, in, l, "misaligned bulk copy: %u bytes, shared offset %llu, global address 0x%llx: all three are "
+			"multiples of 16", bytes, (unsigned long long)shared, (unsigned long long)global);
 }
 
 static bool load_lane(Warp *w, const Inst *in, int l)
@@ -42,7 +43,8 @@ bool bulk_begin_read(Warp *w, const Inst *in, int l, uint32_t from, uint32_t byt
 		return false;
 	if (!sim_grow(&w->bulk, &w->cap_bulk, w->n_bulk + 1, sizeof *w->bulk))
 		return report_at(w, in, l, "out of memory");
-	w->bulk[w->n_bulk++] = (BulkRead){ .address = from, .bytes = bytes, .group = w->bulk_group[l], .lane = (uint8_t)l, .in = in };
+	w->bulk[w->n_bulk++] = (BulkRead){ .address = from, .bytes = bytes, .group = w->bulk_group[l], .lane = (uint8_t)l,
+		.in = in };
 	shared_hold(&w->cta->shared, from, bytes, w->number);
 	return true;
 }
@@ -95,6 +97,6 @@ bool op_bulk_wait(Warp *w, const Inst *in, uint32_t mask)
 
 bool bulk_done(Warp *w)
 {
-	return w->n_bulk == 0 || report_at(w, w->bulk[0].in, w->bulk[0].lane, "the CTA has ended while this bulk copy may still read "
-		"its shared memory: cp.async.bulk.commit_group and wait_group must come before");
+	return w->n_bulk == 0 || report_at(w, w->bulk[0].in, w->bulk[0].lane, "the CTA has ended while this bulk copy may still "
+		"read its shared memory: cp.async.bulk.commit_group and wait_group must come before");
 }

@@ -1,7 +1,8 @@
 /*
- * Tensor maps, filled by the host, and the bulk copies of boxes that use them. A box lies in shared memory row by row, dimension 0 first,
- * without gaps; with a swizzle of W bytes its rows are W bytes, and bits 4 and on of each address (1, 2, 3 of them for W = 32, 64, 128)
- * are xored with as many from bit 7 on, as wgmma does with what it reads. What a box holds outside of the tensor is 0, and counts.
+ * Tensor maps, filled by the host, and the bulk copies of boxes that use them. A box lies in shared memory row by row,
+ * dimension 0 first, without gaps; with a swizzle of W bytes its rows are W bytes, and bits 4 and on of each address (1, 2,
+ * 3 of them for W = 32, 64, 128) are xored with as many from bit 7 on, as wgmma does with what it reads. What a box holds
+ * outside of the tensor is 0, and counts.
  */
 #include "exec.h"
 
@@ -19,29 +20,34 @@ static uint32_t bytes_of_type(int type)
 static bool check_dimension(Sim *sim, uint32_t d, uint64_t size, uint64_t stride, uint32_t box)
 {
 	if (size == 0 || size > UINT64_C(1) << 32)
-		return report_plain(sim, "tensor map: dimension %u has %llu elements; 1 to 2^32 are possible", d, (unsigned long long)size);
+		return report_plain(sim, "tensor map: dimension %u has %llu elements; 1 to 2^32 are possible", d,
+			(unsigned long long)size);
 	if (box == 0 || box > MAX_BOX)
-		return report_plain(sim, "tensor map: dimension %u of the box has %u elements; 1 to %d are possible", d, box, MAX_BOX);
+		return report_plain(sim, "tensor map: dimension %u of the box has %u elements; 1 to %d are possible", d, box,
+			MAX_BOX);
 	if (d > 0 && (stride % SMALLEST_ALIGNMENT || stride >= UINT64_C(1) << 40))
 		return report_plain(sim, "tensor map: dimension %u has a stride of %llu bytes; it is a multiple of %d below 2^40", d,
 			(unsigned long long)stride, SMALLEST_ALIGNMENT);
 	return true;
 }
 
-int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes, const uint64_t *strides,
-	const uint32_t *box, const uint32_t *element_strides, int swizzle)
+int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes,
+	const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int swizzle)
 {
 	uint32_t bytes = bytes_of_type(type);
-	*map = (SimTensorMap){ .mark = MAP_MARK, .base = (uint64_t)(uintptr_t)base, .rank = (uint8_t)rank, .element = (uint8_t)bytes,
+	*map = (SimTensorMap){ .mark = MAP_MARK, .base = (uint64_t)(uintptr_t)base, .rank = (uint8_t)rank,
+		.element = (uint8_t)bytes,
 		.span = (uint8_t)(swizzle ? 16 << swizzle : 16) };
 	sim->error[0] = 0;
 	if (!bytes || rank < 1 || rank > SIM_TENSOR_RANK || swizzle < 0 || swizzle > 3)
-		report_plain(sim, "tensor map: data type %d, rank %u, swizzle %d; the simulator knows types 0 to 9, ranks 1 to %d, swizzles 0 "
-			"to 3", type, rank, swizzle, SIM_TENSOR_RANK);
+		report_plain(sim, "tensor map: data type %d, rank %u, swizzle %d; the simulator knows types 0 to 9, ranks 1 to %d, "
+			"swizzles 0 to 3", type, rank, swizzle, SIM_TENSOR_RANK);
 	else if (map->base % SMALLEST_ALIGNMENT)
-		report_plain(sim, "tensor map: the address 0x%llx is no multiple of %d", (unsigned long long)map->base, SMALLEST_ALIGNMENT);
+		report_plain(sim, "tensor map: the address 0x%llx is no multiple of %d", (unsigned long long)map->base,
+			SMALLEST_ALIGNMENT);
 	else if (box[0] * bytes % SMALLEST_ALIGNMENT || (swizzle && box[0] * bytes != map->span))
-		report_plain(sim, "tensor map: a row of the box has %u bytes; it must be a multiple of %d, and all of the %u bytes of a swizzle",
+		report_plain(sim, "tensor map: a row of the box has %u bytes; it must be a multiple of %d, and all of the %u bytes "
+			"of a swizzle",
 			box[0] * bytes, SMALLEST_ALIGNMENT, map->span);
 	for (uint32_t d = 0; d < rank && !sim->error[0]; d++) {
 		map->sizes[d] = sizes[d];
@@ -78,7 +84,8 @@ static bool read_box(Warp *w, const Inst *in, int l, int operand, int a, Box *bo
 		return false;
 	memcpy(&box->map, in_params ? cta->params + offset : (const uint8_t *)(uintptr_t)address, sizeof box->map);
 	if (address % 64 || box->map.mark != MAP_MARK)
-		return report_at(w, in, l, "there is no tensor map at 0x%llx: the host fills one with sim_tensor_map, at a multiple of 64",
+		return report_at(w, in, l, "there is no tensor map at 0x%llx: the host fills one with sim_tensor_map, at a multiple "
+			"of 64",
 			(unsigned long long)address);
 	if (box->map.rank != in->n_vector)
 		return report_at(w, in, l, "the tensor map has %u dimensions, the instruction %u", box->map.rank, in->n_vector);
@@ -95,7 +102,8 @@ static bool read_place(Warp *w, const Inst *in, int l, Slot slot, int a, Box *bo
 {
 	uint64_t at = shared_address(lane_address(w, in, a, slot, l));
 	if (at % BOX_ALIGNMENT)
-		return report_at(w, in, l, "misaligned box: shared offset %llu is no multiple of %d", (unsigned long long)at, BOX_ALIGNMENT);
+		return report_at(w, in, l, "misaligned box: shared offset %llu is no multiple of %d", (unsigned long long)at,
+			BOX_ALIGNMENT);
 	box->shared = (uint32_t)at;
 	return shared_bounds(w, in, l, at, box->bytes);
 }

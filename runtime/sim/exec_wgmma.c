@@ -1,28 +1,36 @@
 /*
- * wgmma: D = A B + D, 64 x N results of a warpgroup (4 warps from a multiple of 4 on). Warp w of the group has rows 16 w to 16 w + 15.
- * An instruction's K is 32 bytes of a row: 16 elements of 16 bits, 8 of tf32, 32 of 8 bits.
+ * wgmma: D = A B + D, 64 x N results of a warpgroup (4 warps from a multiple of 4 on). Warp w of the group has rows 16 w to
+ * 16 w + 15. An instruction's K is 32 bytes of a row: 16 elements of 16 bits, 8 of tf32, 32 of 8 bits.
  *
- * Registers, with g = lane / 4 and t = lane % 4: register r of D holds row g + 8 (r / 2 % 2), column 8 (r / 4) + 2 t + r % 2.
- * Register r of A holds row g + 8 (r % 2) and, with E elements in it, columns E (t + 4 (r / 2)) on, as in mma.sync.
+ * Registers, with g = lane / 4 and t = lane % 4: register r of D holds row g + 8 (r / 2 % 2), column
+ * 8 (r / 4) + 2 t + r % 2. Register r of A holds row g + 8 (r % 2) and, with E elements in it, columns E (t + 4 (r / 2))
+ * on, as in mma.sync.
  *
- * Shared memory. A descriptor holds, each in units of 16 bytes, the start (bits 0-13), "leading" L (16-29) and "stride" S (32-45); bits
- * 49-51 are the base offset, 62-63 the swizzle: 0 none, 1 of 128 bytes, 2 of 64, 3 of 32. The operand is made of pieces of 16 bytes. In
- * a K-major operand a piece is half of the K of one row m (of A; a column of B); in an MN-major one it is 8 neighbours of one k. With W
- * the swizzle's bytes, a piece lies at start plus
+ * Shared memory. A descriptor holds, each in units of 16 bytes, the start (bits 0-13), "leading" L (16-29) and "stride" S
+ * (32-45); bits 49-51 are the base offset, 62-63 the swizzle: 0 none, 1 of 128 bytes, 2 of 64, 3 of 32. The operand is made
+ * of pieces of 16 bytes. In a K-major operand a piece is half of the K of one row m (of A; a column of B); in an MN-major
+ * one it is 8 neighbours of one k. With W the swizzle's bytes, a piece lies at start plus
  *
  *                     none                                   swizzled
  *   K-major           16 (m % 8) + S (m / 8) + L half        W (m % 8) + S (m / 8) + 16 half
  *   MN-major, m = 8b  16 (k % 8) + L (k / 8) + S b           W (k % 8) + S (k / 8) + L (16 b / W) + (16 b) % W
  *
- * and, swizzled, bits 4 and on of that address (1, 2 or 3 of them) are then xored with as many from bit 7 on. Worked, for 128 bytes, S = 1024
- * (8 rows follow each other), start 1024, K-major, bf16: row 0 half 0 lies at 1024, half 1 at 1040; row 1 half 0 at 1024 + 128, xored with
- * 1 << 4: 1168; row 7 half 1 at 1024 + 896 + 16 = 1936, xored with 7 << 4: 2016; row 8 half 0 at 2048. The next K, 32 bytes on, is start
- * 1056: row 1 half 0 at 1056 + 128 = 1184, xored: 1200. The patterns repeat every 8 W bytes, and must begin at a multiple of that; a base
- * offset, which would move them, is not supported.
+ * and, swizzled, bits 4 and on of that address (1, 2 or 3 of them) are then xored with as many from bit 7 on. The patterns
+ * repeat every 8 W bytes, and must begin at a multiple of that; a base offset, which would move them, is not supported.
  *
- * Asynchrony. A warp computes its rows when it issues the instruction; nobody may see that: registers are busy until wait_group, and the
- * pieces are held until a warp of the group has waited. A wait_group lasts until all four warps have issued what it waits for, so no warp
- * of a group reads after another one's wait.
+ *   K-major, 128 bytes, S 1024         row 0      1      2      7      8
+ *   start 1024, half 0                  1024   1168   1312   2032   2048
+ *   start 1024, half 1                  1040   1152   1328   2016   2064
+ *   start 1056 (the next K), half 0     1056   1200   1280   2000   2080
+ *
+ *   MN-major, 64 bytes, S 512, L 1024    k 0      1      2      7      8
+ *   start 1024, rows 0 to 7             1024   1088   1168   1520   1536
+ *   start 1024, rows 8 to 15            1040   1104   1152   1504   1552
+ *   start 1024, rows 32 to 39           2048   2112   2192   2544   2560
+ *
+ * Asynchrony. A warp computes its rows when it issues the instruction; nobody may see that: registers are busy until
+ * wait_group, and the pieces are held until a warp of the group has waited. A wait_group lasts until all four warps have
+ * issued what it waits for, so no warp of a group reads after another one's wait.
  *
  * Products are exact, an instruction's sum is taken in double and rounded once: see exec_mma.c.
  */
@@ -65,7 +73,8 @@ static bool is_integer(const Operands *o) { return o->a_type >= ELEMENT_S8; }
 static bool read_descriptor(Warp *w, const Inst *in, uint64_t bits, bool mn_major, const char *name, Matrix *m)
 {
 	static const uint8_t spans[] = { 16, 128, 64, 32 };
-	*m = (Matrix){ .start = (bits & 0x3fff) << 4, .leading = (bits >> 16 & 0x3fff) << 4, .stride = (bits >> 32 & 0x3fff) << 4,
+	*m = (Matrix){ .start = (bits & 0x3fff) << 4, .leading = (bits >> 16 & 0x3fff) << 4,
+		.stride = (bits >> 32 & 0x3fff) << 4,
 		.span = spans[bits >> 62], .mn_major = mn_major };
 	if (bits & UINT64_C(0x3ff1c000c000c000))
 		return report_at(w, in, -1, "the descriptor of %s, 0x%016llx, has bits outside of its fields", name,
@@ -74,8 +83,8 @@ static bool read_descriptor(Warp *w, const Inst *in, uint64_t bits, bool mn_majo
 		return report_at(w, in, -1, "the descriptor of %s, 0x%016llx, has a base offset: the simulator knows 0 alone", name,
 			(unsigned long long)bits);
 	if (m->start & (8 * m->span - 1) & ~127u)
-		return report_at(w, in, -1, "the descriptor of %s begins at shared offset %u, inside a pattern of %u bytes: patterns "
-			"begin at multiples of that", name, m->start, 8 * m->span);
+		return report_at(w, in, -1, "the descriptor of %s begins at shared offset %u, inside a pattern of %u bytes: "
+			"patterns begin at multiples of that", name, m->start, 8 * m->span);
 	return true;
 }
 
@@ -118,7 +127,8 @@ static void decode_piece(const uint8_t *from, Element type, float *to, int strid
 }
 
 /* to[row * row_stride + k * k_stride] */
-static void load_rows(const SharedMemory *s, const Matrix *m, Element type, int first, int rows, float *to, int row_stride, int k_stride)
+static void load_rows(const SharedMemory *s, const Matrix *m, Element type, int first, int rows, float *to, int row_stride,
+	int k_stride)
 {
 	int per_piece = (int)(CHUNK_BYTES / bytes_of(type));
 	for (int i = 0; i < PIECES * rows; i++) {
@@ -248,8 +258,8 @@ static bool uniform(Warp *w, const Inst *in, Slot slot, uint32_t bytes, uint64_t
 	return true;
 }
 
-/* The sources are A's descriptor or four registers, B's descriptor, the predicate, and immediates: the signs of A and B, and whether A (only
- * where it has a descriptor) and B are MN-major. */
+/* The sources are A's descriptor or four registers, B's descriptor, the predicate, and immediates: the signs of A and B,
+ * and whether A (only where it has a descriptor) and B are MN-major. */
 static bool read_operands(Warp *w, const Inst *in, Operands *o)
 {
 	uint64_t modes[4] = { 0 };
@@ -279,9 +289,11 @@ static bool check_registers(Warp *w, const Inst *in, const Operands *o)
 	const Slot *slots = accumulators(w, in);
 	for (int r = 0; r < in->n_list; r++) {
 		if (o->accumulate && w->written[slots[r]] != UINT32_MAX)
-			return report_at(w, in, __builtin_ctz(~w->written[slots[r]]), "accumulator %d holds no value: nothing wrote it", r);
+			return report_at(w, in, __builtin_ctz(~w->written[slots[r]]), "accumulator %d holds no value: nothing wrote "
+				"it", r);
 		if (w->busy[slots[r]] & BUSY_SOURCE || (w->busy[slots[r]] && w->busy_shape != in->n_list))
-			return report_at(w, in, -1, "accumulator %d is in use by an earlier wgmma %s: wgmma.wait_group must come before", r,
+			return report_at(w, in, -1, "accumulator %d is in use by an earlier wgmma %s: wgmma.wait_group must come "
+				"before", r,
 				w->busy[slots[r]] & BUSY_SOURCE ? "as its A" : "of another shape");
 	}
 	return true;
@@ -309,7 +321,8 @@ static WgmmaOp *join_group(Warp *w, const Inst *in, const Operands *o)
 	WgmmaOp *op = &g->ops[index];
 	if (op->in == in && op->o.a_bits == o->a_bits && op->o.b_bits == o->b_bits && op->o.accumulate == o->accumulate)
 		return op;
-	report_at(w, in, -1, "the warps of a warpgroup issue different wgmma: here A 0x%llx, B 0x%llx, another warp in its place that of PTX "
+	report_at(w, in, -1, "the warps of a warpgroup issue different wgmma: here A 0x%llx, B 0x%llx, another warp in its "
+		"place that of PTX "
 		"line %u with A 0x%llx, B 0x%llx", (unsigned long long)o->a_bits, (unsigned long long)o->b_bits, op->in->line,
 		(unsigned long long)op->o.a_bits, (unsigned long long)op->o.b_bits);
 	return NULL;
@@ -437,7 +450,8 @@ static void drop_issued(Warp *w, size_t count)
 	memmove(w->wgmma, w->wgmma + count, w->n_wgmma * sizeof *w->wgmma);
 }
 
-/* All groups but the newest n are done; where another warp has not issued its part yet, the instruction is tried again later. */
+/* All groups but the newest n are done; where another warp has not issued its part yet, the instruction is tried again
+ * later. */
 bool op_wgmma_wait(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint32_t n = (uint32_t)lane_get(w, in->op[0], 4, __builtin_ctz(mask)), group = w->number / GROUP_WARPS;
@@ -491,6 +505,6 @@ bool wgmma_watch(Warp *w, const Inst *in)
 
 bool wgmma_done(Warp *w)
 {
-	return w->n_wgmma == 0 || report_at(w, w->wgmma[0].in, -1, "the CTA has ended with this wgmma unfinished: wgmma.commit_group and "
-		"wait_group must come before");
+	return w->n_wgmma == 0 || report_at(w, w->wgmma[0].in, -1, "the CTA has ended with this wgmma unfinished: "
+		"wgmma.commit_group and wait_group must come before");
 }

@@ -195,8 +195,8 @@ bool op_mbarrier_arrive_expect_tx(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /*
- * alt[0]: {.noinc,}. The arrival of a lane's cp.async copies so far; without .noinc it is one more than was expected. They land when
- * the phase ends, which is when others may wait for them.
+ * alt[0]: {.noinc,}. The arrival of a lane's cp.async copies so far; without .noinc it is one more than was expected. They
+ * land when the phase ends, which is when others may wait for them.
  */
 bool op_cp_async_mbarrier_arrive(Warp *w, const Inst *in, uint32_t mask)
 {
@@ -249,8 +249,8 @@ static bool phase_over(Warp *w, const Inst *in, int l, const Mbarrier *m, bool p
 	}
 	uint64_t state = lane_get(w, in->op[2], 8, l);
 	if (state >> 32 != index_of(w->cta, m) + 1 || m->phase - (uint32_t)state > 1)
-		return report_at(w, in, l, "the state 0x%llx is not of the running phase of the mbarrier at offset %u, nor of the one "
-			"before", (unsigned long long)state, m->address);
+		return report_at(w, in, l, "the state 0x%llx is not of the running phase of the mbarrier at offset %u, nor of the "
+			"one before", (unsigned long long)state, m->address);
 	*over = m->phase != (uint32_t)state;
 	return true;
 }

@@ -132,6 +132,7 @@ typedef struct Kernel {
 	uint32_t param_bytes, static_shared, local_bytes;
 	uint32_t required_threads[3];   /* .reqntid; 0: none */
 	uint32_t max_threads;           /* .maxntid, all dimensions; 0: none */
+	uint32_t max_registers;         /* .maxnreg; 0: none */
 	Inst *code;             uint32_t n_code;
 	Constant *constants;    uint32_t n_constants;
 	Slot *lists;            uint32_t n_lists;       /* registers of wgmma */
@@ -228,7 +229,7 @@ typedef struct IssuedWgmma { const Inst *in; uint32_t group, number; } IssuedWgm
 enum { BUSY_SUM = 1, BUSY_SOURCE = 2 };         /* a register of an unfinished wgmma: of D, of A */
 
 typedef enum WarpState { WARP_READY, WARP_WAITING, WARP_DONE } WarpState;
-typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER, WAITS_FOR_WGMMA } WaitsFor;
+typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER, WAITS_FOR_WGMMA, WAITS_FOR_REGISTERS } WaitsFor;
 
 struct Warp {
 	Cta *cta;
@@ -242,6 +243,7 @@ struct Warp {
 	WaitsFor waits_for;
 	uint32_t barrier;       /* number of that one */
 	bool yields;            /* its turn ends */
+	uint32_t registers;     /* of a thread, where .maxnreg says how many there are at first */
 	const Inst *waiting_at;
 	uint64_t executed;
 	Clock clock;            /* what happened before what the warp does now */
@@ -294,6 +296,7 @@ struct Cta {
 	Barrier barriers[MAX_BARRIERS];
 	Mbarrier mbarriers[MAX_MBARRIERS]; uint32_t n_mbarriers;
 	Warpgroup groups[MAX_GROUPS];
+	uint32_t free_registers;        /* of a lane: what setmaxnreg.dec gave back */
 	uint32_t dynamic_shared;
 };
 
@@ -332,8 +335,8 @@ bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t 
 /* The bytes of a cp.async arrive, stamped as given. */
 void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp);
 /*
- * The async proxy. Reads: each piece, whole chunks, is surveyed; then what all pieces depend on is checked, and they are held
- * until the read has been waited for. The release counts as agent's read at stamp.
+ * The async proxy. Reads: each piece, whole chunks, is surveyed; then what all pieces depend on is checked, and they are
+ * held until the read has been waited for. The release counts as agent's read at stamp.
  */
 bool shared_survey(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AsyncRead *read);
 bool shared_check(Warp *w, const Inst *in, int lane, const AsyncRead *read);

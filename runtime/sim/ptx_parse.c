@@ -297,7 +297,9 @@ static void parse_performance_directives(Parser *p)
 		else if (names_equal(name, (Name){ ".reqnctapercluster", 18 })) {
 			if (size[0] * size[1] * size[2] != 1)
 				parse_error(p, "a cluster of several CTAs: the simulator has none");
-		} else if (!names_equal(name, (Name){ ".minnctapersm", 13 }) && !names_equal(name, (Name){ ".maxnreg", 8 }))
+		} else if (names_equal(name, (Name){ ".maxnreg", 8 }))
+			k->max_registers = (uint32_t)size[0];
+		else if (!names_equal(name, (Name){ ".minnctapersm", 13 }))
 			parse_error(p, "directive '%.*s' is not supported before a kernel's body", (int)name.length, name.text);
 	}
 }

@@ -60,8 +60,7 @@ bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t
 	if (address <= s->size && bytes <= s->size - address)
 		return true;
 	return report_at(w, in, lane, "shared memory out of bounds: %u bytes at offset %lld, the CTA has %u (%u static "
-		"and %u "
-		"dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
+		"and %u dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
 }
 
 void clock_join(Clock *clock, const Clock *with)

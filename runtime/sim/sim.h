@@ -36,8 +36,8 @@ int sim_launch(Sim *sim, SimModule *module, const char *entry, const uint32_t gr
                uint32_t dynamic_shared_bytes, const void *const *params);
 
 /*
- * What CUtensorMap is to the GPU: a kernel takes it by value, as .param .align 64 .b8 name[128]. sim_tensor_map fills it from what
- * cuTensorMapEncodeTiled takes, by the same rules, without interleaving and with zeros outside of the tensor:
+ * What CUtensorMap is to the GPU: a kernel takes it by value, as .param .align 64 .b8 name[128]. sim_tensor_map fills it
+ * from what cuTensorMapEncodeTiled takes, by the same rules, without interleaving and with zeros outside of the tensor:
  *   type       the number of a CUtensorMapDataType, 0 (uint8) to 9 (bfloat16)
  *   sizes      [rank] elements, dimension 0 being contiguous
  *   strides    [rank - 1] bytes, of dimension 1 on
@@ -56,8 +56,8 @@ typedef struct SimTensorMap {
 	uint8_t rank, element, span;           /* bytes of an element, and of the swizzle (16: none) */
 } SimTensorMap;
 _Static_assert(sizeof(SimTensorMap) == 128, "as large as a CUtensorMap");
-int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes, const uint64_t *strides,
-	const uint32_t *box, const uint32_t *element_strides, int swizzle);
+int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes,
+	const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int swizzle);
 
 /* The text of the last report: what happened, where (kernel, CTA, warp, lane, PTX line, source line from .loc where there
  * is one), the addresses, and what to look at. Valid until the next call. */

@@ -1,5 +1,5 @@
-/* wgmma in every type, layout of shared memory and source of A against a product in C; matrices of small whole numbers, whose sums are
- * exact. Layouts are written here as the PTX manual gives them, not as the simulator computes them. */
+/* wgmma in every type, layout of shared memory and source of A against a product in C; matrices of small whole numbers,
+ * whose sums are exact. Layouts are written here as the PTX manual gives them, not as the simulator computes them. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -120,9 +120,12 @@ static char *matmul_text(const Case *c, int element)
 {
 	static Text t;
 	t.at = 0;
-	add(&t, "mov.u32 %%d, dynamic; shl.b32 %%s, %%t, 4; add.u32 %%s, %%s, %%d; mul.wide.u32 %%x1, %%t, 16; add.u64 %%x1, %%x1, %%in;\n"
-		"mov.u32 %%i, 0;\nCOPY: ld.global.v4.b32 {%%q0,%%q1,%%q2,%%q3}, [%%x1]; st.shared.v4.b32 [%%s], {%%q0,%%q1,%%q2,%%q3};\n"
-		"add.u32 %%s, %%s, 2048; add.u64 %%x1, %%x1, 2048; add.u32 %%i, %%i, 2048; setp.lt.u32 %%p1, %%i, %d; @%%p1 bra COPY;\n"
+	add(&t, "mov.u32 %%d, dynamic; shl.b32 %%s, %%t, 4; add.u32 %%s, %%s, %%d; mul.wide.u32 %%x1, %%t, 16; add.u64 %%x1, "
+		"%%x1, %%in;\n"
+		"mov.u32 %%i, 0;\nCOPY: ld.global.v4.b32 {%%q0,%%q1,%%q2,%%q3}, [%%x1]; st.shared.v4.b32 [%%s], "
+			"{%%q0,%%q1,%%q2,%%q3};\n"
+		"add.u32 %%s, %%s, 2048; add.u64 %%x1, %%x1, 2048; add.u32 %%i, %%i, 2048; setp.lt.u32 %%p1, %%i, %d; @%%p1 bra "
+			"COPY;\n"
 		"fence.proxy.async.shared::cta; bar.sync 0; mul.wide.u32 %%x1, %%t, 32; add.u64 %%x1, %%x1, %%in;\n", IMAGE);
 	add(&t, "ld.global.v4.b32 {%%q0,%%q1,%%q2,%%q3}, [%%x1+%d]; ld.global.v4.b32 {%%q4,%%q5,%%q6,%%q7}, [%%x1+%d];\n", IMAGE,
 		IMAGE + 16);
@@ -142,7 +145,8 @@ static void fill_image(const Case *c, int element, int k, int a[ROWS][MAX_K], in
 {
 	for (int m = 0; m < MAX_N; m++)
 		for (int j = 0; j < k; j++) {
-			int x = (int)(random_bits() % 15) - (c->type == 'u' ? 0 : 7), y = (int)(random_bits() % 15) - (c->type == 'u' ? 0 : 7);
+			int x = (int)(random_bits() % 15) - (c->type == 'u' ? 0 : 7), y = (int)(random_bits() % 15) - (c->type == 'u'
+				? 0 : 7);
 			uint32_t x_bits = encode(x, c->type), y_bits = encode(y, c->type);
 			if (m < ROWS) {
 				a[m][j] = x;
@@ -189,14 +193,16 @@ static void test_product(Case c)
 	bool ok = run_text(sim, text, 1, 128, IMAGE, from, to) && sim_copy_out(sim, out, to, 128 * (size_t)c.n * 2) == 0;
 	for (int thread = 0; ok && thread < 128; thread++)
 		for (int r = 0; r < c.n / 2; r++) {
-			int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (r / 2 % 2), column = r / 4 * 8 + thread % 4 * 2 + r % 2, sum = 0;
+			int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (r / 2 % 2), column = r / 4 * 8 + thread % 4 * 2 + r % 2,
+				sum = 0;
 			for (int j = 0; j < k; j++)
 				sum += a[row][j] * b[column][j];
 			sum = sum * c.sign_a * c.sign_b + (c.accumulate ? 1000 : 0);
 			bad += (&out[0][0])[thread * c.n / 2 + r] != result_bits(sum, element);
 		}
 	check(ok && bad == 0, "type %c, n %d, A %s%d %s, B %d %s: %d of %d results are wrong; %s", c.type, c.n,
-		c.a_in_registers ? "registers " : "", c.a.span, c.a.mn_major ? "MN" : "K", c.b.span, c.b.mn_major ? "MN" : "K", bad, ROWS * c.n,
+		c.a_in_registers ? "registers " : "", c.a.span, c.a.mn_major ? "MN" : "K", c.b.span, c.b.mn_major ? "MN" : "K",
+			bad, ROWS * c.n,
 		sim_error(sim));
 	free(text);
 	sim_free(sim);
