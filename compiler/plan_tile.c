@@ -107,7 +107,7 @@ static bool may_use_groups(const Plan *plan)
 
 static int estimate_group_registers(const Spec *spec, const Needs *needs, int cols)
 {
-	int fixed = 36, view = 8, operands = cols / 4;
+	int fixed = 36, view = 8, operands = cols < 64 ? cols / 4 : 16;
 	if (spec->dtype == DTYPE_F16)
 		fixed += 40;                   /* products on their way back from a row's scale */
 	if (spec->score->op != EXPR_VAR)
@@ -260,7 +260,7 @@ Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 	int gradients = 1 + plan_splits_output_gradient(spec);
 	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
 		.residents = views * w.head + gradients * w.value, .slot_row = streamed_row(w.head + 4, w.value, gathered),
-		.group_tiles = 2, .most_cols = 64,
+		.group_tiles = 2, .most_cols = views > 1 ? 64 : 128,
 		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 
