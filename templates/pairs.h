@@ -13,7 +13,9 @@
 /* One view's formulas, and their derivatives; `view` itself is replaced by its number. */
 typedef struct ViewMath {
 	const Expr *threshold, *score, *weight, *combine;
+	double scale;                      /* dw/ds = scale * weight_s: sums over pairs take in the constant at their end */
 	const Expr *weight_s, *weight_tau, *score_s;
+	bool mirrored;                     /* dw/dtau = -dw/ds, as of a weight of s - tau */
 	const Expr *threshold_p[SPEC_MAX_PARAMS], *score_p[SPEC_MAX_PARAMS];
 	const Expr *weight_p[SPEC_MAX_PARAMS], *combine_p[SPEC_MAX_PARAMS];
 } ViewMath;
@@ -88,6 +90,8 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau);
 
 /* x * e, where e is emitted in the scope; nothing is emitted for e = 1. */
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope);
+Val scaled(Kernel *k, Val x, double by);
+void tile_scaled(Kernel *k, Tile t, double by);    /* in place */
 /* Both conditions, either of which may be null: certain. */
 Val both(Kernel *k, Val x, Val y);
 /* x where the condition holds, else 0. */
