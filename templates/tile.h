@@ -38,7 +38,8 @@ typedef struct Kernel {
 	int shared_bytes;                  /* taken so far */
 	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
 	struct Tile *under_way;            /* and tiles whose products are not complete */
-	int resident_count, under_way_count;
+	struct TileProduct *products;      /* and products that are yet to be started */
+	int resident_count, under_way_count, product_count;
 	bool has_turn;                     /* products of rows have been started, and others wait to start theirs */
 	If consumer;                       /* what the warps that compute do, from the ring's walk on */
 	MlirRegion region;
@@ -46,7 +47,7 @@ typedef struct Kernel {
 	MlirOperation gpu_module;
 } Kernel;
 
-enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4 };
+enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4, KERNEL_MAX_PRODUCTS = 2 };
 bool kernel_uses_groups(const Kernel *k);              /* ENGINE_WGMMA */
 
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);

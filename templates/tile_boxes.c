@@ -252,6 +252,7 @@ bool ring_boxes_round(Ring *ring)
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	if (ring->loop.entered && !b->failed) {
+		wgmma_finish(k);
 		mma_wait(k);
 		Val all = val_i32(b, -1);
 		ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);

@@ -58,7 +58,7 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 		/* The producer's threads read the terms of rows that are there, though they don't use them. */
 		k.warp = val_min(b, k.warp, val_i32(b, launch->warps - 1));
 		k.residents = ARENA_ARRAY(b->arena, Box, KERNEL_MAX_RESIDENTS);
-		k.under_way = ARENA_ARRAY(b->arena, Tile, KERNEL_MAX_UNDER_WAY);
+		wgmma_begin(&k);
 	}
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	return k;

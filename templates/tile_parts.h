@@ -33,6 +33,7 @@ void barrier_arrive(Kernel *k, Val barrier);
 void barrier_wait(Kernel *k, Val barrier, Val parity);       /* until the phase of this parity is complete */
 
 /* The parts of ENGINE_WGMMA behind tile.h. */
+typedef struct TileProduct TileProduct;
 void ring_boxes_layout(Ring *ring);
 void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count);
 bool ring_boxes_round(Ring *ring);
@@ -42,6 +43,8 @@ void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b);      /* acc = a . b^T, complete when this returns */
 void wgmma_wait(Kernel *k);
+void wgmma_finish(Kernel *k);          /* every product of a tile that was asked for is started, and complete when this returns */
+void wgmma_begin(Kernel *k);
 /* Before the first product of a walk: gives the first turn to the first warp group. */
 void wgmma_first_turn(Kernel *k);
 /* The named barrier of this thread's warp group; of its turn at products of rows. */

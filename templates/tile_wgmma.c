@@ -236,6 +236,7 @@ void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b)
 
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 {
+	wgmma_finish(k);
 	Chain *c = rows_chain(k, ELEMENT_HALF, a, b, a.cols * dtype_size(k->spec->dtype));
 	if (!k->has_turn)
 		take_turn(k);
@@ -254,41 +255,82 @@ static Val group_any(Kernel *k, Val bits)
 	return val_intrinsic(b, "llvm.nvvm.barrier.cta.red.or.aligned.count", IR_I1, 3, (Val[]){ id, threads, own });
 }
 
-/* acc += p . b for columns [first, first + c->cols) of b and of acc; complete when this returns. */
-static void multiply(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fresh)
+/* Starts acc += p . b for columns [first, first + c->cols) of b and of acc. */
+static void start_tile(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fresh)
 {
 	c->from_b = descriptor(k, b.base, shared_panel_bytes(b));
 	for (int s = 0; s < c->steps; s++)
 		c->step_b[s] = first / GROUP_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES;
 	start_chain(k, acc, c, fresh);
 	put_under_way(k, (Tile){ c->cols, acc });
-	wgmma_wait(k);
 }
 
+/* A product that mma_tile asked for, not started yet. */
+struct TileProduct {
+	Tile acc;
+	Chain chain;
+	Shared b;
+	Val bits;                          /* 0 if this lane's part of the factor is all zeros */
+	bool scaled;
+	Val back[2];                       /* f16: what scales the product's rows back */
+};
+
 /* f16: the product of a scaled tile, a panel of columns at a time, and scaled back as it is added. */
-static void multiply_scaled(Kernel *k, Tile acc, Chain *c, const Val back[2], Shared b)
+static void multiply_scaled(Kernel *k, TileProduct *p)
 {
-	for (int first = 0; first < acc.cols; first += GROUP_COLS) {
-		c->cols = acc.cols - first < GROUP_COLS ? acc.cols - first : GROUP_COLS;
-		Tile product = tile_new(k, c->cols);
-		multiply(k, c, product.e, b, first, true);
+	for (int first = 0; first < p->acc.cols; first += GROUP_COLS) {
+		p->chain.cols = p->acc.cols - first < GROUP_COLS ? p->acc.cols - first : GROUP_COLS;
+		Tile product = tile_new(k, p->chain.cols);
+		start_tile(k, &p->chain, product.e, p->b, first, true);
+		wgmma_wait(k);
 		for (int e = 0; e < tile_count(product); e++) {
-			Val *sum = &acc.e[first / 2 + e];
-			*sum = val_fma(k->b, product.e[e], back[e % 4 / 2], *sum);
+			Val *sum = &p->acc.e[first / 2 + e];
+			*sum = val_fma(k->b, product.e[e], p->back[e % 4 / 2], *sum);
 		}
 	}
 }
 
-static void multiply_tile(Kernel *k, Tile acc, Chain *c, const Val *back, Shared b)
+static void multiply_all(Kernel *k)
 {
-	if (back)
-		multiply_scaled(k, acc, c, back, b);
-	else
-		multiply(k, c, acc.e, b, 0, false);
+	for (int i = 0; i < k->product_count; i++) {
+		TileProduct *p = &k->products[i];
+		if (p->scaled)
+			multiply_scaled(k, p);
+		else
+			start_tile(k, &p->chain, p->acc.e, p->b, 0, false);
+	}
+	wgmma_wait(k);
+}
+
+/* Where exact zeros are proved, one vote for all of them. Nothing may be under way across its branch. */
+void wgmma_finish(Kernel *k)
+{
+	Builder *b = k->b;
+	if (k->product_count == 0)
+		return;
+	wgmma_wait(k);
+	if (!k->plan->zeros_proved) {
+		multiply_all(k);
+		k->product_count = 0;
+		return;
+	}
+	Val bits = k->products[0].bits;
+	int values = 0, count = 0;
+	for (int i = 0; i < k->product_count; i++) {
+		bits = i > 0 ? val_or(b, bits, k->products[i].bits) : bits;
+		values += tile_count(k->products[i].acc);
+	}
+	Val **changed = ARENA_ARRAY(b->arena, Val *, values);
+	for (int i = 0; i < k->product_count; i++)
+		count = carry_array(changed, count, k->products[i].acc.e, tile_count(k->products[i].acc));
+	Val needed = group_any(k, bits);
+	for (If f = if_begin(b, needed, changed, count); if_next(&f);)
+		multiply_all(k);
+	k->product_count = 0;
 }
 
 /* The operand's bits, or of f16 the tile's own: some that are not 0 there become 0 without their scale. */
-static Val chain_bits(Kernel *k, const Chain *c, Tile p)
+static Val operand_bits(Kernel *k, const Chain *c, Tile p)
 {
 	Builder *b = k->b;
 	if (k->spec->dtype == DTYPE_F16)
@@ -300,28 +342,27 @@ static Val chain_bits(Kernel *k, const Chain *c, Tile p)
 	return val_and(b, bits, val_i32(b, 0x7fff7fff));
 }
 
+/* Started together with others of the round, before the next product of rows or at the round's end: shared tiles stay till then. */
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b)
 {
-	Builder *builder = k->b;
-	Chain *c = ARENA_NEW(builder->arena, Chain);
-	*c = (Chain){ .cols = acc.cols, .steps = p.cols / DEPTH, .transposed = true, .in_registers = true };
-	Val scale[2], *back = NULL;
+	if (k->product_count == KERNEL_MAX_PRODUCTS)
+		wgmma_finish(k);
+	TileProduct *product = &k->products[k->product_count++];
+	*product = (TileProduct){ .acc = acc, .b = b, .scaled = k->spec->dtype == DTYPE_F16 };
+	product->chain = (Chain){ .cols = acc.cols, .steps = p.cols / DEPTH, .transposed = true, .in_registers = true };
 	Tile a = p;
-	if (k->spec->dtype == DTYPE_F16) {
+	if (product->scaled) {
 		a = tile_copy(k, p);
-		scale_rows(k, a, scale);
-		back = scale;
+		scale_rows(k, a, product->back);
 	}
-	for (int s = 0; s < c->steps; s++)
-		tile_operand(k, a, s, c->a[s]);
-	wgmma_wait(k);                     /* nothing may be under way across a branch */
-	if (!k->plan->zeros_proved) {
-		multiply_tile(k, acc, c, back, b);
-		return;
-	}
-	Val **changed = ARENA_ARRAY(builder->arena, Val *, tile_count(acc));
-	int count = carry_array(changed, 0, acc.e, tile_count(acc));
-	Val needed = group_any(k, chain_bits(k, c, p));
-	for (If f = if_begin(builder, needed, changed, count); if_next(&f);)
-		multiply_tile(k, acc, c, back, b);
+	for (int s = 0; s < product->chain.steps; s++)
+		tile_operand(k, a, s, product->chain.a[s]);
+	if (k->plan->zeros_proved)
+		product->bits = operand_bits(k, &product->chain, p);
+}
+
+void wgmma_begin(Kernel *k)
+{
+	k->under_way = ARENA_ARRAY(k->b->arena, Tile, KERNEL_MAX_UNDER_WAY);
+	k->products = ARENA_ARRAY(k->b->arena, TileProduct, KERNEL_MAX_PRODUCTS);
 }
