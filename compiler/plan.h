@@ -52,7 +52,8 @@ enum {
 /*
  * How a tiled launch multiplies, and so how its matrices lie in shared memory and get there.
  * ENGINE_MMA_SYNC   every target and dtype: mma.sync, padded rows, copied with cp.async by the warps that compute
- * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group of their own
+ * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group
+ *                   of their own
  */
 typedef enum Engine { ENGINE_MMA_SYNC, ENGINE_WGMMA } Engine;
 

@@ -88,8 +88,8 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
 }
 
 /*
- * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has the SM to
- * itself, and its registers are handed from the producer to the consumers.
+ * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has
+ * the SM to itself, and its registers are handed from the producer to the consumers.
  */
 static const struct GroupShape {
 	int groups, register_limit, producer_registers, consumer_registers;
@@ -112,7 +112,8 @@ static int estimate_group_registers(const Spec *spec, const Needs *needs, int co
 		fixed += 40;                   /* products on their way back from a row's scale */
 	if (spec->score->op != EXPR_VAR)
 		fixed += 40;                   /* a score modifier and its derivative */
-	return fixed + (needs->views - 1) * 10 + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
+	int sums = needs->accumulators / 2 + needs->group_tiles * cols / 2;
+	return fixed + (needs->views - 1) * 10 + needs->views * (view + needs->sums) + sums + operands;
 }
 
 /* Bytes of barriers: one a tile of the ring, one a slot, one for the residents; and what rounding up to panels takes. */

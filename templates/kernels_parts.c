@@ -58,7 +58,8 @@ static Axis no_axis(void)
 	return (Axis){ .along = ALONG_ROWS };
 }
 
-/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last rows. */
+/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last
+ * rows. */
 static Axis row_terms(Kernel *k, const char *buffer, const char *length, Val batch_head, Axis row)
 {
 	Val terms = terms_of(k, buffer, batch_head, length);

@@ -55,8 +55,9 @@ Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool
  *     for (visible_begin(&visible, changed, n); visible_next(&visible);)
  *         ... visible_at(&visible, e) ...
  *
- * Rows past q_len are hidden too. ENGINE_MMA_SYNC runs the body once, with a bit for each element. ENGINE_WGMMA emits it twice,
- * for tiles without hidden pairs, where nothing is looked up, and for the few others; the body changes what is listed.
+ * Rows past q_len are hidden too. ENGINE_MMA_SYNC runs the body once, with a bit for each element. ENGINE_WGMMA emits it
+ * twice, for tiles without hidden pairs, where nothing is looked up, and for the few others; the body changes what is
+ * listed.
  */
 typedef struct Visible {
 	Kernel *k;
@@ -70,8 +71,8 @@ Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden);
 void visible_begin(Visible *v, Val **changed, int count);
 bool visible_next(Visible *v);
 Val visible_at(const Visible *v, int element);     /* i1; null: certainly */
-/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same values the
- * assembler would compute before them, all at once, and spill. */
+/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same
+ * values the assembler would compute before them, all at once, and spill. */
 Axis visible_axis(const Visible *v, Axis axis);
 
 /* Scores of unit rows: raw * (1/|q| * 1/|k|), in place. Axes of normalize = "none" are not read. */

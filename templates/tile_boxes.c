@@ -2,10 +2,10 @@
  * How matrices reach shared memory with ENGINE_WGMMA: bulk copies of boxes through tensor maps, barriers that count their
  * bytes, and rings that a producer fills.
  *
- * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and one
- * that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the n-th use
- * of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a barrier
- * answers to parity 1 before its first phase is over.
+ * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and
+ * one that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the
+ * n-th use of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a
+ * barrier answers to parity 1 before its first phase is over.
  */
 #include "tile.h"
 #include "tile_parts.h"

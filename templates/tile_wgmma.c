@@ -1,10 +1,10 @@
 /*
- * Matrix products of tiles with wgmma (ENGINE_WGMMA): four warps multiply 64 rows at once. Operands in shared memory are named
- * by descriptors; accumulators, and A where it is a tile, are registers in the layout of tile.h.
+ * Matrix products of tiles with wgmma (ENGINE_WGMMA): four warps multiply 64 rows at once. Operands in shared memory are
+ * named by descriptors; accumulators, and A where it is a tile, are registers in the layout of tile.h.
  *
- * An instruction is 64 rows, 8 to 256 columns and 16 of depth. It runs on while its warps go on: what it reads and writes may not
- * be touched until wgmma_wait. In the IR the accumulators are results of the instruction already, so waiting takes them and
- * gives them back, or their uses could move before it.
+ * An instruction is 64 rows, 8 to 256 columns and 16 of depth. It runs on while its warps go on: what it reads and
+ * writes may not be touched until wgmma_wait. In the IR the accumulators are results of the instruction already, so
+ * waiting takes them and gives them back, or their uses could move before it.
  */
 #include "tile.h"
 #include "tile_parts.h"
@@ -20,9 +20,9 @@ static int group_count(const Kernel *k)
 }
 
 /*
- * Warp groups take turns at starting the products of rows: each waits for its turn, starts them, and passes the turn on. While one
- * group's products run, the other works on what its own gave; all at once they would wait for the tensor cores together, and
- * then leave them idle together.
+ * Warp groups take turns at starting the products of rows: each waits for its turn, starts them, and passes the turn on.
+ * While one group's products run, the other works on what its own gave; all at once they would wait for the tensor cores
+ * together, and then leave them idle together.
  */
 static void barrier_of_two(Kernel *k, const char *op, Val group)
 {
@@ -65,9 +65,10 @@ void wgmma_first_turn(Kernel *k)
 }
 
 /*
- * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are, which an
- * instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte swizzle, and 1024
- * bytes from eight rows to the next. Steps are added in the assembly, or LLVM would keep each sum in a register.
+ * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are,
+ * which an instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte
+ * swizzle, and 1024 bytes from eight rows to the next. Steps are added in the assembly, or LLVM would keep each sum in a
+ * register.
  */
 static const int32_t upper_half = 1 << 30 | SWIZZLE_BYTES / CHUNK;
 
@@ -127,7 +128,8 @@ static char *accumulator_constraints(Kernel *k, char kind, int count, bool tied)
 /* Sets d0 or d1 to the descriptor in operand number `operand`, plus bytes. */
 static char *set_descriptor(Kernel *k, char *text, int number, int operand, int bytes)
 {
-	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand, bytes / CHUNK, number);
+	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand,
+	                    bytes / CHUNK, number);
 }
 
 /* "wgmma.mma_async...;" for one step: its operands but the accumulators, and whether it adds to them. */
@@ -148,7 +150,8 @@ static void start_chain(Kernel *k, Val *acc, const Chain *c, bool fresh)
 	IrType type = c->element == ELEMENT_INT8 ? IR_I32 : IR_F32;
 	int values = c->cols / 2, count = 0;
 	Val *operands = ARENA_ARRAY(arena, Val, values + MAX_STEPS * A_REGS + 2);
-	char *list = register_list(k, 0, values), *constraints = accumulator_constraints(k, type == IR_I32 ? 'r' : 'f', values, !fresh);
+	char *list = register_list(k, 0, values);
+	char *constraints = accumulator_constraints(k, type == IR_I32 ? 'r' : 'f', values, !fresh);
 	for (int i = 0; !fresh && i < values; i++)
 		operands[count++] = acc[i];
 	int b_operand = values + count, a_operand = b_operand + 1;
@@ -342,7 +345,8 @@ static Val operand_bits(Kernel *k, const Chain *c, Tile p)
 	return val_and(b, bits, val_i32(b, 0x7fff7fff));
 }
 
-/* Started together with others of the round, before the next product of rows or at the round's end: shared tiles stay till then. */
+/* Started together with others of the round, before the next product of rows or at the round's end: shared tiles stay
+ * till then. */
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b)
 {
 	if (k->product_count == KERNEL_MAX_PRODUCTS)
