@@ -53,7 +53,8 @@ enum {
 /*
  * How a tiled launch multiplies, and so how its matrices lie in shared memory and get there.
  * ENGINE_MMA_SYNC   every target and dtype: mma.sync, padded rows, copied with cp.async by the warps that compute
- * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group of their own
+ * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group
+ *                   of their own
  */
 typedef enum Engine { ENGINE_MMA_SYNC, ENGINE_WGMMA } Engine;
 
@@ -72,6 +73,7 @@ typedef struct Launch {
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
 	int producer_warps;                /* more of them, which only fetch */
+	bool turns;                        /* warp groups take turns at starting products of rows: all do the same rounds */
 	int rows;                          /* of the CTA's tile */
 	int cols;                          /* of a streamed tile */
 	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */

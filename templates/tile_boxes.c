@@ -2,10 +2,10 @@
  * How matrices reach shared memory with ENGINE_WGMMA: bulk copies of boxes through tensor maps, barriers that count their
  * bytes, and rings that a producer fills.
  *
- * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and one
- * that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the n-th use
- * of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a barrier
- * answers to parity 1 before its first phase is over.
+ * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and
+ * one that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the
+ * n-th use of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a
+ * barrier answers to parity 1 before its first phase is over.
  */
 #include "tile.h"
 #include "tile_parts.h"
@@ -244,6 +244,7 @@ void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
 			produce(ring, rounds);
 	}
 	kernel_split(k);
+	wgmma_first_turn(k);
 	ring->read_parity = val_i32(b, 0);
 	barrier_wait(k, resident_barrier(ring), ring->read_parity);
 	ring_loop(ring, rounds, carry, carry_count);
@@ -254,6 +255,7 @@ bool ring_boxes_round(Ring *ring)
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	if (ring->loop.entered && !b->failed) {
+		wgmma_finish(k);
 		mma_wait(k);
 		Val all = val_i32(b, -1);
 		ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
