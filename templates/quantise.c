@@ -23,11 +23,12 @@ typedef struct Share {
 	Val chunk, row;                    /* this thread's first chunk; its row among those at once */
 } Share;
 
-static Share share_of(Kernel *k)
+/* bytes: of an int8 row, with its padding. */
+static Share share_of(Kernel *k, int bytes)
 {
 	int size = dtype_size(k->spec->dtype);
 	Share s = { .lanes = CTA_THREADS / PLAN_TERM_ROWS, .elements = CHUNK / size };
-	s.chunks = plan_int8_bytes(k->spec) / s.elements;
+	s.chunks = bytes / s.elements;
 	s.stored = k->spec->head_dim / s.elements;
 	while (s.lanes < s.chunks && s.lanes < WARP)
 		s.lanes *= 2;
@@ -395,7 +396,7 @@ static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first
 void quantise_queries(Kernel *k, const Scope *head, Place place)
 {
 	Builder *b = k->b;
-	Share share = share_of(k);
+	Share share = share_of(k, plan_int8_bytes(k->spec));
 	int step = share.rows_at_once * batch_rows(&share);
 	Val steps = row_values(k), errors = row_values(k), norms = row_values(k);
 	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
@@ -446,7 +447,8 @@ static Val or_infinite(Builder *b, Val x)
 void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
-	Share share = share_of(k);
+	int keys = PLAN_TILE_GROUP * PLAN_MARK;
+	Share share = share_of(k, k->plan->int8_tiles ? plan_int8_tile_bytes(k->spec) / keys : plan_int8_bytes(k->spec));
 	int step = share.rows_at_once * batch_rows(&share);
 	Val inverses = row_values(k);
 	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
