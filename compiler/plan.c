@@ -89,6 +89,11 @@ int plan_int8_tile_bytes(const Spec *spec)
 	return PLAN_TILE_GROUP * PLAN_MARK / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
 }
 
+int plan_mark_capacity(const Plan *plan)
+{
+	return plan->options.mark_capacity > 0 ? plan->options.mark_capacity : PLAN_MARK_CAPACITY;
+}
+
 bool plan_has_partials(const Plan *plan, int param)
 {
 	const Spec *spec = plan->spec;
@@ -179,7 +184,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
 	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",
-	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, PLAN_MARK_CAPACITY));
+	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);

@@ -15,12 +15,13 @@ typedef enum Target { TARGET_SM_80, TARGET_SM_90A, TARGET_COUNT } Target;
 typedef enum PlanKind { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE } PlanKind;
 
 /* A deliberate defect, so that tests can show that the checks find it. */
-typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU } Defect;
+typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK } Defect;
 
 typedef struct PlanOptions {
 	Target target;
 	PlanKind kind;
 	Defect defect;
+	int mark_capacity;                 /* 0: PLAN_MARK_CAPACITY; less, so that tests can exceed it */
 	bool line_info;                    /* .loc lines in the PTX */
 } PlanOptions;
 
@@ -142,6 +143,8 @@ int plan_int8_bytes(const Spec *spec);
  * share one (plan_int8_keys_a_row). templates/quantise.c has the order. */
 int plan_int8_tile_bytes(const Spec *spec);
 int plan_int8_keys_a_row(const Spec *spec);
+/* Marks kept for a row block at most. */
+int plan_mark_capacity(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

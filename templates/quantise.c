@@ -267,11 +267,17 @@ static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
 	val_store(b, val_offset_const(b, at, 8), val_vector_pair(b, z, z, IR_V2F32));
 }
 
-/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. */
+/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for
+ * one, but starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
 static double score_error(const Spec *spec)
 {
-	double sums = (2 * spec->head_dim + 16) * 0x1p-23;
-	return spec->dtype == DTYPE_F32 && spec->precision == PRECISION_TF32 ? sums + 0x1.1p-10 : sums;
+	int d = spec->head_dim;
+	double unit = 0x1p-23, sums = (2 * d + 16) * unit;
+	if (spec->dtype != DTYPE_F32)
+		return sums;
+	if (spec->precision == PRECISION_TF32)
+		return sums + 0x1.1p-10;
+	return (4 * (d < 32 ? d : 32) + d / 16 + 24) * unit;
 }
 
 /* Integers in the order of the floats whose bits they hold, and back: the same map. */
@@ -288,8 +294,9 @@ static int32_t ordered_constant(float x)
 }
 
 /*
- * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score rises
- * with x. -inf where there is none, +inf where the score stays below tau for all x.
+ * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score
+ * rises with x. -inf where there is none, +inf where the score stays below tau for all x. The width of the bounds counts
+ * twice: once for the score at x, once for scores below it where only the slope proves that they rise.
  */
 static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Val tau)
 {
@@ -309,16 +316,16 @@ static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Va
 		Scope scope = scope_inside(head);
 		scope.var[VAR_I] = val_i32_to_f32(b, query_position(k, row));
 		scope.var[VAR_S] = val_bitcast(b, ordered(b, middle), IR_F32);
-		Val size;
-		Val score = scalar_emit_sized(b, math.score, &scope, &size);
-		Val above = val_fma(b, size, val_f32(b, 0x1p-17), score);
+		Bounds score = scalar_bounds(b, math.score, &scope);
+		Val above = val_fadd(b, score.hi, val_fsub(b, score.hi, score.lo));
 		Val below = val_fcompare(b, IR_LE, above, tau);
 		low = val_select(b, below, middle, low);
 		high = val_select(b, below, high, middle);
 	}
-	Val infinity = val_f32(b, INFINITY);
+	/* No product of unit rows is beyond `most`; others may be. */
+	Val infinity = val_f32(b, INFINITY), beyond = spec->normalize == NORMALIZE_L2 ? infinity : val_f32(b, most);
 	Val x = val_bitcast(b, ordered(b, low), IR_F32);
-	x = val_select(b, val_compare(b, IR_EQ, high, all), infinity, x);
+	x = val_select(b, val_compare(b, IR_EQ, high, all), beyond, x);
 	return val_select(b, val_compare(b, IR_EQ, low, none), val_fneg(b, infinity), x);
 }
 

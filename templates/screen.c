@@ -263,6 +263,8 @@ static void write_word(Screen *s, Val tile)
 		Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
 		Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
 		Val kept = val_and(b, marked, val_compare(b, IR_LT, number, s->marks.capacity));
+		if (k->plan->options.defect == DEFECT_DROP_MARK)
+			keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
 		for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
 			Val at = marks_at(k, &s->marks, s->row_block);
 			at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
