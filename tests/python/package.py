@@ -57,7 +57,7 @@ def test_keys():
     keys = {first[1], *(key for _, key in others)}
     expect(len(keys) == 4 and stems() == keys, f"keys {keys}")
     expect(without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25})) == first, "a warm start compiles nothing")
-    program = tda.compiled(SPEC, settings={"head_dim": 16, "t": 0.25})
+    program = tda.program(SPEC, head_dim=16, t=0.25)
     expect(program.head_dim == 16 and _program.find(first[1]) is program, "the program by its key")
     clone = pathlib.Path(scratch.name, "clone")
     clone.write_text(f'#!/bin/sh\nexec "{TDAGEN}" "$@"\n')
@@ -106,13 +106,13 @@ def test_processes():
     counting = pathlib.Path(scratch.name, "counting")
     counting.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >>"{log}"\nexec "{TDAGEN}" "$@"\n')
     counting.chmod(0o755)
-    code = f"import tda; print(tda.compiled({SPEC!r}, settings={{'t': 0.125}}).key)"
+    code = f"import tda; print(tda.program({SPEC!r}, t=0.125).key)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python", "TDAGEN": str(counting)}
     processes = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     keys = {process.communicate()[0] for process in processes}
     expect(len(keys) == 1 and keys.pop().startswith("tda-"), "keys of processes")
     expect(log.read_text() == "x\n", f"compiled {log.read_text().count('x')} times")
-    nowhere = python(f"import tda; print(tda.compiled({SPEC!r}).name)", TDA_CACHE_DIR="/proc/nowhere")
+    nowhere = python(f"import tda; print(tda.program({SPEC!r}).name)", TDA_CACHE_DIR="/proc/nowhere")
     expect(nowhere.stdout == "one\n", f"a folder that can't be written: {nowhere.stderr}")
 
 
@@ -120,19 +120,19 @@ def test_messages():
     slow = pathlib.Path(scratch.name, "slow")
     slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || sleep 0.3\nexec "{TDAGEN}" "$@"\n')
     slow.chmod(0o755)
-    code = f"import tda; from tda import _cache; _cache.SLOW_S = 0.1; tda.compiled({SPEC!r}, settings={{'t': 0.0625}})"
+    code = f"import tda; from tda import _cache; _cache.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
     expect("tda: compiling a spec --set t=0.0625 ..." in python(code, TDAGEN=str(slow)).stderr, "no word of a slow compilation")
     bad = pathlib.Path(scratch.name, "bad.lua")
     bad.write_text(SPEC.replace("relu", "rellu"))
     for spec, words in ((bad, f"{bad}:2:"), (bad.read_text(), "spec.lua:2:")):
         try:
-            tda.compiled(spec)
+            tda.program(spec)
             expect(False, "a bad spec is compiled")
         except tda.CompileError as error:
             expect(words in str(error) and "^" in str(error), f"the message is {error}")
-    missing = python("import tda; tda.compiled('tda')", TDAGEN="/nowhere/tdagen").stderr
+    missing = python("import tda; tda.program('tda')", TDAGEN="/nowhere/tdagen").stderr
     expect("tdagen is not found; looked for /nowhere/tdagen" in missing, f"the message is {missing}")
-    expect(tda.compiled("tda", settings={"head_dim": 8}).name == "tda", "a spec that comes along, by name")
+    expect(tda.program("tda", head_dim=8).name == "tda", "a spec that comes along, by name")
 
 
 def test_wheel():
@@ -151,7 +151,7 @@ def test_wheel():
             pathlib.Path(wheel.extract(entry, site)).chmod(stat.S_IMODE(entry.external_attr >> 16))
         record = next(wheel.read(path).decode() for path in wheel.namelist() if path.endswith("RECORD"))
         expect({line.split(",")[0] for line in record.splitlines()} == set(wheel.namelist()), "RECORD lists the files")
-    found = subprocess.run([sys.executable, "-c", "import tda; print(tda._lib.find_library()); print(tda.compiled('tra').name)"],
+    found = subprocess.run([sys.executable, "-c", "import tda; print(tda._lib.find_library()); print(tda.program('tra').name)"],
                            capture_output=True, text=True, cwd=scratch.name,
                            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "TDA_CACHE_DIR": str(CACHE)})
     expect(found.stdout == f"{site}/tda/libtda.so\ntra\n", f"installed: {found.stdout}{found.stderr}")

@@ -20,6 +20,7 @@ os.environ.update(TDA_LIBRARY=LIBRARY, TDAGEN=TDAGEN, TDA_CACHE_DIR=f"{scratch.n
                   TORCHINDUCTOR_CACHE_DIR=f"{scratch.name}/inductor")
 sys.path.insert(0, f"{ROOT}/runtime/python")
 import tda  # noqa: E402
+import tda.nn  # noqa: E402
 from tda import _torch  # noqa: E402
 from testing import expect, run_tests  # noqa: E402
 
@@ -336,18 +337,11 @@ def test_ddp():
     import torch.distributed as dist
     dist.init_process_group("gloo", init_method=f"file://{scratch.name}/rendezvous", rank=0, world_size=1)
 
-    class Block(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.beta = torch.nn.Parameter(torch.full((4,), 0.5))
-
-        def forward(self, case):
-            return case.attn(q=case.q, k=case.k, v=case.v, beta=self.beta)
-
-    case, block = Case(small()), Block()
-    block(case).backward(case.grad_o)
+    case = Case(small())
+    block, inputs = Block(case.attn), [x.detach() for x in (*case.q, *case.k, case.v)]
+    block(*inputs).backward(case.grad_o)
     alone, block.beta.grad = block.beta.grad, None
-    torch.nn.parallel.DistributedDataParallel(block)(case).backward(case.grad_o)
+    torch.nn.parallel.DistributedDataParallel(block)(*inputs).backward(case.grad_o)
     expect(torch.equal(block.beta.grad, alone), "gradients under DistributedDataParallel")
     dist.destroy_process_group()
 
@@ -372,7 +366,62 @@ def test_threads():
     expect(not bad, f"threads {bad} had others' results")
 
 
+# ---- modules ----
+
+def test_module():
+    """The module is the formulas of its spec between its projections; rows see no later rows; parameters stay in their bounds."""
+    torch.manual_seed(4)
+    x = torch.randn(2, 24, 64, requires_grad=True)
+    for spec, kv_heads in (("tda_rmsnorm", 2), ("tda_layers", 4), ("tra", 1)):
+        module = tda.nn.ThresholdDifferentialAttention(64, 4, kv_heads=kv_heads, spec=spec, layer=2, dtype="f32")
+        formulas = copy.deepcopy(module)
+        formulas.attention = Formulas(module.attention)
+        results = []
+        for each in (module, formulas):
+            o = each(x)
+            results.append([o, *torch.autograd.grad(o.square().sum(), [x, *each.parameters()])])
+        for n, (got, wanted) in enumerate(zip(*results)):
+            expect(relative(got, wanted) < 1e-4 and wanted.abs().max() > 0, f"{spec}: result {n} is off by {relative(got, wanted)}")
+        changed = torch.cat((x[:, :12], torch.randn(2, 12, 64)), 1)
+        expect(torch.allclose(module(changed)[:, :12], results[0][0][:, :12], atol=1e-6), f"{spec}: later rows are seen")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expect(relative(module(x), results[0][0]) < 0.05, f"{spec}: autocast")
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+        expect(torch.equal(compiled(x), module(x)), f"{spec}: compiled")
+    module = tda.nn.ThresholdDifferentialAttention(64, 4, dtype="f32")
+    module.learned["lambda"].data.fill_(1.25)
+    beyond = module(x)
+    beyond.sum().backward()
+    expect(module.learned["lambda"].grad != 0, "a parameter outside of its bounds can't come back")
+    module.learned["lambda"].data.fill_(1)
+    expect(torch.equal(beyond, module(x)), "lambda is not clamped")
+
+
+class Formulas:
+    """tda.reference in a module."""
+
+    def __init__(self, attn):
+        self.attn, self.reference = attn, tda.reference(attn)
+
+    def __getattr__(self, name):
+        return getattr(self.attn, name)
+
+    def __call__(self, **arguments):
+        return self.reference(**arguments).float()
+
+
+def test_dlpack():
+    """PyTorch's tensors through the calls for other arrays, bfloat16 too."""
+    case = Case(small(dtype="bf16"))
+    wanted = case.results()
+    plain = [x.detach() for x in case.inputs()]
+    result = tda.forward(case.attn, q=plain[:2], k=plain[2:4], v=plain[4], beta=plain[5], lam=plain[6])
+    grads = tda.backward(result, case.grad_o)
+    got = [result.o, *grads.q, *grads.k, grads.v, *grads.params.values()]
+    expect(same([torch.from_dlpack(x) for x in got], wanted), "results by DLPack")
+
+
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_refusals, test_operators,
           test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative, test_export,
-          test_ddp, test_threads)
+          test_ddp, test_threads, test_module, test_dlpack)

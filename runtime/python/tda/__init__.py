@@ -10,14 +10,7 @@ import pathlib
 
 from ._lib import Status, TdaError
 
-__all__ = ["compile", "load", "reference", "forward", "backward", "nn", "CompileError", "Status", "TdaError"]
-
-
-def compiled(spec, target=None, plan=None, settings=None):
-    """The program of a spec, as compile takes it; needs no PyTorch."""
-    from . import _cache, _program
-    ptx, key = _cache.compiled(shipped(spec), settings or {}, target, plan)
-    return _program.register(ptx, key)
+__all__ = ["compile", "load", "program", "reference", "forward", "backward", "nn", "CompileError", "Status", "TdaError"]
 
 
 def shipped(spec):
@@ -30,19 +23,26 @@ def shipped(spec):
     return spec
 
 
-def compile(spec, *, target=None, plan=None, **settings):
-    """A spec as a function on PyTorch's tensors, an Attention.
+def program(spec, *, target=None, plan=None, **settings):
+    """A compiled spec for tda.forward and tda.backward; needs no PyTorch.
 
-    spec: the path of a Lua file, the text of one, or the name of one that comes along ("tda"). settings are the spec's options,
-    as --set of tdagen gives them (head_dim=128, dtype="bf16"); target and plan are tdagen's. Compiled at the first call, and kept
-    in the cache folder (TDA_CACHE_DIR) for the next program.
+    spec: the path of a Lua file, the text of one, or the name of one that comes along ("tda"). settings are the spec's
+    options, as --set of tdagen gives them (head_dim=128, dtype="bf16"); target and plan are tdagen's. Compiled at the
+    first call, and kept in the cache folder (TDA_CACHE_DIR) for the next program.
     """
+    from . import _cache, _program
+    ptx, key = _cache.compiled(shipped(spec), settings, target, plan)
+    return _program.register(ptx, key)
+
+
+def compile(spec, *, target=None, plan=None, **settings):
+    """The same as a function on PyTorch's tensors, an Attention."""
     from ._torch import Attention
-    return Attention(compiled(spec, target, plan, settings))
+    return Attention(program(spec, target=target, plan=plan, **settings))
 
 
 def load(path):
-    """The same of a PTX file that tdagen wrote; needs no compiler."""
+    """An Attention of a PTX file that tdagen wrote; needs no compiler."""
     from . import _program
     from ._torch import Attention
     return Attention(_program.register(pathlib.Path(path).read_bytes()))

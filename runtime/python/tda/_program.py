@@ -8,7 +8,7 @@ import hashlib
 import re
 import threading
 
-from . import _lib
+from . import _driver, _lib
 
 Param = collections.namedtuple("Param", "name shape init min max")      # shape: a _lib.ParamShape
 Shape = collections.namedtuple("Shape", "batch heads kv_heads q_len k_len layer layers")
@@ -228,19 +228,6 @@ class Caller:
 
     def __call__(self, pointer):
         status = self.function(self.handle, pointer, self.stream)
-        if status == _lib.Status.NO_DEVICE and make_current(self.device):
+        if status == _lib.Status.NO_DEVICE and _driver.make_current(self.device):
             status = self.function(self.handle, pointer, self.stream)
         _lib._check(status)
-
-
-def make_current(device):
-    """Threads that have not called CUDA yet have no current context: they get the device's primary one, as CUDA's own runtime
-    would give them. False where there is none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    current, context = ctypes.c_void_p(), ctypes.c_void_p()
-    if driver.cuInit(0) or driver.cuCtxGetCurrent(ctypes.byref(current)) or current.value:
-        return False
-    return driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) == 0 and driver.cuCtxSetCurrent(context) == 0

@@ -2,20 +2,16 @@
 times. Nothing is shared with the kernels but the expressions of the manifest, which docs/manifest.md describes."""
 import torch
 
-from . import _lib, _program
+from . import _lib, program
 from ._torch import Attention
 
 _Shapes = _lib.ParamShape
 
 
 def reference(spec, *, dtype=torch.float64, **options):
-    """spec: an Attention, or whatever tda.compile takes, with its options. The result is called as an Attention is; it computes in
-    dtype, which its results have."""
-    if isinstance(spec, Attention):
-        return Reference(spec.program, dtype)
-    from . import compiled
-    settings = {name: value for name, value in options.items() if name not in ("target", "plan")}
-    return Reference(compiled(spec, options.get("target"), options.get("plan"), settings), dtype)
+    """spec: an Attention, or whatever tda.compile takes, with its options. The result is called as an Attention is; it
+    computes in dtype, which its results have."""
+    return Reference(spec.program if isinstance(spec, Attention) else program(spec, **options), dtype)
 
 
 # ---- operations of compiler/expr_ops.def, with its derivatives at kinks ----
