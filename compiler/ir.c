@@ -4,6 +4,7 @@
 #include <string.h>
 #include <mlir-c/BuiltinAttributes.h>
 #include <mlir-c/BuiltinTypes.h>
+#include <mlir-c/Dialect/LLVM.h>
 
 enum { ATTR_CACHE_SIZE = 1024, MAX_OPERANDS = 16 };
 
@@ -16,6 +17,7 @@ struct AttrCache {
 static const char *const type_names[IR_TYPE_COUNT] = {
 	[IR_I1] = "i1", [IR_I16] = "i16", [IR_I32] = "i32", [IR_I64] = "i64", [IR_F16] = "f16", [IR_BF16] = "bf16",
 	[IR_F32] = "f32", [IR_GLOBAL] = "!llvm.ptr<1>", [IR_SHARED] = "!llvm.ptr<3>",
+	[IR_CLUSTER] = "!llvm.ptr<7>", [IR_POINTER] = "!llvm.ptr",
 	[IR_V2F16] = "vector<2xf16>", [IR_V2BF16] = "vector<2xbf16>", [IR_V2F32] = "vector<2xf32>",
 	[IR_V2I32] = "vector<2xi32>", [IR_V4I32] = "vector<4xi32>",
 	[IR_S2I32] = "!llvm.struct<(i32, i32)>", [IR_S4I32] = "!llvm.struct<(i32, i32, i32, i32)>",
@@ -149,6 +151,37 @@ MlirOperation ir_region_op(Builder *b, const char *name, const char *attrs, int 
 	mlirOperationStateAddResults(&state, results, types);
 	mlirOperationStateAddOwnedRegions(&state, regions, region);
 	return finish(b, &state);
+}
+
+static MlirType struct_type(Builder *b, IrType type, int count)
+{
+	MlirType *fields = ARENA_ARRAY(b->arena, MlirType, count);
+	for (int i = 0; i < count; i++)
+		fields[i] = b->types[type];
+	return mlirLLVMStructTypeLiteralGet(b->context, count, fields, false);
+}
+
+void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, int results, Val *result, int count,
+            const Val *operands)
+{
+	if (b->failed)
+		return;
+	if (any_null(count, operands)) {
+		fail(b, text);
+		return;
+	}
+	MlirType whole_type = results == 0   ? (MlirType){ NULL }
+	                      : results == 1 ? b->types[type]
+	                                     : struct_type(b, type, results);
+	const char *attrs = arena_printf(b->arena, "asm_string = \"%s\", constraints = \"%s\", has_side_effects", text,
+	                                 constraints);
+	MlirOperation op = ir_region_op(b, "llvm.inline_asm", attrs, count, operands, results > 0, &whole_type, 0,
+	                                NULL);
+	if (b->failed || results == 0)
+		return;
+	Val whole = mlirOperationGetResult(op, 0);
+	for (int i = 0; i < results; i++)
+		result[i] = results == 1 ? whole : val_extract(b, whole, i, type);
 }
 
 MlirOperation ir_kernel_module(Builder *b, MlirModule *module)
@@ -324,6 +357,14 @@ Val val_f32(Builder *b, double value)
 	return mlirOperationGetResult(finish(b, &state), 0);
 }
 
+bool val_is_zero_f32(Val x)
+{
+	if (val_is_null(x) || !mlirValueIsAOpResult(x))
+		return false;
+	MlirAttribute value = mlirOperationGetAttributeByName(mlirOpResultGetOwner(x), str("value"));
+	return !mlirAttributeIsNull(value) && mlirAttributeIsAFloat(value) && mlirFloatAttrGetValueDouble(value) == 0;
+}
+
 static const char contract[] = "fastmath = #arith.fastmath<contract>";
 static const char strict[] = "fastmath = #arith.fastmath<none>";
 
@@ -424,7 +465,7 @@ static const char *alignment(IrType type)
 		return "alignment = 2 : i64, ordering = 0 : i64";
 	case IR_V4I32:
 		return "alignment = 16 : i64, ordering = 0 : i64";
-	case IR_I64: case IR_V2F32: case IR_V2I32: case IR_GLOBAL:
+	case IR_I64: case IR_V2F32: case IR_V2I32: case IR_GLOBAL: case IR_POINTER:
 		return "alignment = 8 : i64, ordering = 0 : i64";
 	default:
 		return "alignment = 4 : i64, ordering = 0 : i64";
@@ -564,6 +605,22 @@ static MlirBlock new_region(MlirRegion *region)
 	return block;
 }
 
+/* Ends both regions with their values, and makes the op. */
+static void finish_if(If *f, Val *then, Val *otherwise, MlirRegion regions[2], MlirBlock blocks[2])
+{
+	Builder *b = f->b;
+	b->block = blocks[0];
+	yield(b, then, f->count);
+	b->block = blocks[1];
+	yield(b, otherwise, f->count);
+	b->block = f->outer;
+	if (b->failed)
+		return;
+	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
+	                                types_of(b, f->initial, f->count), 2, regions);
+	take_results(op, f->changed, f->count);
+}
+
 bool if_next(If *f)
 {
 	Builder *b = f->b;
@@ -577,16 +634,65 @@ bool if_next(If *f)
 		return true;
 	}
 	Val *last = current(b, f->changed, f->count);
-	yield(b, last, f->count);
 	MlirRegion regions[2] = { f->region };
-	b->block = new_region(&regions[1]);
-	yield(b, f->initial, f->count);
-	b->block = f->outer;
+	MlirBlock blocks[2] = { b->block, new_region(&regions[1]) };
+	finish_if(f, last, f->initial, regions, blocks);
+	return false;
+}
+
+Either either_begin(Builder *b, Val condition, Val **changed, int count)
+{
+	return (Either){ .branch = if_begin(b, condition, changed, count) };
+}
+
+bool either_next(Either *e)
+{
+	If *f = &e->branch;
+	Builder *b = f->b;
 	if (b->failed)
 		return false;
-	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
-	                                types_of(b, f->initial, f->count), 2, regions);
-	take_results(op, f->changed, f->count);
+	if (e->pass++ == 0)
+		return if_next(f);
+	if (e->pass == 2) {
+		e->first = current(b, f->changed, f->count);
+		e->then = f->region;
+		for (int i = 0; i < f->count; i++)
+			*f->changed[i] = f->initial[i];
+		b->block = new_region(&f->region);
+		e->otherwise = true;
+		return true;
+	}
+	MlirRegion regions[2] = { e->then, f->region };
+	MlirBlock blocks[2] = { f->body, b->block };
+	finish_if(f, e->first, current(b, f->changed, f->count), regions, blocks);
+	return false;
+}
+
+Until until_begin(Builder *b)
+{
+	return (Until){ .b = b };
+}
+
+bool until_next(Until *u)
+{
+	Builder *b = u->b;
+	if (b->failed)
+		return false;
+	if (!u->entered) {
+		u->entered = true;
+		u->outer = b->block;
+		u->body = new_region(&u->region);
+		b->block = u->body;
+		return true;
+	}
+	Val again = val_compare(b, IR_EQ, u->done, constant(b, IR_I1, 0));
+	ir_op(b, "scf.condition", NULL, IR_TYPE_COUNT, 1, &again);
+	MlirRegion regions[2] = { u->region };
+	b->block = new_region(&regions[1]);
+	yield(b, NULL, 0);
+	b->block = u->outer;
+	if (!b->failed)
+		ir_region_op(b, "scf.while", NULL, 0, NULL, 0, NULL, 2, regions);
 	return false;
 }
 

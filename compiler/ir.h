@@ -21,6 +21,8 @@ typedef enum IrType {
 	IR_I1, IR_I16, IR_I32, IR_I64, IR_F16, IR_BF16, IR_F32,
 	IR_GLOBAL,                         /* pointer to global memory */
 	IR_SHARED,                         /* pointer to shared memory */
+	IR_CLUSTER,                        /* the same, as bulk copies want it */
+	IR_POINTER,                        /* pointer to a kernel's parameter */
 	IR_V2F16, IR_V2BF16, IR_V2F32, IR_V2I32, IR_V4I32,
 	IR_S2I32, IR_S4I32, IR_S4F32,      /* structs that the matrix instructions return */
 	IR_TYPE_COUNT
@@ -57,6 +59,9 @@ Val ir_op(Builder *b, const char *name, const char *attrs, IrType type, int coun
 MlirOperation ir_region_op(Builder *b, const char *name, const char *attrs, int count, const Val *operands, int results,
                            const MlirType *types, int regions, MlirRegion *region);
 MlirAttribute ir_attr(Builder *b, const char *text);
+/* Assembly with side effects. constraints name `results` outputs, which are of one type and go to result[], then inputs. */
+void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, int results, Val *result, int count,
+            const Val *operands);
 
 /* Integers (i32 or i64, both operands alike) and addresses. Division rounds towards zero; operands here are never
  * negative where it matters. */
@@ -90,6 +95,7 @@ Val val_select(Builder *b, Val condition, Val x, Val y);
 
 /* float32. Multiplications and additions may contract to fused ones. */
 Val val_f32(Builder *b, double value);
+bool val_is_zero_f32(Val x);                        /* the constant 0, known while building */
 Val val_fadd(Builder *b, Val x, Val y);
 Val val_fsub(Builder *b, Val x, Val y);
 Val val_fmul(Builder *b, Val x, Val y);
@@ -156,6 +162,29 @@ typedef struct If {
 } If;
 If if_begin(Builder *b, Val condition, Val **changed, int count);
 bool if_next(If *f);
+
+/* for (Either e = either_begin(b, condition, changed, n); either_next(&e);) ...: the body is built twice, first for where the condition
+ * holds, then for where it does not (`otherwise`); both begin with the variables as they were. */
+typedef struct Either {
+	If branch;
+	Val *first;                        /* the variables' values after the first body */
+	MlirRegion then;
+	int pass;
+	bool otherwise;
+} Either;
+Either either_begin(Builder *b, Val condition, Val **changed, int count);
+bool either_next(Either *e);
+
+/* for (Until u = until_begin(b); until_next(&u);) u.done = ...: the body runs until its condition (i1) holds. */
+typedef struct Until {
+	Builder *b;
+	Val done;
+	MlirBlock outer, body;
+	MlirRegion region;
+	bool entered;
+} Until;
+Until until_begin(Builder *b);
+bool until_next(Until *u);
 
 /* Pointers to the elements of an array of values, for carry lists. */
 int carry_array(Val **carry, int at, Val *values, int count);

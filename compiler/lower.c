@@ -8,6 +8,7 @@
 #include "lower.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <mlir-c/BuiltinAttributes.h>
@@ -225,10 +226,37 @@ static bool run_pipeline(MlirModule module, Diag *diag, const char *pipeline)
 	return ok;
 }
 
+/* gpu.func would refuse or lose these attributes, so they are set once it has become llvm.func. */
+static MlirWalkResult mark_maps(MlirOperation op, void *user)
+{
+	(void)user;
+	MlirContext context = mlirOperationGetContext(op);
+	MlirAttribute maps = mlirOperationGetDiscardableAttributeByName(op, string_ref(LOWER_MAPS));
+
+	if (mlirAttributeIsNull(maps))
+		return MlirWalkResultAdvance;
+	MlirBlock entry = mlirRegionGetFirstBlock(mlirOperationGetRegion(op, 0));
+	intptr_t count = mlirBlockGetNumArguments(entry);
+	MlirAttribute *attrs = malloc(sizeof *attrs * (size_t)(count + 1));
+
+	if (!attrs)
+		return MlirWalkResultInterrupt;
+	for (intptr_t i = 0; i < count; i++)
+		attrs[i] = mlirAttributeParseGet(context, string_ref("{}"));
+	for (intptr_t i = 0; i < mlirDenseArrayGetNumElements(maps); i++)
+		attrs[mlirDenseI32ArrayGetElement(maps, i)] = mlirAttributeParseGet(context, string_ref(
+			"{llvm.align = 64 : i64, llvm.byval = !llvm.array<128 x i8>, nvvm.grid_constant}"));
+	mlirOperationSetAttributeByName(op, string_ref("arg_attrs"), mlirArrayAttrGet(context, count, attrs));
+	mlirOperationRemoveDiscardableAttributeByName(op, string_ref(LOWER_MAPS));
+	free(attrs);
+	return MlirWalkResultAdvance;
+}
+
 bool lower_to_nvvm(MlirModule module, Diag *diag, bool line_info)
 {
 	mlirOperationWalk(mlirModuleGetOperation(module), lower_math, NULL, MlirWalkPostOrder);
 	if (!run_pipeline(module, diag, pipeline_nvvm))
 		return false;
+	mlirOperationWalk(mlirModuleGetOperation(module), mark_maps, NULL, MlirWalkPreOrder);
 	return !line_info || run_pipeline(module, diag, pipeline_line_info);
 }

@@ -11,6 +11,10 @@
  * diag as internal failures. Destroyed with mlirContextDestroy. */
 MlirContext lower_context_new(Diag *diag);
 
+/* An attribute of a gpu.func, array<i32>: its arguments that are tensor maps. They are built as pointers, and become 128 bytes of the
+ * kernel's parameters, which bulk copies take the address of. */
+#define LOWER_MAPS "tdagen.maps"
+
 /* gpu dialect to NVVM dialect, in place. */
 bool lower_to_nvvm(MlirModule module, Diag *diag, bool line_info);
 

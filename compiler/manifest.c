@@ -77,14 +77,14 @@ static void print_program(const Plan *plan, FILE *out)
 	static const char *const kinds[] = {
 		[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
 	};
-	static const char *const args[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64" };
+	static const char *const args[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", [ARG_MAP] = "map" };
 	for (int i = 0; i < plan->buffer_count; i++)
 		fprintf(out, "//! buffer %s %s %s\n", plan->buffers[i].name, kinds[plan->buffers[i].kind],
 		        plan->buffers[i].bytes);
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		fprintf(out, "//! kernel %s %s %d %d %s\n", launch->backward ? "backward" : "forward", launch->entry,
-		        launch->warps * 32, launch->shared_bytes, launch->grid);
+		        plan_threads(launch), launch->shared_bytes, launch->grid);
 		if (launch->when)
 			fprintf(out, "//! when %s\n", launch->when);
 		for (int a = 0; a < launch->arg_count; a++)

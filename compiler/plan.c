@@ -61,6 +61,17 @@ int plan_row_bytes(const Spec *spec, int cols)
 	return (bytes / chunk | 1) * chunk;
 }
 
+int plan_panel_row_bytes(const Spec *spec, int cols)
+{
+	int bytes = cols * dtype_size(spec->dtype);
+	return (bytes + PLAN_PANEL_BYTES - 1) / PLAN_PANEL_BYTES * PLAN_PANEL_BYTES;
+}
+
+int plan_threads(const Launch *launch)
+{
+	return (launch->warps + launch->producer_warps) * 32;
+}
+
 int plan_int8_bytes(const Spec *spec)
 {
 	int depth = 32;
@@ -156,10 +167,8 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, PLAN_MARK_CAPACITY));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
-	launch->rows = launch->cols = PLAN_MARK;
-	launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
-	launch->slots = 4;
-	launch->grid = arena_printf(arena, "%s*%s", q, blocks);
+	choose_screen_tile(plan, launch);
+	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
 }
 
 static bool plan_forward(Plan *plan, Arena *arena)
@@ -201,7 +210,7 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 	int together = spec->views;
 	for (; together > 0 && !plan->sparse; together--) {
 		Needs needs = backward_q_needs(spec, together, false);
-		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(spec, &tile) || together == 1))
+		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(plan, &tile) || together == 1))
 			break;
 	}
 	if (together == 0)
@@ -246,12 +255,12 @@ static bool plan_backward_kv(Plan *plan, Arena *arena)
 	const Spec *spec = plan->spec;
 	Needs all = backward_kv_needs(spec, plan->sparse ? 1 : spec->views, true, plan->sparse);
 	Launch tile = { 0 };
-	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(spec, &tile))
+	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(plan, &tile))
 		return add_kv_pass(plan, arena, 0, spec->views, true, "");
 	int together = spec->views;
 	for (; together > 1 && !plan->sparse; together--) {
 		Needs needs = backward_kv_needs(spec, together, false, false);
-		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(spec, &tile))
+		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(plan, &tile))
 			break;
 	}
 	for (int v = 0; v < spec->views; v += together) {
@@ -295,11 +304,6 @@ static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 		diag_error(diag, spec->score_loc, "--plan sparse needs a score that is proved to increase with s and does not read c.j");
 		diag_note(diag, (Loc){ 0, 0 }, "only then does a threshold on the score give one on the product of q and k; "
 		          "--plan dense takes every spec");
-		return false;
-	}
-	if (plan->options.target == TARGET_SM_90A) {
-		diag_error(diag, spec->loc, "target sm_90a is not available in this version");
-		diag_note(diag, (Loc){ 0, 0 }, "use --target sm_80: its PTX runs on every later GPU, sm_90 among them");
 		return false;
 	}
 	return true;

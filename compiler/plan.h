@@ -41,16 +41,25 @@ enum {
 	PLAN_MAX_LAUNCHES = 40, PLAN_MAX_ARGS = 128, PLAN_MAX_BUFFERS = 48,
 	PLAN_TERM_ROWS = 64,               /* rows of a block of row terms */
 	PLAN_WARP_ROWS = 16,
+	PLAN_GROUP_WARPS = 4,              /* a warp group, which wgmma and setmaxnreg are instructions of */
+	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };
 
-typedef enum ArgKind { ARG_PTR, ARG_I32, ARG_I64 } ArgKind;
+/*
+ * How a tiled launch multiplies, and so how its matrices lie in shared memory and get there.
+ * ENGINE_MMA_SYNC   every target and dtype: mma.sync, padded rows, copied with cp.async by the warps that compute
+ * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group of their own
+ */
+typedef enum Engine { ENGINE_MMA_SYNC, ENGINE_WGMMA } Engine;
+
+typedef enum ArgKind { ARG_PTR, ARG_I32, ARG_I64, ARG_MAP } ArgKind;
 typedef struct LaunchArg {
 	ArgKind kind;
-	const char *source;                /* a pointer's name, or a formula (docs/manifest.md) */
+	const char *source;                /* a pointer's name, a formula, or a tensor map's words (docs/manifest.md) */
 } LaunchArg;
 
 typedef struct Launch {
@@ -59,10 +68,12 @@ typedef struct Launch {
 	bool backward;                     /* phase */
 	const char *when;                  /* skipped where this pointer is null; NULL: always launched */
 	const char *grid;                  /* formula: number of CTAs */
+	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
+	int producer_warps;                /* more of them, which only fetch */
 	int rows;                          /* of the CTA's tile */
 	int cols;                          /* of a streamed tile */
-	int slots;                         /* of the ring of streamed tiles */
+	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */
 	bool retain;                       /* backward_kv: the do tile stays in the ring until dv needs it */
 	bool gathered;                     /* visits the pairs that the screen marked, one view after the other */
 	int first_view, view_count;        /* whose dq or dk this launch computes */
@@ -72,6 +83,7 @@ typedef struct Launch {
 	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
 	int register_estimate;
 	int register_limit;                /* what ptxas may use a thread */
+	int producer_registers, consumer_registers;    /* what warp groups change that to, once they know their part */
 	LaunchArg args[PLAN_MAX_ARGS];     /* filled by the template as it asks for them */
 	int arg_count;
 } Launch;
@@ -125,5 +137,8 @@ int plan_int8_bytes(const Spec *spec);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);
+/* The same of a swizzled matrix: whole panels, each PLAN_PANEL_BYTES wide. */
+int plan_panel_row_bytes(const Spec *spec, int cols);
+int plan_threads(const Launch *launch);
 
 #endif

@@ -26,6 +26,11 @@ static void print_outputs(const Launch *launch, FILE *out)
 		fprintf(out, "%sdv", separator);
 }
 
+static const char *engine_name(const Launch *launch)
+{
+	return launch->engine == ENGINE_WGMMA ? "wgmma" : "mma.sync";
+}
+
 static int count_role(const Plan *plan, Role role)
 {
 	int count = 0;
@@ -64,10 +69,10 @@ void plan_print(const Plan *plan, FILE *out)
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		fprintf(out, "launch %-8s %-22s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
-		        launch->warps * 32, launch->grid);
+		        plan_threads(launch), launch->grid);
 		if (is_tiled(launch)) {
-			fprintf(out, ", tile %dx%d, slots %d%s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
-			        launch->retain ? " (do retained)" : "", launch->register_estimate);
+			fprintf(out, ", tile %dx%d, slots %d%s, %s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
+			        launch->retain ? " (do retained)" : "", engine_name(launch), launch->register_estimate);
 			print_outputs(launch, out);
 		}
 		if (launch->when)
@@ -109,9 +114,10 @@ void plan_explain(const Plan *plan, FILE *out)
 	fprintf(out, "plan          dense: every tile that the mask leaves is computed");
 	fprintf(out, plan->zeros_proved ? "; a sparse plan would be sound, but is not available in this version\n"
 	                                : "; a sparse plan needs proved zeros\n");
-	fprintf(out, "target        %s and later; at most %d KB of shared memory a CTA, so that it runs on every such chip\n",
+	fprintf(out, plan->options.target == TARGET_SM_90A ? "target        %s alone; at most %d KB of shared memory a CTA\n"
+	        : "target        %s and later; at most %d KB of shared memory a CTA, so that it runs on every such chip\n",
 	        target_name(plan->options.target), plan->shared_limit / 1024);
-	fprintf(out, "%-22s %8s %8s %6s %10s  %s\n", "kernel", "threads", "tile", "slots", "shared", "computes");
+	fprintf(out, "%-22s %8s %8s %6s %10s %10s  %s\n", "kernel", "threads", "tile", "slots", "shared", "products", "computes");
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		char tile[24] = "-", slots[8] = "-";
@@ -119,7 +125,8 @@ void plan_explain(const Plan *plan, FILE *out)
 			snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
 			snprintf(slots, sizeof slots, "%d", launch->slots);
 		}
-		fprintf(out, "%-22s %8d %8s %6s %10d  ", launch->entry, launch->warps * 32, tile, slots, launch->shared_bytes);
+		fprintf(out, "%-22s %8d %8s %6s %10d %10s  ", launch->entry, plan_threads(launch), tile, slots, launch->shared_bytes,
+		        is_tiled(launch) ? engine_name(launch) : "-");
 		if (is_tiled(launch))
 			print_outputs(launch, out);
 		else if (launch->role == ROLE_REDUCE)

@@ -4,9 +4,11 @@
  * few warps are resident to hide latency. SM_REGISTERS and SM_SHARED are those of sm_90, where most of these kernels run.
  */
 #include "plan_tile.h"
+#include <stdlib.h>
 
 enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
-       F32_REGISTERS = 208, WORTHWHILE_COLS = 16 };
+       F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32, GATHER_COLS = 32,
+       GATHER_REGISTERS = 128 };
 
 /*
  * An upper bound that was fitted to what ptxas makes of these kernels (views 1..4, head_dim 40..256, all dtypes): addresses and
@@ -46,6 +48,9 @@ static int register_limit(const Spec *spec, const Needs *needs, int rows, int es
 {
 	if (rows < 64)
 		return PLAN_ALL_REGISTERS;
+	/* Most lists fit one tile, and then a kernel waits for memory rather than multiplies: four CTAs hide more of it. */
+	if (needs->gathered)
+		return estimate <= 140 ? GATHER_REGISTERS : estimate <= 200 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
 	if (spec->dtype == DTYPE_F32)
 		return estimate <= 214 ? F32_REGISTERS : PLAN_ALL_REGISTERS;
 	return needs->forward && estimate <= 185 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
@@ -82,16 +87,86 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
 	return cost;
 }
 
+/*
+ * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has the SM to
+ * itself, and its registers are handed from the producer to the consumers.
+ */
+static const struct GroupShape {
+	int groups, register_limit, producer_registers, consumer_registers, most_views;
+} group_shapes[] = {
+	{ 2, 168, 24, 240, 1 },
+	{ 2, 168, 40, 232, SPEC_MAX_VIEWS },
+	{ 1, 144, 40, 240, SPEC_MAX_VIEWS },
+};
+
+static bool may_use_groups(const Plan *plan)
+{
+	return plan->options.target == TARGET_SM_90A && plan->spec->dtype != DTYPE_F32;
+}
+
+static int estimate_group_registers(const Spec *spec, const Needs *needs, int cols)
+{
+	int fixed = 36, view = 8, operands = cols / 4;
+	if (spec->dtype == DTYPE_F16)
+		fixed += 40;                   /* products on their way back from a row's scale */
+	if (spec->score->op != EXPR_VAR)
+		fixed += 10;
+	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
+}
+
+/* Bytes of barriers: one a tile of the ring, one a slot, one for the residents; and what rounding up to panels takes. */
+static int group_shared(const Needs *needs, const Launch *tile)
+{
+	enum { SPARE = 3 * 1024 };
+	return tile->rows * needs->box_residents + tile->slots * tile->cols * needs->box_round + SPARE;
+}
+
+static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct GroupShape *shape, Launch *tile)
+{
+	tile->rows = shape->groups * PLAN_GROUP_WARPS * PLAN_WARP_ROWS;
+	tile->warps = shape->groups * PLAN_GROUP_WARPS;
+	tile->producer_warps = PLAN_GROUP_WARPS;
+	tile->register_limit = shape->register_limit;
+	tile->producer_registers = shape->producer_registers;
+	tile->consumer_registers = shape->consumer_registers;
+	tile->register_estimate = estimate_group_registers(plan->spec, needs, tile->cols);
+	tile->shared_bytes = group_shared(needs, tile);
+	tile->retain = needs->can_retain;
+	tile->engine = ENGINE_WGMMA;
+	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	       tile->shared_bytes <= plan->shared_limit;
+}
+
+/* Rows save traffic, columns save waiting, slots hide it: in this order. */
+static bool choose_group_tile(const Plan *plan, const Needs *needs, Launch *launch)
+{
+	enum { LEAST_COLS = 16, LEAST_SLOTS = 2 };
+	if (!may_use_groups(plan) || needs->gathered)
+		return false;
+	Launch tile = *launch;
+	for (size_t s = 0; s < sizeof group_shapes / sizeof *group_shapes; s++)
+		for (tile.cols = needs->most_cols; tile.cols >= LEAST_COLS; tile.cols /= 2)
+			for (tile.slots = MAX_SLOTS; tile.slots >= LEAST_SLOTS; tile.slots--)
+				if (group_tile_fits(plan, needs, &group_shapes[s], &tile)) {
+					*launch = tile;
+					return true;
+				}
+	return false;
+}
+
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
+	if (choose_group_tile(plan, needs, launch))
+		return true;
 	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
+	int most_cols = needs->gathered ? GATHER_COLS : 64;
 	int most_slots = needs->gathered ? 1 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
 	Launch tile = *launch;
 	double best = 0;
 	if (needs->can_retain)
 		most_slots += needs->streams;
 	for (tile.rows = 64; tile.rows >= PLAN_WARP_ROWS; tile.rows /= 2)
-		for (tile.cols = 64; tile.cols >= least_cols; tile.cols /= 2)
+		for (tile.cols = most_cols; tile.cols >= least_cols; tile.cols /= 2)
 			for (tile.slots = most_slots; tile.slots >= least_slots; tile.slots--) {
 				if (!tile_fits(plan, needs, &tile))
 					continue;
@@ -104,15 +179,39 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 	return best != 0;
 }
 
+/*
+ * ENGINE_WGMMA: the products of one warp group run while others look at theirs, so there are as many as registers allow.
+ */
+void choose_screen_tile(const Plan *plan, Launch *launch)
+{
+	launch->slots = 4;
+	if (plan->options.target != TARGET_SM_90A) {
+		launch->rows = launch->cols = PLAN_MARK;
+		launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
+		return;
+	}
+	int groups = getenv("SG") ? atoi(getenv("SG")) : 3;
+	launch->engine = ENGINE_WGMMA;
+	launch->rows = groups * PLAN_MARK;
+	launch->cols = 2 * PLAN_MARK;
+	launch->warps = groups * PLAN_GROUP_WARPS;
+	launch->producer_warps = PLAN_GROUP_WARPS;
+	launch->register_limit = groups == 2 ? 80 : groups == 3 ? 128 : 96;
+	launch->producer_registers = 24;
+	launch->consumer_registers = groups == 2 ? 112 : groups == 3 ? 160 : 120;
+}
+
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */
 int gather_bytes(int warps, int cols)
 {
 	return warps * (WARP_LANES * 12 + 4) + 4 * cols;
 }
 
-bool tile_is_cramped(const Spec *spec, const Launch *tile)
+bool tile_is_cramped(const Plan *plan, const Launch *tile)
 {
-	return tile->cols < WORTHWHILE_COLS || spills(spec, tile);
+	if (may_use_groups(plan) && !tile->gathered)
+		return tile->engine != ENGINE_WGMMA || tile->cols < WORTHWHILE_GROUP_COLS;
+	return tile->cols < WORTHWHILE_COLS || spills(plan->spec, tile);
 }
 
 static int max_int(int a, int b)
@@ -125,6 +224,18 @@ static int terms_bytes(const Spec *spec, int terms)
 	return spec->normalize == NORMALIZE_L2 ? 4 * terms : 4 * (terms - 1);
 }
 
+/* The widths of a row of q or k, and of v. */
+typedef struct Widths {
+	int head, value;                   /* padded */
+	int box_head, box_value;           /* swizzled */
+} Widths;
+
+static Widths row_widths(const Spec *spec)
+{
+	return (Widths){ plan_row_bytes(spec, spec->head_dim), plan_row_bytes(spec, spec->value_dim),
+		plan_panel_row_bytes(spec, spec->head_dim), plan_panel_row_bytes(spec, spec->value_dim) };
+}
+
 /* Bytes a row of what a round streams: slot by slot, or, gathered, all of it. */
 static int streamed_row(int scored, int weighted, bool gathered)
 {
@@ -133,32 +244,40 @@ static int streamed_row(int scored, int weighted, bool gathered)
 
 Needs forward_needs(const Spec *spec, bool gathered)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	Widths w = row_widths(spec);
 	int views = gathered ? 1 : spec->views;
 	return (Needs){ .forward = true, .gathered = gathered, .views = views, .sums = 8, .accumulators = spec->value_dim,
-		.tiles = 2, .residents = views * head, .slot_row = streamed_row(head + 4, value, gathered) };
+		.tiles = 2, .residents = views * w.head, .slot_row = streamed_row(w.head + 4, w.value, gathered),
+		.group_tiles = views > 1 ? 2 : 1, .most_cols = 128,
+		.box_residents = views * w.box_head, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 
 Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
+	Widths w = row_widths(spec);
 	int gradients = 1 + plan_splits_output_gradient(spec);
 	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
-		.residents = views * head + gradients * value, .slot_row = streamed_row(head + 4, value, gathered) };
+		.residents = views * w.head + gradients * w.value, .slot_row = streamed_row(w.head + 4, w.value, gathered),
+		.group_tiles = 2, .most_cols = 64,
+		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 
 Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered)
 {
-	int head = plan_row_bytes(spec, spec->head_dim), value = plan_row_bytes(spec, spec->value_dim);
-	int gradients = 1 + plan_splits_output_gradient(spec), all = gathered ? 1 : spec->views;
+	Widths w = row_widths(spec);
+	int terms = terms_bytes(spec, 2), rests = plan_splits_output_gradient(spec), all = gathered ? 1 : spec->views;
 	int scored = values ? all : views;
 	Needs needs = { .gathered = gathered, .views = scored };
 	needs.accumulators = views * spec->head_dim + (values ? spec->value_dim : 0);
 	needs.tiles = 2 + (views > 0) + values;        /* scores, row terms of the columns, dA, weights */
-	needs.residents = scored * head + (views > 0 ? value : 0);
-	needs.slot_row = streamed_row(head + terms_bytes(spec, 2), (gathered ? gradients : 1) * value, gathered);
-	needs.streams = scored + gradients;
+	needs.residents = scored * w.head + (views > 0 ? w.value : 0);
+	needs.slot_row = streamed_row(w.head + terms, (gathered ? 1 + rests : 1) * w.value, gathered);
+	needs.streams = scored + 1 + rests;
 	needs.can_retain = values && views > 0 && !gathered;
 	needs.values_only = views == 0;
+	needs.group_tiles = 1 + (views > 0) + values;
+	needs.most_cols = 64;
+	needs.box_residents = scored * w.box_head + (views > 0 ? w.box_value : 0);
+	needs.box_round = scored * (w.box_head + terms) + (1 + (views > 0 && rests)) * w.box_value;
 	return needs;
 }

@@ -10,8 +10,10 @@ typedef struct Needs {
 	int sums;                          /* loop-carried sums and row terms a view, in registers */
 	int accumulators;                  /* columns, over all accumulators */
 	int tiles;                         /* live tiles of pairs, in registers */
+	int group_tiles, most_cols;        /* ENGINE_WGMMA: the same, and the widest tile of pairs */
 	int residents;                     /* bytes a row of what stays in shared memory */
 	int slot_row;                      /* bytes a row of the widest streamed tile, terms included */
+	int box_residents, box_round;      /* ENGINE_WGMMA: of residents, and of all streamed tiles of a round */
 	int streams;                       /* tiles a round that stay readable at once when `retain` */
 	bool can_retain;
 	bool values_only, forward;
@@ -29,7 +31,9 @@ int gather_bytes(int warps, int cols);
 
 /* Sets rows, cols, slots and what follows from them; false when nothing fits in shared memory. */
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);
+/* The screen's: always fits. */
+void choose_screen_tile(const Plan *plan, Launch *launch);
 /* By the estimate, and with columns enough to be worth it: would this tile rather be split into passes? */
-bool tile_is_cramped(const Spec *spec, const Launch *tile);
+bool tile_is_cramped(const Plan *plan, const Launch *tile);
 
 #endif

@@ -19,8 +19,15 @@ enum {
 	CUDA_ATTRIBUTE_CAPABILITY_MAJOR = 75, CUDA_ATTRIBUTE_CAPABILITY_MINOR = 76,    /* of CUdevice_attribute */
 	CUDA_FUNCTION_MAX_DYNAMIC_SHARED = 8,          /* of CUfunction_attribute */
 	CUDA_JIT_ERROR_LOG = 5, CUDA_JIT_ERROR_LOG_BYTES = 6,  /* of CUjit_option */
-	CUDA_CAPTURE_NONE = 0                          /* of CUstreamCaptureStatus */
+	CUDA_CAPTURE_NONE = 0,                         /* of CUstreamCaptureStatus */
+	CUDA_MAP_FLOAT16 = 6, CUDA_MAP_FLOAT32 = 7, CUDA_MAP_BFLOAT16 = 9,  /* of CUtensorMapDataType */
+	CUDA_MAP_SWIZZLE_128B = 3,                     /* of CUtensorMapSwizzle */
+	CUDA_MAP_PROMOTE_256B = 3                      /* of CUtensorMapL2promotion */
 };
+
+typedef struct CUtensorMap {
+	_Alignas(64) unsigned long long opaque[16];
+} CUtensorMap;
 
 typedef struct Cuda {
 #define CUDA_SYM(name, symbol, parameters) CUresult (*name) parameters;

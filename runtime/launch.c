@@ -2,7 +2,8 @@
 #include "error.h"
 #include "launch.h"
 
-enum { BUFFER_ALIGNMENT = 256 };
+enum { BUFFER_ALIGNMENT = 256, MAP_LEAST_STRIDE = 16 };
+static const int64_t MAP_STRIDE_END = (int64_t)1 << 40;
 
 /* Where each buffer begins in its workspace, and how much each workspace holds, in bytes. */
 typedef struct BufferLayout {
@@ -49,37 +50,67 @@ static uint64_t pointer_address(const Manifest *m, const Binding *b, const Buffe
 	return b->workspace[m->buffers[pointer.index].kind] + (uint64_t)layout->offset[pointer.index];
 }
 
-/* One argument's value: 8 bytes, of which an i32 takes the first 4. */
+/* One argument's value; an i32 takes the first 4 bytes. */
+typedef union ArgValue {
+	uint64_t address;
+	int64_t wide;
+	int32_t narrow;
+	TensorMap map;
+} ArgValue;
+
+/* Dimensions of stride 0 become one entry wide: kernels read entry 0 of them. Rows can't, as a box holds many. */
+static tda_status eval_map(const ManifestMap *map, const int64_t *vars, uint64_t address, TensorMap *result)
+{
+	*result = (TensorMap){ .address = address, .extent = { (uint64_t)map->cols },
+		.box = { (uint32_t)map->box_cols, (uint32_t)map->box_rows } };
+	for (int d = 0; d < MAP_OUTER; d++) {
+		int64_t extent, stride;
+		tda_status status = formula_eval(map->extent[d], vars, &extent);
+
+		if (status || (status = formula_eval(map->stride[d], vars, &stride)))
+			return status;
+		if (extent < 0 || extent > UINT32_MAX || stride < 0 || (extent > 1 && stride >= MAP_STRIDE_END))
+			return tda_fail(TDA_BAD_ARGUMENT, "the shape is too large: %lld entries, %lld bytes apart, are beyond what a "
+			                "tensor map can say (2^32 and 2^40)", (long long)extent, (long long)stride);
+		if (d != MAP_ROWS && stride == 0 && extent > 1)
+			extent = 1;
+		result->extent[1 + d] = (uint64_t)extent;
+		result->stride[d] = extent > 1 ? (uint64_t)stride : MAP_LEAST_STRIDE;
+	}
+	return TDA_OK;
+}
+
 static tda_status eval_arg(const Manifest *m, const ManifestKernel *kernel, int arg, const Binding *b,
-                           const BufferLayout *layout, uint64_t *value)
+                           const BufferLayout *layout, ArgValue *value)
 {
 	const ManifestArg *a = &kernel->args[arg];
 	int64_t wide;
-	int32_t narrow;
 	tda_status status;
 
 	if (a->type == ARG_PTR) {
-		*value = pointer_address(m, b, layout, a->pointer);
+		value->address = pointer_address(m, b, layout, a->pointer);
 		return TDA_OK;
 	}
-	status = formula_eval(a->formula, b->vars, &wide);
+	if (a->type == ARG_MAP)
+		status = eval_map(a->map, b->vars, pointer_address(m, b, layout, a->pointer), &value->map);
+	else
+		status = formula_eval(a->formula, b->vars, &wide);
 	if (status)
 		return tda_fail_within(status, "argument %d of kernel %s: ", arg, kernel->entry);
-	if (a->type == ARG_I64) {
-		memcpy(value, &wide, sizeof(wide));
+	if (a->type == ARG_I64)
+		value->wide = wide;
+	if (a->type != ARG_I32)
 		return TDA_OK;
-	}
-	narrow = (int32_t)wide;
-	if (narrow != wide)
+	value->narrow = (int32_t)wide;
+	if (value->narrow != wide)
 		return tda_fail(TDA_BAD_ARGUMENT, "the shape is too large: argument %d of kernel %s is %lld, over 32 bits", arg,
 		                kernel->entry, (long long)wide);
-	memcpy(value, &narrow, sizeof(narrow));
 	return TDA_OK;
 }
 
 /* Grid and arguments of one kernel. A grid of 0 means that the kernel is skipped. */
 static tda_status eval_kernel(const Manifest *m, const ManifestKernel *kernel, const Binding *b,
-                              const BufferLayout *layout, uint32_t *grid, uint64_t *values)
+                              const BufferLayout *layout, uint32_t *grid, ArgValue *values)
 {
 	int64_t wide;
 	tda_status status;
@@ -109,7 +140,7 @@ tda_status launch_phase(const Manifest *m, Phase phase, const Binding *b, Launch
 
 	for (int pass = 0; pass < 2; pass++)   /* 0: everything is computed and checked; 1: and launched */
 		for (int k = 0; k < m->kernel_count && !status; k++) {
-			uint64_t values[MANIFEST_MAX_ARGS];
+			ArgValue values[MANIFEST_MAX_ARGS];
 			void *args[MANIFEST_MAX_ARGS];
 			uint32_t grid;
 

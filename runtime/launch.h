@@ -12,7 +12,17 @@ typedef struct Binding {
 	uint64_t workspace[BUFFER_KIND_COUNT];
 } Binding;
 
-/* Enqueues kernel number `kernel` of the manifest: args[n] points to the value of its argument n. */
+/* What a tensor map is made from: dimensions from the innermost (columns) to the outermost (batches). */
+enum { MAP_DIMS = 1 + MAP_OUTER };
+typedef struct TensorMap {
+	uint64_t address;
+	uint64_t extent[MAP_DIMS];     /* elements; 0 somewhere: the kernel reads nothing of it */
+	uint64_t stride[MAP_DIMS - 1]; /* bytes, of the dimensions beyond the innermost */
+	uint32_t box[2];               /* columns, rows */
+} TensorMap;
+
+/* Enqueues kernel number `kernel` of the manifest: args[n] points to the value of its argument n, which of an ARG_MAP is a
+ * TensorMap, for the device to make its own kind of. */
 typedef tda_status (*LaunchFunction)(void *user, const Manifest *manifest, int kernel, uint32_t grid, void **args);
 
 /* Bytes of the workspaces for the shape in vars (SHAPE_* entries). */

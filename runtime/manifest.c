@@ -366,9 +366,35 @@ static tda_status read_when(Reader *r)
 	return read_pointer(r, r->word[0], &r->kernel->when);
 }
 
+/* POINTER COLS, then entries and stride of rows, heads and batches, then BOX_COLS BOX_ROWS. */
+static tda_status read_map(const Reader *r, const bool *allowed, ManifestArg *arg)
+{
+	enum { FIRST_OUTER = 3, FIRST_BOX = FIRST_OUTER + 2 * MAP_OUTER, MOST_BOX = 256 };
+	tda_status status = read_pointer(r, r->word[1], &arg->pointer);
+	ManifestMap *map = arg->map = calloc(1, sizeof(*map));
+
+	if (status)
+		return status;
+	if (!map)
+		return tda_fail_memory();
+	if (++r->kernel->map_count > MANIFEST_MAX_MAPS)
+		return manifest_bad_line(r, "the kernel has more tensor maps than libtda can take");
+	if ((status = word_read_int(r, 2, 8, 256, &map->cols)) ||
+	    (status = word_read_int(r, FIRST_BOX, 8, MOST_BOX, &map->box_cols)) ||
+	    (status = word_read_int(r, FIRST_BOX + 1, 1, MOST_BOX, &map->box_rows)))
+		return status;
+	for (int d = 0; d < MAP_OUTER && !status; d++)
+		if (!(status = read_formula(r, r->word[FIRST_OUTER + 2 * d], shape_vars, &map->extent[d])))
+			status = read_formula(r, r->word[FIRST_OUTER + 2 * d + 1], allowed, &map->stride[d]);
+	return status;
+}
+
 static tda_status read_arg(Reader *r)
 {
-	static const char *const types[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", NULL };
+	enum { MAP_WORDS = 11 };
+	static const char *const types[] = {
+		[ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", [ARG_MAP] = "map", NULL
+	};
 	int type = word_choice(r->word[0], types);
 	bool allowed[FORMULA_VARS];
 	ManifestArg *arg;
@@ -379,6 +405,8 @@ static tda_status read_arg(Reader *r)
 		return manifest_bad_line(r, "the kernel has more arguments than libtda can take");
 	if (type < 0)
 		return manifest_bad_line(r, "the argument's type is not known to this libtda");
+	if (r->words != (type == ARG_MAP ? MAP_WORDS : 2))
+		return manifest_bad_line(r, "there are too few or too many words");
 	arg = &r->kernel->args[r->kernel->arg_count++];
 	arg->type = (ArgType)type;
 	if (arg->type == ARG_PTR)
@@ -387,6 +415,8 @@ static tda_status read_arg(Reader *r)
 	for (int t = 0; t < TENSOR_COUNT; t++)
 		for (int s = 0; s < STRIDE_COUNT; s++)
 			allowed[formula_stride_var(t, s)] = tensor_in_phase(r->m, t, r->kernel->phase);
+	if (arg->type == ARG_MAP)
+		return read_map(r, allowed, arg);
 	return read_formula(r, r->word[1], allowed, &arg->formula);
 }
 
@@ -423,7 +453,7 @@ static const Keyword keywords[] = {
 	{ "combine",    2, 2, MAX_LINE_WORDS, REPEATED, read_combine },
 	{ "kernel",     2, 5, 5, REPEATED, read_kernel },
 	{ "when",       2, 1, 1, REPEATED, read_when },
-	{ "arg",        2, 2, 2, REPEATED, read_arg },
+	{ "arg",        2, 2, 11, REPEATED, read_arg },
 };
 enum { KEYWORD_COUNT = sizeof(keywords) / sizeof(keywords[0]) };
 
@@ -579,6 +609,15 @@ tda_status manifest_parse(const char *text, size_t length, Manifest **manifest)
 	return TDA_OK;
 }
 
+static void free_map(ManifestMap *map)
+{
+	for (int d = 0; map && d < MAP_OUTER; d++) {
+		free(map->extent[d]);
+		free(map->stride[d]);
+	}
+	free(map);
+}
+
 void manifest_free(Manifest *m)
 {
 	if (!m)
@@ -591,8 +630,10 @@ void manifest_free(Manifest *m)
 	for (int b = 0; b < m->buffer_count; b++)
 		free(m->buffers[b].bytes);
 	for (int k = 0; k < m->kernel_count; k++) {
-		for (int a = 0; a < m->kernels[k].arg_count; a++)
+		for (int a = 0; a < m->kernels[k].arg_count; a++) {
 			free(m->kernels[k].args[a].formula);
+			free_map(m->kernels[k].args[a].map);
+		}
 		free(m->kernels[k].args);
 		free(m->kernels[k].grid);
 	}

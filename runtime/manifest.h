@@ -8,7 +8,8 @@
 #include "tda.h"
 
 enum { MANIFEST_MAJOR = 1 };
-enum { MANIFEST_NAME_BYTES = 64, MANIFEST_MAX_BUFFERS = 64, MANIFEST_MAX_KERNELS = 64, MANIFEST_MAX_ARGS = 128 };
+enum { MANIFEST_NAME_BYTES = 64, MANIFEST_MAX_BUFFERS = 64, MANIFEST_MAX_KERNELS = 64, MANIFEST_MAX_ARGS = 128,
+       MANIFEST_MAX_MAPS = 16 };       /* of a kernel */
 
 typedef enum Phase { PHASE_FORWARD, PHASE_BACKWARD, PHASE_COUNT } Phase;
 
@@ -28,12 +29,21 @@ typedef struct Pointer {
 	int index;                     /* tensor, parameter or buffer */
 } Pointer;
 
-typedef enum ArgType { ARG_PTR, ARG_I32, ARG_I64 } ArgType;
+typedef enum ArgType { ARG_PTR, ARG_I32, ARG_I64, ARG_MAP } ArgType;
+
+enum { MAP_ROWS, MAP_HEADS, MAP_BATCHES, MAP_OUTER };  /* dimensions of a tensor map beyond its columns */
+
+/* A tensor of the spec's dtype that kernels read in boxes of rows x columns. */
+typedef struct ManifestMap {
+	int cols, box_cols, box_rows;
+	Formula *extent[MAP_OUTER], *stride[MAP_OUTER];        /* entries; bytes from one to the next */
+} ManifestMap;
 
 typedef struct ManifestArg {
 	ArgType type;
-	Pointer pointer;               /* ARG_PTR */
-	Formula *formula;              /* the others */
+	Pointer pointer;               /* ARG_PTR, ARG_MAP */
+	Formula *formula;              /* ARG_I32, ARG_I64 */
+	ManifestMap *map;              /* ARG_MAP */
 } ManifestArg;
 
 typedef struct ManifestKernel {
@@ -45,7 +55,7 @@ typedef struct ManifestKernel {
 	bool conditional;
 	Pointer when;                  /* conditional: skip where this pointer is null */
 	ManifestArg *args;
-	int arg_count;
+	int arg_count, map_count;
 } ManifestKernel;
 
 typedef struct ManifestParam {

@@ -13,7 +13,7 @@ typedef struct Reader {
 	Manifest *m;
 	int line;
 	Word rest;                     /* the line after its keyword */
-	Word word[6];                  /* its first words after the keyword */
+	Word word[12];                 /* its first words after the keyword */
 	int words;                     /* how many words follow the keyword */
 	uint32_t seen;                 /* keywords, by their index in the table */
 	ManifestKernel *kernel;        /* the one that arg and when belong to */

@@ -120,12 +120,55 @@ tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, con
 	return status;
 }
 
+int map_type(const Manifest *m)
+{
+	static const int types[] = { [TDA_F32] = CUDA_MAP_FLOAT32, [TDA_F16] = CUDA_MAP_FLOAT16, [TDA_BF16] = CUDA_MAP_BFLOAT16 };
+
+	return types[m->dtype];
+}
+
+static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMap *from, CUtensorMap *map)
+{
+	const unsigned box[MAP_DIMS] = { from->box[0], from->box[1], 1, 1 }, every[MAP_DIMS] = { 1, 1, 1, 1 };
+	unsigned long long extent[MAP_DIMS], stride[MAP_DIMS - 1];
+	CUresult result;
+
+	memset(map, 0, sizeof(*map));
+	for (int d = 0; d < MAP_DIMS; d++) {
+		extent[d] = from->extent[d];
+		if (extent[d] == 0)
+			return TDA_OK;
+	}
+	for (int d = 0; d < MAP_DIMS - 1; d++)
+		stride[d] = from->stride[d];
+	if (!cuda->cuTensorMapEncodeTiled)
+		return tda_fail(TDA_NO_DRIVER, "the CUDA driver has no cuTensorMapEncodeTiled: it is too old; install NVIDIA driver "
+		                "525 or later");
+	result = cuda->cuTensorMapEncodeTiled(map, map_type(m), MAP_DIMS,
+	                                      (void *)(uintptr_t)from->address, extent, stride, box, every, 0,
+	                                      CUDA_MAP_SWIZZLE_128B, CUDA_MAP_PROMOTE_256B, 0);
+	return cuda_check(cuda, result, "cuTensorMapEncodeTiled");
+}
+
 tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
 	const ModuleLaunch *launch = user;
 	const ManifestKernel *entry = &m->kernels[kernel];
+	CUtensorMap maps[MANIFEST_MAX_MAPS];
+	void *params[MANIFEST_MAX_ARGS];
+	int map_count = 0;
+	tda_status status;
+
+	for (int a = 0; a < entry->arg_count; a++) {
+		params[a] = args[a];
+		if (entry->args[a].type != ARG_MAP)
+			continue;
+		if ((status = encode_map(launch->cuda, m, args[a], &maps[map_count])))
+			return tda_fail_within(status, "argument %d of kernel %s: ", a, entry->entry);
+		params[a] = &maps[map_count++];
+	}
 	CUresult result = launch->cuda->cuLaunchKernel(launch->loaded->function[kernel], grid, 1, 1, (unsigned)entry->block, 1,
-	                                               1, entry->shared, launch->stream, args, NULL);
+	                                               1, entry->shared, launch->stream, params, NULL);
 
 	return cuda_check(launch->cuda, result, entry->entry);
 }

@@ -35,6 +35,8 @@ typedef struct ModuleLaunch {
 	const LoadedModule *loaded;
 	CUstream stream;
 } ModuleLaunch;
+/* CUtensorMapDataType of the tensors' elements. */
+int map_type(const Manifest *manifest);
 tda_status module_launch_kernel(void *user, const Manifest *manifest, int kernel, uint32_t grid, void **args);
 
 #endif

@@ -1,6 +1,7 @@
 /* The simulator as a Device. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "device.h"
 #include "error.h"
 #include "sim/sim.h"
@@ -65,14 +66,38 @@ static tda_status sim_poison(Device *device, void *at, int byte, size_t bytes)
 	return TDA_OK;
 }
 
+static tda_status make_map(Sim *sim, const Manifest *m, const TensorMap *from, SimTensorMap *map)
+{
+	const uint32_t box[MAP_DIMS] = { from->box[0], from->box[1], 1, 1 }, every[MAP_DIMS] = { 1, 1, 1, 1 };
+
+	memset(map, 0, sizeof(*map));
+	for (int d = 0; d < MAP_DIMS; d++)
+		if (from->extent[d] == 0)
+			return TDA_OK;
+	if (sim_tensor_map(sim, map, map_type(m), MAP_DIMS, (const void *)(uintptr_t)from->address, from->extent, from->stride, box,
+	                   every, CUDA_MAP_SWIZZLE_128B) == 0)
+		return TDA_OK;
+	return tda_fail(TDA_INTERNAL, "%s", sim_error(sim));
+}
+
 static tda_status sim_launch_kernel(Device *device, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
 	const ManifestKernel *entry = &m->kernels[kernel];
 	SimDevice *d = sim_of(device);
+	SimTensorMap maps[MANIFEST_MAX_MAPS];
 	const void *params[MANIFEST_MAX_ARGS];
+	int map_count = 0;
 
-	for (int a = 0; a < entry->arg_count; a++)
+	for (int a = 0; a < entry->arg_count; a++) {
+		tda_status status;
+
 		params[a] = args[a];
+		if (entry->args[a].type != ARG_MAP)
+			continue;
+		if ((status = make_map(d->sim, m, args[a], &maps[map_count])))
+			return tda_fail_within(status, "argument %d of kernel %s: ", a, entry->entry);
+		params[a] = &maps[map_count++];
+	}
 	if (sim_launch(d->sim, d->module, entry->entry, (uint32_t[3]){ grid, 1, 1 },
 	               (uint32_t[3]){ (uint32_t)entry->block, 1, 1 }, entry->shared, params) == 0)
 		return TDA_OK;

@@ -66,34 +66,31 @@ static Stream output_gradient_stream(Kernel *k, Matrix rows)
 	return s;
 }
 
-/* One view at a tile: adds its weights to `weights` where dv is wanted, and turns the scores into g where dk is. */
-static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_weights, Axis row, Axis tau, Val bits,
-                  Tile weights)
+/* One view at a tile, from the product q . k: adds its weights to `weights` where dv is wanted, and leaves g where dk is. */
+static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_weights, Axis row, Axis tau, Axis inv_q,
+                  const Visible *visible, Tile weights)
 {
 	Kernel *k = kv->k;
 	Builder *b = k->b;
 	const ViewMath *m = &kv->math[v];
-	Axis coefficient = query_map(k, head, row, m->combine);
-	Val zero = val_f32(b, 0);
+	Axis coefficient = visible_axis(visible, query_map(k, head, row, m->combine));
+	scores_normalise(k, scores, inv_q, visible_axis(visible, kv->inv_k[v]));
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val t = axis_get(tau, e);
 		pair_evaluate(k, head, m, scores.e[e], t, axis_get(row, e), axis_get(kv->key, e), &pair);
-		Val counts = bit_is_set(k, bits, e);
+		Val seen = visible_at(visible, e);
 		if (k->launch->values) {
 			Val term = val_fmul(b, pair.weight, axis_get(coefficient, e));
-			term = val_select(b, counts, term, zero);
-			weights.e[e] = val_fadd(b, weights.e[e], term);
+			weights.e[e] = val_fadd(b, weights.e[e], where(k, seen, term));
 		}
 		if (!wants_dk(k->launch, v))
 			continue;
-		Val survives = pair_survives(k, &pair, t);
-		if (!val_is_null(survives))
-			counts = val_and(b, counts, survives);
+		Val counts = both(k, seen, pair_survives(k, &pair, t));
 		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
 		Val by_s = times(k, upstream, m->weight_s, &pair.after);
 		Val g = times(k, by_s, m->score_s, &pair.before);
-		scores.e[e] = val_select(b, counts, g, zero);
+		scores.e[e] = where(k, counts, g);
 	}
 }
 
@@ -104,14 +101,20 @@ static Tile weight_gradients(BackwardKv *kv, RingTile d_out)
 	return d_weights;
 }
 
-static void add_view(BackwardKv *kv, const Scope *head, int v, RingTile queries, Axis row, Tile d_weights, Val bits, Tile weights)
+static void add_view(BackwardKv *kv, const Scope *head, int v, RingTile queries, Axis row, Tile d_weights, Visible *visible,
+                     Tile weights)
 {
 	Kernel *k = kv->k;
+	Val **changed = ARENA_ARRAY(k->b->arena, Val *, k->launch->cols);
 	Axis tau = column_terms(k, queries, TERM_TAU), inv_q = column_terms(k, queries, TERM_INV_Q);
 	Tile scores = tile_zero(k, k->launch->cols);
 	mma_rows(k, scores, kv->keys[v], queries.data);
-	scores_normalise(k, scores, inv_q, kv->inv_k[v]);
-	weigh(kv, head, v, scores, d_weights, row, tau, bits, weights);
+	mma_wait(k);
+	int changes = carry_array(changed, 0, scores.e, tile_count(scores));
+	if (k->launch->values)
+		changes = carry_array(changed, changes, weights.e, tile_count(weights));
+	for (visible_begin(visible, changed, changes); visible_next(visible);)
+		weigh(kv, head, v, scores, d_weights, row, tau, inv_q, visible, weights);
 	if (wants_dk(k->launch, v)) {
 		tile_scale(k, scores, inv_q);              /* g_ij q^_i = (g_ij / |q_i|) q_i */
 		mma_tile(k, kv->dk[v], scores, queries.data);
@@ -132,7 +135,7 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 	Val has_hidden = tile_has_hidden(k, block_range(k, row0, launch->cols), block_range(k, kv->place.row0, launch->rows),
 	                                 true);
 	Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
-	Val bits = visible_bits(k, weights, row, kv->key, has_hidden, true);
+	Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
 	if (launch->view_count > 0) {
 		d_weights = weight_gradients(kv, ring_next(ring));
 		if (plan_splits_output_gradient(k->spec)) {
@@ -145,7 +148,7 @@ static void round_of_queries(BackwardKv *kv, Ring *ring, Val first_head)
 		if (!wants_scores(launch, v))
 			continue;
 		since++;
-		add_view(kv, &head, v, ring_next(ring), row, d_weights, bits, weights);
+		add_view(kv, &head, v, ring_next(ring), row, d_weights, &visible, weights);
 	}
 	if (launch->values) {
 		RingTile d_out = launch->retain ? ring_back(ring, since) : ring_next(ring);
@@ -227,7 +230,7 @@ static void visit_tiles(BackwardKv *kv, Val first_head, Val group)
 }
 
 /* The queries of one head that the screen marked for these keys under view v, in rounds. */
-static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Val **carry, int carried)
+static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Val mask, Val **carry, int carried)
 {
 	Kernel *k = kv->k;
 	const Launch *launch = k->launch;
@@ -242,6 +245,7 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Va
 	if (launch->view_count > 0)
 		residents[1] = (Resident){ kv->values, value_rows(kv), place.row0 };
 	GatherWalk walk = marked_rows(k, v, place, head_index);
+	walk.mask = mask;
 	walk.streams = streams;
 	walk.stream_count = 2 + split;
 	walk.residents = residents;
@@ -251,14 +255,14 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Va
 		RingTile d_out = gather_tile(gather, 0);
 		Val has_hidden = tile_has_hidden(k, gather_range(gather), block_range(k, place.row0, launch->rows), true);
 		Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
-		Val bits = visible_bits(k, weights, row, kv->key, has_hidden, true);
+		Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
 		if (launch->view_count > 0)
 			d_weights = weight_gradients(kv, d_out);
 		if (split) {
 			RingTile d_rest = gather_tile(gather, 1);
 			mma_rows(k, d_weights, kv->values, d_rest.data);
 		}
-		add_view(kv, &head, v, gather_tile(gather, 1 + split), row, d_weights, bits, weights);
+		add_view(kv, &head, v, gather_tile(gather, 1 + split), row, d_weights, &visible, weights);
 		if (launch->values)
 			mma_tile(k, kv->dv, weights, d_out.data);
 	}
@@ -278,10 +282,15 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 	Stream sample[3] = { d_out, d_out };
 	sample[1 + split] = query_stream(k, 0, kv->place.batch, first_head);
 	Gather gather = gather_new(k, launch->cols, sample, 2 + split);
-	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 1);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 2);
+	GatherWalk ahead[SPEC_MAX_VIEWS];
+	for (int v = 0; v < k->spec->views; v++) {
+		ahead[v] = marked_rows(k, v, kv->place, first_head);
+		gather_ahead(k, &ahead[v]);
+	}
 	for (int v = 0; v < k->spec->views; v++) {
 		int carried = 0;
-		Val found = val_i32(b, 0);
+		Val found = val_i32(b, 0), mask = ahead[v].mask;
 		kv->keys[v] = keys;
 		load_view(kv, v);
 		if (wants_dk(launch, v))
@@ -289,9 +298,18 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 		if (launch->values)
 			carried = carry_array(carry, carried, kv->dv.e, tile_count(kv->dv));
 		carry[carried] = &found;
-		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 1); loop_next(&l);) {
-			visit_head(kv, &gather, v, val_add(b, first_head, l.index), carry, carried);
+		carry[carried + 1] = &mask;
+		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 2); loop_next(&l);) {
+			Val head = val_add(b, first_head, l.index);
+			visit_head(kv, &gather, v, head, mask, carry, carried);
 			found = val_add(b, found, gather.found);
+			Val *changed[] = { &mask };
+			Val more = val_compare(b, IR_LT, val_add_i32(b, l.index, 1), group);
+			for (If f = if_begin(b, more, changed, 1); if_next(&f);) {
+				GatherWalk next = marked_rows(k, v, kv->place, val_add_i32(b, head, 1));
+				gather_ahead(k, &next);
+				mask = next.mask;
+			}
 		}
 		gather.found = found;
 		if (wants_dk(launch, v)) {

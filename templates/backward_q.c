@@ -68,16 +68,10 @@ static int carry_sums(RowSums *sums, Val **carry, int at)
 	return at;
 }
 
-/* x where the pair counts, else 0: "counts" is visible and, where zeros are exact, surviving. */
-static Val where_counts(Kernel *k, Val counts, Val x)
-{
-	return val_select(k->b, counts, x, val_f32(k->b, 0));
-}
-
+/* "counts" is visible and, where zeros are exact, surviving. */
 static void add_to(Kernel *k, Val *sum, Val counts, Val x)
 {
-	Val term = where_counts(k, counts, x);
-	*sum = val_fadd(k->b, *sum, term);
+	*sum = val_fadd(k->b, *sum, where(k, counts, x));
 }
 
 /* The gradient by one pair's parameters themselves. */
@@ -92,28 +86,39 @@ static void add_pair_params(BackwardQ *q, const ViewMath *m, const Pair *pair, V
 	}
 }
 
-/* g of one view, from its normalised scores, in place. */
-static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Val bits)
+/* dtau of one pair. That of a weight of s - tau is what s gets, negated, and so costs an addition. */
+static void add_pair_tau(BackwardQ *q, const ViewMath *m, const Pair *pair, Val *sum, Val counts, Val upstream, Val by_s)
+{
+	Kernel *k = q->k;
+	const Expr *e = m->weight_tau;
+	if (e->op == EXPR_NEG && e->arg[0] == m->weight_s)
+		*sum = val_fsub(k->b, *sum, where(k, counts, by_s));
+	else
+		add_to(k, sum, counts, times(k, upstream, e, &pair->after));
+}
+
+/* g of one view, from the product q . k, in place. */
+static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Axis inv_k, const Visible *visible)
 {
 	Kernel *k = q->k;
 	Builder *b = k->b;
 	const ViewMath *m = &q->math[v];
+	Axis inv_q = visible_axis(visible, q->inv_q[v]), coefficient = visible_axis(visible, q->coefficient[v]);
+	scores_normalise(k, scores, inv_q, inv_k);
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val tau = axis_get(q->tau[v], e);
 		pair_evaluate(k, &q->head, m, scores.e[e], tau, axis_get(q->row, e), axis_get(key, e), &pair);
-		Val counts = bit_is_set(k, bits, e);
-		Val survives = pair_survives(k, &pair, tau);
-		if (!val_is_null(survives))
-			counts = val_and(b, counts, survives);
-		Val upstream = val_fmul(b, d_weights.e[e], axis_get(q->coefficient[v], e));
+		Val seen = visible_at(visible, e);
+		Val counts = both(k, seen, pair_survives(k, &pair, tau));
+		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
 		Val by_s = times(k, upstream, m->weight_s, &pair.after);
 		if (!val_is_null(q->sums.combine[v][e % 4 / 2]))
 			add_to(k, &q->sums.combine[v][e % 4 / 2], counts, val_fmul(b, pair.weight, d_weights.e[e]));
 		if (!val_is_null(q->sums.tau[v][e % 4 / 2]))
-			add_to(k, &q->sums.tau[v][e % 4 / 2], counts, times(k, upstream, m->weight_tau, &pair.after));
+			add_pair_tau(q, m, &pair, &q->sums.tau[v][e % 4 / 2], counts, upstream, by_s);
 		add_pair_params(q, m, &pair, counts, upstream, by_s);
-		scores.e[e] = where_counts(k, counts, times(k, by_s, m->score_s, &pair.before));
+		scores.e[e] = where(k, counts, times(k, by_s, m->score_s, &pair.before));
 	}
 }
 
@@ -217,14 +222,17 @@ static Tile weight_gradients(BackwardQ *q, RingTile values)
 	return d_weights;
 }
 
-static void add_view(BackwardQ *q, int v, RingTile keys, Axis key, Tile d_weights, Val bits)
+static void add_view(BackwardQ *q, int v, RingTile keys, Axis key, Tile d_weights, Visible *visible)
 {
 	Kernel *k = q->k;
+	Val **changed = ARENA_ARRAY(k->b->arena, Val *, k->launch->cols / 2 + sizeof(RowSums) / sizeof(Val));
 	Axis inv_k = column_terms(k, keys, 0);
 	Tile scores = tile_zero(k, k->launch->cols);
 	mma_rows(k, scores, q->q[v], keys.data);
-	scores_normalise(k, scores, q->inv_q[v], inv_k);
-	local_gradients(q, v, scores, d_weights, key, bits);
+	mma_wait(k);
+	int changes = carry_sums(&q->sums, changed, carry_array(changed, 0, scores.e, tile_count(scores)));
+	for (visible_begin(visible, changed, changes); visible_next(visible);)
+		local_gradients(q, v, scores, d_weights, key, inv_k, visible);
 	tile_scale(k, scores, inv_k);              /* g_ij k^_j = (g_ij / |k_j|) k_j */
 	mma_tile(k, q->dq[v], scores, keys.data);
 }
@@ -260,9 +268,9 @@ static void visit_tiles(BackwardQ *q)
 		Tile d_weights = weight_gradients(q, ring_next(&ring));
 		Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows),
 		                                 block_range(k, key0, launch->cols), true);
-		Val bits = visible_bits(k, d_weights, q->row, key, has_hidden, true);
+		Visible visible = visible_of(k, d_weights, q->row, key, has_hidden);
 		for (int v = first; v < first + count; v++)
-			add_view(q, v, ring_next(&ring), key, d_weights, bits);
+			add_view(q, v, ring_next(&ring), key, d_weights, &visible);
 	}
 	kernel_after_loop(k);
 	q->place = kernel_place(k, "heads", "q_len", launch->rows);
@@ -288,26 +296,30 @@ static void visit_marked(BackwardQ *q)
 	Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, 0, place.batch, q->kv_head) };
 	Gather gather = gather_new(k, launch->cols, streams, 2);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
+	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
-		GatherWalk walk = marked_keys(k, v, place);
+		walks[v] = marked_keys(k, v, place);
+		gather_ahead(k, &walks[v]);
+	}
+	for (int v = 0; v < k->spec->views; v++) {
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
 		if (split)
 			residents[2] = (Resident){ q->d_rest, output_gradient_rest(k, place.batch, place.head), place.row0 };
 		streams[1] = key_stream(k, v, place.batch, q->kv_head);
-		walk.streams = streams;
-		walk.stream_count = 2;
-		walk.residents = residents;
-		walk.resident_count = 2 + split;
+		walks[v].streams = streams;
+		walks[v].stream_count = 2;
+		walks[v].residents = residents;
+		walks[v].resident_count = 2 + split;
 		q->q[v] = queries;
 		load_view(q, v);
 		int carried = carry_array(carry, 0, q->dq[v].e, tile_count(q->dq[v]));
 		carried = carry_sums(&q->sums, carry, carried);
-		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
 			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), true);
-			Val bits = visible_bits(k, d_weights, q->row, gather.index, has_hidden, true);
-			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, bits);
+			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);
+			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, &visible);
 		}
 		gathered_through_norm(k, q->dq[v], queries, q->inv_q[v], &gather);
 		store_view(q, v);

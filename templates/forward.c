@@ -53,7 +53,9 @@ static void output_norm(Kernel *k, Place place, Tile o)
 		inv[r] = val_fdiv(b, val_f32(b, 1), root);
 		Val bytes = val_mul_i32(b, row.at[r], 4);
 		Val at = val_offset(b, terms, val_to_i64(b, bytes));
-		val_store(b, at, inv[r]);
+		Val inside = val_compare(b, IR_LT, row.at[r], kernel_i32(k, "round_up(q_len,%d)", PLAN_TERM_ROWS));
+		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);)
+			val_store(b, at, inv[r]);
 	}
 	Axis column = axis_index(k, ALONG_COLS, o.cols, val_i32(b, 0));
 	for (int e = 0; e < tile_count(o); e++) {
@@ -91,6 +93,7 @@ static void weigh_view(Forward *f, int v, Shared q, RingTile keys, Axis key, Til
 	Kernel *k = f->k;
 	Tile scores = tile_zero(k, weights.cols);
 	mma_rows(k, scores, q, keys.data);
+	mma_wait(k);
 	scores_normalise(k, scores, f->inv_q[v], column_terms(k, keys, 0));
 	add_view(k, &f->head, &f->math[v], scores, f->row, key, f->tau[v], f->coefficient[v], weights, first);
 }
@@ -144,17 +147,21 @@ static void visit_marked(Forward *f)
 	streams[1] = value_stream(k, place.batch, f->kv_head);
 	streams[0] = key_stream(k, 0, place.batch, f->kv_head);
 	Gather gather = gather_new(k, launch->cols, streams, 2);
+	GatherWalk walks[SPEC_MAX_VIEWS];
+	for (int v = 0; v < spec->views; v++) {
+		walks[v] = marked_keys(k, v, place);
+		gather_ahead(k, &walks[v]);
+	}
 	for (int v = 0; v < spec->views; v++) {
 		streams[0] = key_stream(k, v, place.batch, f->kv_head);
 		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),
 			place.row0 };
-		GatherWalk walk = marked_keys(k, v, place);
-		walk.streams = streams;
-		walk.stream_count = 2;
-		walk.residents = &query;
-		walk.resident_count = 1;
+		walks[v].streams = streams;
+		walks[v].stream_count = 2;
+		walks[v].residents = &query;
+		walks[v].resident_count = 1;
 		load_view(f, v);
-		for (gather_walk(&gather, &walk, carry, carried); gather_round(&gather);) {
+		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile weights = tile_new(k, launch->cols);
 			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
 			hide(k, weights, f->row, gather.index,

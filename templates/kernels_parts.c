@@ -55,16 +55,27 @@ GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 
 static Axis no_axis(void)
 {
-	return (Axis){ ALONG_ROWS, 0, NULL };
+	return (Axis){ .along = ALONG_ROWS };
+}
+
+/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last rows. */
+static Axis row_terms(Kernel *k, const char *buffer, const char *length, Val batch_head, Axis row)
+{
+	Val terms = terms_of(k, buffer, batch_head, length);
+	if (k->launch->rows > PLAN_TERM_ROWS) {
+		Val last = kernel_i32(k, "round_up(%s,%d)-%d", length, PLAN_TERM_ROWS, PLAN_WARP_ROWS / 2 + 1);
+		Axis within = axis_new(k, ALONG_ROWS, 0);
+		within.at[0] = val_min(k->b, row.at[0], last);
+		row = within;
+	}
+	return axis_load_global(k, row, terms);
 }
 
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row)
 {
 	if (k->spec->normalize == NORMALIZE_NONE)
 		return no_axis();
-	const char *buffer = view_name(k, name, view);
-	Val terms = terms_of(k, buffer, batch_head, length);
-	return axis_load_global(k, row, terms);
+	return row_terms(k, view_name(k, name, view), length, batch_head, row);
 }
 
 const char *tau_buffer(Kernel *k, int view)
@@ -74,8 +85,7 @@ const char *tau_buffer(Kernel *k, int view)
 
 Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row)
 {
-	Val terms = terms_of(k, tau_buffer(k, view), batch_head, "q_len");
-	return axis_load_global(k, row, terms);
+	return row_terms(k, tau_buffer(k, view), "q_len", batch_head, row);
 }
 
 static Val batch_kv_head(Kernel *k, Val batch, Val kv_head)
@@ -115,6 +125,10 @@ Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_by
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, index, stride)), .cols = k->spec->value_dim };
 	m.row_bytes = arena_printf(b->arena, "%d", k->spec->value_dim * element_bytes);
 	m.rows = kernel_i32(k, "q_len");
+	m.map = arena_printf(b->arena, "buffer.%s %d q_len %s heads %s*q_len batch %s*q_len*heads", buffer, m.cols, m.row_bytes,
+	                     m.row_bytes, m.row_bytes);
+	m.head = val_rem(b, batch_head, kernel_i32(k, "heads"));
+	m.batch = val_div(b, batch_head, kernel_i32(k, "heads"));
 	return m;
 }
 
@@ -163,11 +177,10 @@ static Tile tile_read(Kernel *k, Shared x)
 	Tile t = tile_new(k, x.cols);
 	Val warp_row = val_mul_i32(b, k->warp, PLAN_WARP_ROWS);
 	Val row = val_add(b, warp_row, val_div_i32(b, k->lane, 4));
-	Val by_row = val_mul_i32(b, row, x.row_bytes);
 	Val column = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2 * size);
-	Val own = val_offset(b, x.base, val_add(b, by_row, column));
 	for (int e = 0; e < tile_count(t); e += 2) {
-		Val at = val_offset_const(b, own, (e % 4 / 2) * 8 * x.row_bytes + e / 4 * 8 * size);
+		Val own = val_offset(b, shared_address(k, x, row, e / 4), column);
+		Val at = val_offset_const(b, own, (e % 4 / 2) * 8 * x.row_bytes);
 		if (size == 2) {
 			Val pair = val_load(b, at, IR_I32);
 			unpack_pair(k, pair, &t.e[e], &t.e[e + 1]);

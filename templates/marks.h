@@ -52,6 +52,7 @@ typedef struct GatherWalk {
 	bool by_keys;                      /* the rows of the key tile `block`, else the keys of the row block `block` */
 	Val block;                         /* i32 */
 	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
+	Val mask;                          /* gather_ahead's, or null */
 	const Stream *streams;             /* what is gathered: all of it each round; group strides are not used */
 	int stream_count;
 	const Resident *residents;         /* copied before the first round that finds anything */
@@ -63,6 +64,7 @@ typedef struct Gather {
 	int cols;
 	Val ends, masks, warp_sums, list, slots;       /* in shared memory */
 	const GatherWalk *walk;
+	Val mask;                          /* i64, carried: of this thread's mark in the group at hand */
 	Val total;                         /* rows that the marks at hand name */
 	Val found;                         /* rows of the walk so far */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
@@ -71,6 +73,8 @@ typedef struct Gather {
 
 /* Shared memory for walks over such streams. */
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count);
+/* Starts to read a walk's first marks, long before the walk: they take two dependent reads of global memory. */
+void gather_ahead(Kernel *k, GatherWalk *walk);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);

@@ -113,7 +113,7 @@ Axis query_map(Kernel *k, const Scope *head, Axis query, const Expr *e)
 		}
 		Scope scope = scope_inside(head);
 		if (e->vars & 1u << VAR_I)
-			scope.var[VAR_I] = position_f32(k, query.at[n]);
+			scope.var[VAR_I] = position_f32(k, axis_at(query, n));
 		result.at[n] = scalar_emit(k->b, e, &scope);
 	}
 	return result;
@@ -243,11 +243,60 @@ Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool
 	return bits;
 }
 
-Val bit_is_set(Kernel *k, Val bits, int element)
+Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden)
 {
+	Visible v = { .k = k, .row = row, .key = key, .has_hidden = has_hidden };
+	if (!kernel_uses_groups(k))
+		v.bits = visible_bits(k, shape, row, key, has_hidden, true);
+	return v;
+}
+
+void visible_begin(Visible *v, Val **changed, int count)
+{
+	v->entered = false;
+	if (kernel_uses_groups(v->k))
+		v->branch = either_begin(v->k->b, v->has_hidden, changed, count);
+}
+
+bool visible_next(Visible *v)
+{
+	if (kernel_uses_groups(v->k))
+		return either_next(&v->branch);
+	v->entered = !v->entered;
+	return v->entered;
+}
+
+Val visible_at(const Visible *v, int element)
+{
+	Kernel *k = v->k;
 	Builder *b = k->b;
-	Val bit = val_and(b, bits, val_i32(b, (int32_t)(1u << element)));
-	return val_compare(b, IR_NE, bit, val_i32(b, 0));
+	if (!val_is_null(v->bits)) {
+		Val bit = val_and(b, v->bits, val_i32(b, (int32_t)(1u << element)));
+		return val_compare(b, IR_NE, bit, val_i32(b, 0));
+	}
+	if (v->branch.otherwise)
+		return (Val){ NULL };
+	return pair_visible(k, axis_get(v->row, element), axis_get(v->key, element), true);
+}
+
+Axis visible_axis(const Visible *v, Axis axis)
+{
+	Kernel *k = v->k;
+	Builder *b = k->b;
+	if (!kernel_uses_groups(k) || v->branch.otherwise || axis.count == 0)
+		return axis;
+	/* A length is not negative, but nobody told the compilers. */
+	Val zero = ir_op(b, "arith.shrsi", NULL, IR_I32, 2, (Val[]){ kernel_i32(k, "q_len"), val_i32(b, 31) });
+	Axis other = axis_new(k, axis.along, 4 * axis.count);
+	for (int n = 0; n < axis.count; n++) {
+		if (n > 0 && mlirValueEqual(axis.at[n], axis.at[0])) {
+			other.at[n] = other.at[0];
+			continue;
+		}
+		Val bits = val_bitcast(b, axis.at[n], IR_I32);
+		other.at[n] = val_bitcast(b, val_add(b, bits, zero), IR_F32);
+	}
+	return other;
 }
 
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k)
@@ -280,7 +329,9 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau)
 {
 	if (!k->plan->zeros_proved)
 		return (Val){ NULL };
-	return val_funless(k->b, IR_LE, pair->s, tau);
+	/* Compared by their difference, which most weights are made of anyway. */
+	Val above = val_fsub(k->b, pair->s, tau);
+	return val_funless(k->b, IR_LE, above, val_f32(k->b, 0));
 }
 
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope)
@@ -289,4 +340,16 @@ Val times(Kernel *k, Val x, const Expr *e, const Scope *scope)
 		return x;
 	Val factor = scalar_emit(k->b, e, scope);
 	return val_fmul(k->b, x, factor);
+}
+
+Val both(Kernel *k, Val x, Val y)
+{
+	if (val_is_null(x) || val_is_null(y))
+		return val_is_null(x) ? y : x;
+	return val_and(k->b, x, y);
+}
+
+Val where(Kernel *k, Val condition, Val x)
+{
+	return val_is_null(condition) ? x : val_select(k->b, condition, x, val_f32(k->b, 0));
 }

@@ -45,7 +45,32 @@ Val tile_has_hidden(Kernel *k, Range rows, Range keys, bool bound_rows);
 Val pair_visible(Kernel *k, Val row, Val key, bool bound_rows);
 /* Bit e of the result (i32; a tile has at most 32 elements a lane) says whether element e is visible. */
 Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool bound_rows);
-Val bit_is_set(Kernel *k, Val bits, int element);
+
+/*
+ * Work on a tile's pairs, of which those that are hidden don't count:
+ *
+ *     Visible visible = visible_of(k, tile, row, key, has_hidden);
+ *     for (visible_begin(&visible, changed, n); visible_next(&visible);)
+ *         ... visible_at(&visible, e) ...
+ *
+ * Rows past q_len are hidden too. ENGINE_MMA_SYNC runs the body once, with a bit for each element. ENGINE_WGMMA emits it twice,
+ * for tiles without hidden pairs, where nothing is looked up, and for the few others; the body changes what is listed.
+ */
+typedef struct Visible {
+	Kernel *k;
+	Axis row, key;
+	Val has_hidden;                    /* of the tile */
+	Val bits;                          /* ENGINE_MMA_SYNC: bit e says whether element e is visible; tiles have 32 at most */
+	Either branch;
+	bool entered;
+} Visible;
+Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden);
+void visible_begin(Visible *v, Val **changed, int count);
+bool visible_next(Visible *v);
+Val visible_at(const Visible *v, int element);     /* i1; null: certainly */
+/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same values the
+ * assembler would compute before them, all at once, and spill. */
+Axis visible_axis(const Visible *v, Axis axis);
 
 /* Scores of unit rows: raw * (1/|q| * 1/|k|), in place. Axes of normalize = "none" are not read. */
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k);
@@ -63,5 +88,9 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau);
 
 /* x * e, where e is emitted in the scope; nothing is emitted for e = 1. */
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope);
+/* Both conditions, either of which may be null: certain. */
+Val both(Kernel *k, Val x, Val y);
+/* x where the condition holds, else 0. */
+Val where(Kernel *k, Val condition, Val x);
 
 #endif

@@ -6,6 +6,7 @@
 #include "quantise.h"
 
 #include <math.h>
+#include <string.h>
 #include "tile_parts.h"
 
 enum { CTA_WARPS = 4, CTA_THREADS = CTA_WARPS * WARP, MAX_ELEMENTS = 16, LEVELS = 127 };
@@ -187,7 +188,13 @@ Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length)
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride)) };
 	m.row_bytes = arena_printf(b->arena, "%d", bytes);
 	m.rows = kernel_i32(k, "round_up(%s,%d)", length, PLAN_TERM_ROWS);
+	/* As rows of the spec's dtype, which is what tensor maps and copies count in. */
 	m.cols = bytes / dtype_size(k->spec->dtype);
+	const char *heads = strcmp(length, "q_len") == 0 ? "heads" : "kv_heads";
+	m.map = arena_printf(b->arena, "buffer.%s %d round_up(%s,%d) %d %d*batch*%s %d*round_up(%s,%d) 1 0", buffer, m.cols, length,
+	                     PLAN_TERM_ROWS, bytes, k->spec->views, heads, bytes, length, PLAN_TERM_ROWS);
+	m.head = index;
+	m.batch = val_i32(b, 0);
 	return m;
 }
 
@@ -314,45 +321,74 @@ static Val view_index(Kernel *k, int view, const char *heads, Place place)
 	return val_add(k->b, place.batch_head, kernel_i32(k, "%d*batch*%s", view, heads));
 }
 
+/* A few rows of each thread, so that their loads are under way together. */
+enum { BATCH = 4 };
+
+typedef struct Batch {
+	int rows;                          /* of each thread */
+	Val in_block[BATCH], row[BATCH];
+	Val x[BATCH][2 * MAX_ELEMENTS];
+	int count;                         /* elements of a row that a thread has */
+} Batch;
+
+static int batch_rows(const Share *s)
+{
+	int rounds = PLAN_TERM_ROWS / s->rows_at_once;
+	return rounds < BATCH ? rounds : BATCH;
+}
+
+/* first: the batch's first row in the block. */
+static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first)
+{
+	Builder *b = k->b;
+	Batch batch = { .rows = batch_rows(s) };
+	for (int r = 0; r < batch.rows; r++) {
+		batch.in_block[r] = val_add(b, first, val_add_i32(b, s->row, r * s->rows_at_once));
+		batch.row[r] = val_add(b, row0, batch.in_block[r]);
+		batch.count = load_share(k, s, m, batch.row[r], batch.x[r]);
+	}
+	return batch;
+}
+
 void quantise_queries(Kernel *k, const Scope *head, Place place)
 {
 	Builder *b = k->b;
 	Share share = share_of(k);
+	int step = share.rows_at_once * batch_rows(&share);
 	Val steps = row_values(k), errors = row_values(k), norms = row_values(k);
-	Val tau = { NULL };
+	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "heads", place);
 		Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
 		Matrix to = int8_matrix(k, "q8", index, "q_len");
-		Val first = val_i32(b, 0);
-		for (Loop l = loop_begin(b, first, val_i32(b, PLAN_TERM_ROWS), share.rows_at_once, NULL, 0); loop_next(&l);) {
-			Val in_block = val_add(b, l.index, share.row);
-			Val row = val_add(b, place.row0, in_block);
-			Val x[2 * MAX_ELEMENTS];
-			int count = load_share(k, &share, from, row, x);
-			RowFacts facts = facts_of(k, &share, x, count);
-			Scale scale = scale_of(k, facts.largest);
-			Val error = store_int8(k, &share, to, row, x, count, facts, scale);
-			for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, val_i32(b, 0)), NULL, 0); if_next(&f);) {
-				if (k->spec->normalize == NORMALIZE_L2)
-					store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), row, facts.inverse);
-				val_store(b, row_value_at(k, steps, in_block), scale.step);
-				val_store(b, row_value_at(k, errors, in_block), error);
-				val_store(b, row_value_at(k, norms, in_block), facts.norm);
+		for (Loop l = loop_begin(b, zero, past, step, NULL, 0); loop_next(&l);) {
+			Batch batch = load_batch(k, &share, from, place.row0, l.index);
+			for (int r = 0; r < batch.rows; r++) {
+				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
+				Scale scale = scale_of(k, facts.largest);
+				Val error = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
+				for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, zero), NULL, 0); if_next(&f);) {
+					if (k->spec->normalize == NORMALIZE_L2)
+						store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), batch.row[r],
+						           facts.inverse);
+					val_store(b, row_value_at(k, steps, batch.in_block[r]), scale.step);
+					val_store(b, row_value_at(k, errors, batch.in_block[r]), error);
+					val_store(b, row_value_at(k, norms, batch.in_block[r]), facts.norm);
+				}
 			}
 		}
 		kernel_barrier(k);
-		Val own = val_compare(b, IR_LT, k->thread, val_i32(b, PLAN_TERM_ROWS));
+		Val own = val_compare(b, IR_LT, k->thread, past);
 		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
 			Val row = val_add(b, place.row0, k->thread);
-			tau = row_threshold(k, head, v, row);
+			Val tau = row_threshold(k, head, v, row);
 			if (v < k->plan->tau_views)
 				store_term(k, terms_of(k, tau_buffer(k, v), place.batch_head, "q_len"), row, tau);
 			Val limit = product_threshold(k, head, v, row, tau);
-			Val step = val_load(b, row_value_at(k, steps, k->thread), IR_F32);
+			Val scale = val_load(b, row_value_at(k, steps, k->thread), IR_F32);
 			Val error = val_load(b, row_value_at(k, errors, k->thread), IR_F32);
 			Val norm = val_load(b, row_value_at(k, norms, k->thread), IR_F32);
-			store_row_bound(k, row_bounds(k, index), row, limit, step, error, norm);
+			store_row_bound(k, row_bounds(k, index), row, limit, scale, error, norm);
 		}
 		kernel_barrier(k);
 	}
@@ -369,36 +405,38 @@ void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
 	Share share = share_of(k);
+	int step = share.rows_at_once * batch_rows(&share);
 	Val inverses = row_values(k);
 	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "kv_heads", place);
 		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
 		Matrix to = int8_matrix(k, "k8", index, "k_len");
-		Val largest = zero, norm = zero, error = zero, x[2 * MAX_ELEMENTS];
+		Val largest = zero, norm = zero, error = zero;
 		Val *carry[] = { &largest, &norm };
-		for (Loop l = loop_begin(b, first, past, share.rows_at_once, carry, 2); loop_next(&l);) {
-			Val in_block = val_add(b, l.index, share.row);
-			Val row = val_add(b, place.row0, in_block);
-			int count = load_share(k, &share, from, row, x);
-			RowFacts facts = facts_of(k, &share, x, count);
-			largest = val_fmax(b, largest, facts.largest);
-			norm = val_fmax(b, norm, facts.norm);
-			for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, first), NULL, 0); if_next(&f);) {
-				if (k->spec->normalize == NORMALIZE_L2)
-					store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), row, facts.inverse);
-				val_store(b, row_value_at(k, inverses, in_block), facts.inverse);
+		for (Loop l = loop_begin(b, first, past, step, carry, 2); loop_next(&l);) {
+			Batch batch = load_batch(k, &share, from, place.row0, l.index);
+			for (int r = 0; r < batch.rows; r++) {
+				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
+				largest = val_fmax(b, largest, facts.largest);
+				norm = val_fmax(b, norm, facts.norm);
+				for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, first), NULL, 0); if_next(&f);) {
+					if (k->spec->normalize == NORMALIZE_L2)
+						store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), batch.row[r],
+						           facts.inverse);
+					val_store(b, row_value_at(k, inverses, batch.in_block[r]), facts.inverse);
+				}
 			}
 		}
 		Scale scale = scale_of(k, cta_max(k, largest));
 		Val *error_carry[] = { &error };
-		for (Loop l = loop_begin(b, first, past, share.rows_at_once, error_carry, 1); loop_next(&l);) {
-			Val in_block = val_add(b, l.index, share.row);
-			Val row = val_add(b, place.row0, in_block);
-			int count = load_share(k, &share, from, row, x);
-			RowFacts facts = { .inverse = val_load(b, row_value_at(k, inverses, in_block), IR_F32) };
-			Val rest = store_int8(k, &share, to, row, x, count, facts, scale);
-			error = val_fmax(b, error, rest);
+		for (Loop l = loop_begin(b, first, past, step, error_carry, 1); loop_next(&l);) {
+			Batch batch = load_batch(k, &share, from, place.row0, l.index);
+			for (int r = 0; r < batch.rows; r++) {
+				RowFacts facts = { .inverse = val_load(b, row_value_at(k, inverses, batch.in_block[r]), IR_F32) };
+				Val rest = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
+				error = val_fmax(b, error, rest);
+			}
 		}
 		error = cta_max(k, error);
 		norm = cta_max(k, norm);

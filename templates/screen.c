@@ -6,37 +6,60 @@
  * so a pair can pass the row's threshold only where qi.ki is larger than one integer, made of the row's bound and the key tile's
  * (docs/screen.md). The largest product of each row settles most tiles; only where one passes are single pairs looked at.
  *
- * One CTA: a row block of one (view, batch, head); int8 keys stream by. A warp that finds something leaves masks of its keys and rows in
- * shared memory; once in PLAN_WORD_MARKS key tiles the first warp joins them and writes marks (marks.h).
+ * One CTA: row blocks of one (view, batch, head), one for each four warps; int8 keys stream by. A warp that finds something leaves
+ * masks of its keys and rows in shared memory; once in PLAN_WORD_MARKS key tiles the first of the four joins them and writes marks
+ * (marks.h).
  */
 #include "quantise.h"
 #include "tile_parts.h"
 
 /* What a warp leaves for a key tile: masks of the keys (64 bits) and of its own rows (16 bits), and padding. */
-enum { SLOT_BYTES = 16 };
+enum { SLOT_BYTES = 16, MAX_TILES = 4 };
 
 typedef struct Screen {
 	Kernel *k;
-	Val row0, row_block;               /* i32: of the CTA */
+	Val row0, row_block;               /* i32: of the four warps */
+	Val warp;                          /* i32: among the four */
+	Span span;                         /* key tiles that the row block sees; none where it does not exist */
 	Val kv_index, index;               /* view * batch * (kv_heads, heads) + ..., the keys' and the rows' */
 	Axis limit, slope, offset;         /* the bounds of this lane's rows */
 	Val tiles;                         /* tile bounds */
-	Val slots, found;                  /* shared: masks, [2][tiles of a word][warps]; found tiles, [2][warps] */
+	Val slots, found;                  /* shared: masks, [2][tiles of a word][4 warps]; found tiles, [2][4 warps] */
 	Marks marks;
 	Val hits;                          /* i32, carried: key tiles of the word at hand in which this warp found something */
 	Val count;                         /* i32, carried in the first warp: marks so far */
 } Screen;
 
-static void find_place(Screen *s)
+/* The four warps' row block; the view counts as a further batch. */
+static Place find_place(Screen *s)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	Place place = kernel_place(k, "heads", "q_len", PLAN_MARK);
-	s->row0 = place.row0;
-	s->row_block = place.block;
-	s->index = place.batch_head;       /* the view counts as a further batch */
+	Place place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
+	s->warp = val_rem_i32(b, k->warp, PLAN_GROUP_WARPS);
+	s->row0 = val_add(b, place.row0, val_mul_i32(b, group, PLAN_MARK));
+	s->row_block = val_div_i32(b, s->row0, PLAN_MARK);
+	s->index = place.batch_head;
 	Val kv_heads = kernel_i32(k, "kv_heads");
 	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), key_head(k, place.head));
+	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
+	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
+	s->span.end = val_select(b, exists, s->span.end, val_i32(b, 0));
+	return place;
+}
+
+static void new_slots(Screen *s)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	int groups = k->launch->warps / PLAN_GROUP_WARPS;
+	int slot_bytes = 2 * PLAN_WORD_MARKS * PLAN_GROUP_WARPS * SLOT_BYTES, found_bytes = 2 * PLAN_GROUP_WARPS * 4;
+	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
+	s->slots = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), val_mul_i32(b, group, slot_bytes));
+	k->shared_bytes += groups * slot_bytes;
+	s->found = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), val_mul_i32(b, group, found_bytes));
+	k->shared_bytes += groups * found_bytes;
 }
 
 static void load_row_bounds(Screen *s, Axis row)
@@ -47,8 +70,10 @@ static void load_row_bounds(Screen *s, Axis row)
 	s->limit = axis_new(k, ALONG_ROWS, PLAN_MARK);
 	s->slope = axis_new(k, ALONG_ROWS, PLAN_MARK);
 	s->offset = axis_new(k, ALONG_ROWS, PLAN_MARK);
+	Val last = val_add_i32(b, kernel_i32(k, "round_up(q_len,%d)", PLAN_TERM_ROWS), -1);
 	for (int r = 0; r < row.count; r++) {
-		Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, row.at[r]), val_i64(b, 16)));
+		Val entry = val_to_i64(b, val_min(b, axis_at(row, r), last));
+		Val at = val_offset(b, bounds, val_mul(b, entry, val_i64(b, 16)));
 		Val pair = val_load(b, at, IR_V2F32);
 		s->limit.at[r] = val_vector_get(b, pair, 0, IR_F32);
 		s->slope.at[r] = val_vector_get(b, pair, 1, IR_F32);
@@ -62,6 +87,8 @@ typedef struct TileBound { Val inverse, error, norm; } TileBound;
 static TileBound load_tile_bound(Screen *s, Val tile)
 {
 	Builder *b = s->k->b;
+	Val last = val_add_i32(b, kernel_i32(s->k, "ceil_div(k_len,%d)", PLAN_MARK), -1);
+	tile = val_min(b, tile, last);
 	Val at = val_offset(b, s->tiles, val_mul_i32(b, tile, 16));
 	Val pair = val_load(b, at, IR_V2F32);
 	TileBound bound;
@@ -146,7 +173,7 @@ static void leave_masks(Screen *s, Tile products, const Val above[2], Axis row, 
 	Val in_word = val_rem_i32(b, tile, PLAN_WORD_MARKS);
 	Val buffer = val_rem_i32(b, val_div_i32(b, tile, PLAN_WORD_MARKS), 2);
 	Val slot = val_add(b, val_mul_i32(b, buffer, PLAN_WORD_MARKS), in_word);
-	slot = val_add(b, val_mul_i32(b, slot, k->launch->warps), k->warp);
+	slot = val_add(b, val_mul_i32(b, slot, PLAN_GROUP_WARPS), s->warp);
 	Val at = val_offset(b, s->slots, val_mul_i32(b, slot, SLOT_BYTES));
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);) {
 		val_store(b, at, val_vector_pair(b, low, high, IR_V2I32));
@@ -157,6 +184,7 @@ static void leave_masks(Screen *s, Tile products, const Val above[2], Axis row, 
 	s->hits = val_or(b, s->hits, val_select(b, some, val_shl(b, val_i32(b, 1), in_word), zero));
 }
 
+/* tile: one of the row block's span, or nothing is found. */
 static void screen_tile(Screen *s, Tile products, TileBound bound, Axis row, Val tile)
 {
 	Kernel *k = s->k;
@@ -168,23 +196,24 @@ static void screen_tile(Screen *s, Tile products, TileBound bound, Axis row, Val
 		*of_row = e % 4 % 2 == 0 && e < 4 ? products.e[e] : val_max(b, *of_row, products.e[e]);
 	}
 	Val own = val_or(b, val_compare(b, IR_GT, largest[0], above[0]), val_compare(b, IR_GT, largest[1], above[1]));
+	own = val_and(b, own, val_compare(b, IR_LT, tile, s->span.end));
+	own = val_and(b, own, val_compare(b, IR_GE, tile, s->span.first));
 	Val *changed[] = { &s->hits };
 	for (If f = if_begin(b, any_in_warp(k, own), changed, 1); if_next(&f);)
 		leave_masks(s, products, above, row, tile);
 }
 
-/* The first warp's lane l joins what the warps left for the word's key tile l. */
+/* The first warp's lane l joins what the four left for the word's key tile l. */
 static void join_slots(Screen *s, Val buffer, Val *keys, Val *rows)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	int warps = k->launch->warps;
 	Val slot = val_add(b, val_mul_i32(b, buffer, PLAN_WORD_MARKS), k->lane);
-	Val from = val_offset(b, s->slots, val_mul_i32(b, slot, warps * SLOT_BYTES));
-	Val found = val_offset(b, s->found, val_mul_i32(b, buffer, warps * 4));
+	Val from = val_offset(b, s->slots, val_mul_i32(b, slot, PLAN_GROUP_WARPS * SLOT_BYTES));
+	Val found = val_offset(b, s->found, val_mul_i32(b, buffer, PLAN_GROUP_WARPS * 4));
 	Val own = val_shl(b, val_i32(b, 1), k->lane), zero = val_i64(b, 0);
 	*keys = *rows = zero;
-	for (int w = 0; w < warps; w++) {
+	for (int w = 0; w < PLAN_GROUP_WARPS; w++) {
 		Val bits = val_load(b, val_offset_const(b, found, 4 * w), IR_I32);
 		Val marked = val_compare(b, IR_NE, val_and(b, bits, own), val_i32(b, 0));
 		Val *changed[] = { keys, rows };
@@ -205,12 +234,12 @@ static void write_word(Screen *s, Val tile)
 	Builder *b = k->b;
 	Val word = val_div_i32(b, tile, PLAN_WORD_MARKS), buffer = val_rem_i32(b, word, 2);
 	Val zero = val_i32(b, 0), first_lane = val_compare(b, IR_EQ, k->lane, zero);
-	Val own = val_add(b, val_mul_i32(b, buffer, k->launch->warps), k->warp);
+	Val own = val_add(b, val_mul_i32(b, buffer, PLAN_GROUP_WARPS), s->warp);
 	for (If f = if_begin(b, first_lane, NULL, 0); if_next(&f);)
 		val_store(b, val_offset(b, s->found, val_mul_i32(b, own, 4)), s->hits);
-	kernel_barrier(k);
+	kernel_group_barrier(k);
 	Val *changed[] = { &s->count };
-	for (If f = if_begin(b, val_compare(b, IR_EQ, k->warp, zero), changed, 1); if_next(&f);) {
+	for (If f = if_begin(b, val_compare(b, IR_EQ, s->warp, zero), changed, 1); if_next(&f);) {
 		Val keys, rows;
 		join_slots(s, buffer, &keys, &rows);
 		Val marked = val_compare(b, IR_NE, keys, val_i64(b, 0));
@@ -235,44 +264,55 @@ static void write_word(Screen *s, Val tile)
 	s->hits = zero;
 }
 
+/* The key tiles [first, first + ...) of one tile of the ring. */
+static void screen_tiles(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val first)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	int tiles = k->launch->cols / PLAN_MARK;
+	TileBound bounds[MAX_TILES];
+	for (int t = 0; t < tiles; t++)
+		bounds[t] = load_tile_bound(s, val_add_i32(b, first, t));
+	Tile products = mma_int8(k, rows, keys.data);
+	for (int t = 0; t < tiles; t++) {
+		Tile part = { PLAN_MARK, products.e + t * PLAN_MARK / 2 };
+		screen_tile(s, part, bounds[t], row, val_add_i32(b, first, t));
+	}
+	Val last = val_add_i32(b, first, tiles - 1);
+	Val word_ends = val_compare(b, IR_EQ, val_rem_i32(b, last, PLAN_WORD_MARKS), val_i32(b, PLAN_WORD_MARKS - 1));
+	word_ends = val_or(b, word_ends, val_compare(b, IR_GE, last, val_add_i32(b, s->span.end, -1)));
+	Val *changed[] = { &s->hits, &s->count };
+	for (If f = if_begin(b, word_ends, changed, 2); if_next(&f);)
+		write_word(s, first);
+}
+
 bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Screen s = { .k = k };
-	find_place(&s);
+	Place place = find_place(&s);
 	s.marks = marks_of(k, s.index);
 	s.tiles = tile_bounds(k, s.kv_index);
-	Val first_row = val_add(b, s.row0, val_mul_i32(b, k->warp, PLAN_WARP_ROWS));
-	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, first_row);
-	load_row_bounds(&s, row);
 	s.hits = s.count = val_i32(b, 0);
-
-	Matrix queries = int8_matrix(k, "q8", s.index, "q_len");
-	Shared q = resident_matrix(k, queries, s.row0);
-	copies_commit(k);
-	copies_wait(k, 0);
-	kernel_barrier(k);
-	Val *rows = int8_rows(k, q);
-
-	s.slots = val_offset_const(b, k->shared, k->shared_bytes);
-	k->shared_bytes += 2 * PLAN_WORD_MARKS * launch->warps * SLOT_BYTES;
-	s.found = val_offset_const(b, k->shared, k->shared_bytes);
-	k->shared_bytes += 2 * launch->warps * 4;
+	Shared q = resident_matrix(k, int8_matrix(k, "q8", s.index, "q_len"), place.row0);
+	shared_arrived(k);
+	Int8Rows rows = int8_rows(k, q);
 	Stream keys = { .matrix = int8_matrix(k, "k8", s.kv_index, "k_len") };
-	Ring ring = ring_new(k, &keys, 1, PLAN_MARK, launch->slots, 0);
-	Span span = key_tiles(k, s.row0, PLAN_MARK, PLAN_MARK);
-	Val last = val_add_i32(b, span.end, -1);
+	Ring ring = ring_new(k, &keys, 1, launch->cols, launch->slots, 0);
+	new_slots(&s);
+	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
+	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
+	load_row_bounds(&s, row);
 	Val *carry[] = { &s.hits, &s.count };
 	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2); ring_round(&ring);) {
-		Val tile = ring.read_tile;
-		TileBound bound = load_tile_bound(&s, tile);
 		RingTile at_hand = ring_next(&ring);
-		Tile products = mma_int8(k, rows, at_hand.data);
-		screen_tile(&s, products, bound, row, tile);
-		Val word_ends = val_compare(b, IR_EQ, val_rem_i32(b, tile, PLAN_WORD_MARKS), val_i32(b, PLAN_WORD_MARKS - 1));
-		word_ends = val_or(b, word_ends, val_compare(b, IR_EQ, tile, last));
-		for (If f = if_begin(b, word_ends, carry, 2); if_next(&f);)
-			write_word(&s, tile);
+		Val first = val_mul_i32(b, ring.read_tile, launch->cols / PLAN_MARK);
+		/* Of tiles that only other row blocks of the CTA see there is nothing to do. */
+		Val seen = val_compare(b, IR_LT, first, s.span.end);
+		Val past = val_add_i32(b, first, launch->cols / PLAN_MARK);
+		seen = val_and(b, seen, val_compare(b, IR_GT, past, s.span.first));
+		for (If f = if_begin(b, seen, carry, 2); if_next(&f);)
+			screen_tiles(&s, rows, at_hand, row, first);
 	}
 	return kernel_end(k);
 }

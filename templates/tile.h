@@ -2,13 +2,14 @@
  * The tile vocabulary: what kernels are written in. A kernel is maths over tiles; how a tile lies in lanes, banks and
  * instructions is known here and nowhere else.
  *
- * A CTA has 1 to 4 warps, and each owns 16 rows of the CTA's tile.
+ * A CTA has 1 to 8 warps that compute, and each owns 16 rows of the CTA's tile. With ENGINE_WGMMA four of them multiply together,
+ * and a further warp group only fetches what the others read.
  *
  *   Tile    16 x cols float32 values of a warp, in registers
  *   Axis    one float32 per row, or per column, of a Tile
  *   Shared  a matrix of the spec's dtype in shared memory
  *   Matrix  the rows of one (batch, head) of a tensor in global memory
- *   Ring    a repeating sequence of shared tiles, copied ahead of their use
+ *   Ring    a repeating sequence of shared tiles, fetched ahead of their use
  *
  * Lane -> coordinate (the layout of the matrix instructions' accumulators). Lane l holds, of every 8 columns n, four values:
  *
@@ -35,10 +36,17 @@ typedef struct Kernel {
 	Val cta;                           /* i32: index in the grid */
 	Val shared;                        /* base of dynamic shared memory */
 	int shared_bytes;                  /* taken so far */
+	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
+	struct Tile *under_way;            /* and tiles whose products are not complete */
+	int resident_count, under_way_count;
+	If consumer;                       /* what the warps that compute do, from the ring's walk on */
 	MlirRegion region;
 	MlirBlock entry;
 	MlirOperation gpu_module;
 } Kernel;
+
+enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4 };
+bool kernel_uses_groups(const Kernel *k);              /* ENGINE_WGMMA */
 
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);
 bool kernel_end(Kernel *k);
@@ -47,7 +55,14 @@ bool kernel_end(Kernel *k);
 Val kernel_pointer(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 Val kernel_i32(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 Val kernel_i64(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A tensor map; the text is what follows "map" in the manifest. */
+Val kernel_map(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Of all warps, or of those that compute once the ring's walk has begun. */
 void kernel_barrier(Kernel *k);
+/* Of the four warps that share 64 rows. */
+void kernel_group_barrier(Kernel *k);
+/* From here to the kernel's end is done by the warps that compute alone. */
+void kernel_split(Kernel *k);
 /* Reads thread and CTA once more, so that nothing derived from them before a long loop must stay in registers, or spill,
  * until after it. Places and addresses are to be derived anew then. */
 void kernel_after_loop(Kernel *k);
@@ -68,6 +83,9 @@ typedef struct Matrix {
 	const char *row_bytes;             /* from one row to the next */
 	Val rows;                          /* i32 */
 	int cols;
+	const char *map;                   /* pointer, extents and strides as a tensor map's words in the manifest */
+	Val head, batch;                   /* i32: coordinates in it */
+	const char *broadcast;             /* the tensor whose strides may be 0; NULL: not one */
 } Matrix;
 /* tensor is its name ("q1", "dv"); length names its number of rows. */
 Val matrix_stride(Kernel *k, Matrix m, int rows);      /* i64: bytes of `rows` rows */
@@ -89,8 +107,11 @@ typedef struct Axis {
 	Along along;
 	int count;                         /* 2 along rows; cols / 4 along columns */
 	Val *at;
+	Kernel *k;                         /* of indices along columns with ENGINE_WGMMA: at is null, and each is made where */
+	Val first;                         /* it is asked for, from the lane's first: they would take many registers */
 } Axis;
 Axis axis_new(Kernel *k, Along along, int cols);
+Val axis_at(Axis axis, int n);
 Val axis_get(Axis axis, int element);              /* the value that applies to a tile's element */
 /* Index of each row (or column) of this lane's elements, from `first` (i32): the first row of the warp, or of the tile. */
 Axis axis_index(Kernel *k, Along along, int cols, Val first);
@@ -107,7 +128,9 @@ void row_sum_lanes(Kernel *k, Val row[2]);
 typedef struct Shared {
 	Val base;                          /* shared pointer */
 	int rows, cols;                    /* as stored: cols without padding */
-	int row_bytes;
+	int row_bytes;                     /* of a row, or of a panel's row */
+	int panel_cols;
+	bool swizzled;                     /* in panels of 128 bytes a row, as wgmma reads them (tile_shared.c) */
 } Shared;
 Shared shared_new(Kernel *k, int rows, int cols);
 Shared shared_at(Kernel *k, Val base, int rows, int cols);
@@ -120,16 +143,26 @@ void shared_gather(Kernel *k, Shared to, Matrix from, Val list);
 void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val rows);
 /* Copies `count` float32 terms, asynchronously. */
 void shared_copy_terms(Kernel *k, Val to, Val from, int count);
+/* The address of columns 8n .. 8n + 7 of a row. */
+Val shared_address(Kernel *k, Shared s, Val row, int n);
+/* What was copied is there; with ENGINE_WGMMA once a ring's walk has begun. */
+void shared_arrived(Kernel *k);
 void copies_commit(Kernel *k);
 /* Waits until at most `pending` of this thread's committed groups are under way. */
 void copies_wait(Kernel *k, int pending);
 
-/* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. */
+/* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. The product
+ * may be under way until mma_wait; till then acc must not be touched. */
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
-/* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, to be kept in registers, and
- * the sums (i32) of those rows with the rows of b, a multiple of 16. */
-Val *int8_rows(Kernel *k, Shared a);
-Tile mma_int8(Kernel *k, const Val *rows, Shared b);
+void mma_wait(Kernel *k);
+/* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, and the sums (i32) of
+ * those rows with the rows of b, a multiple of 16. */
+typedef struct Int8Rows {
+	Shared from;
+	Val *registers;                    /* NULL with ENGINE_WGMMA */
+} Int8Rows;
+Int8Rows int8_rows(Kernel *k, Shared a);
+Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
 /* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
  * warp whose part of p is all zeros skips it. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
@@ -141,8 +174,11 @@ void tile_store(Kernel *k, Matrix m, Val row0, Tile t);
 void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t);    /* as it is, to a float32 matrix */
 
 /*
- * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count. Copies run
- * slots - 1 tiles ahead (less what is retained); each step costs one barrier.
+ * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count.
+ *
+ * ENGINE_MMA_SYNC: copies run slots - 1 tiles ahead (less what is retained); each step costs one barrier.
+ * ENGINE_WGMMA: a slot holds a round, and so all of it is retained. One thread of the producer fetches boxes and waits for slots to
+ * be free; the others wait for tiles to be full. ring_walk emits the producer, and all that follows it is the consumers'.
  */
 enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 3, STREAM_MAX_TERMS = 2 };
 typedef struct Stream {
@@ -164,9 +200,11 @@ typedef struct Ring {
 	int count;                         /* streams in the sequence */
 	int slots, ahead, tile_rows;
 	int slot_bytes;
-	Val base;
+	int data_at[RING_MAX_STREAMS], terms_at[RING_MAX_STREAMS];     /* ENGINE_WGMMA: a stream's place in a slot */
+	Val base, barriers;
 	Val first, end, groups;            /* i32: tiles [first, end) of each group */
-	Val read_slot, write_slot;         /* i32 byte offsets, carried */
+	Val read_slot, write_slot;         /* i32 byte offsets, or numbers with ENGINE_WGMMA; carried */
+	Val read_parity, write_parity;     /* i32, carried: of a slot's uses so far */
 	Val write_tile, write_group;       /* i32, carried: the tile that the next copy brings */
 	Val read_tile, read_group;         /* i32, carried: the tile at hand */
 	int read_step, write_step;         /* position in the sequence, known while generating */

@@ -73,12 +73,10 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	return g;
 }
 
-/* The mask of this thread's mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
-static Val own_mask(Gather *g, Val other)
+/* The mask of a mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
+static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 {
-	Kernel *k = g->k;
 	Builder *b = k->b;
-	const GatherWalk *w = g->walk;
 	Val row_block = w->by_keys ? other : w->block;
 	Val tile = w->by_keys ? w->block : other;
 	Val mask = val_i64(b, 0);
@@ -242,18 +240,32 @@ static void copy_residents(Gather *g)
 		}
 }
 
+/* The first mark of the first group. */
+static Val first_group(Kernel *k, const GatherWalk *walk)
+{
+	int threads = threads_of(k);
+	return val_mul_i32(k->b, val_div_i32(k->b, walk->first, threads), threads);
+}
+
+void gather_ahead(Kernel *k, GatherWalk *walk)
+{
+	walk->mask = mask_of(k, walk, val_add(k->b, first_group(k, walk), k->thread));
+}
+
 void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count)
 {
+	enum { OWN = 2 };
 	Builder *b = g->k->b;
-	int threads = threads_of(g->k);
+	Val first = first_group(g->k, walk);
 	g->walk = walk;
 	g->found = val_i32(b, 0);
-	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + 1);
+	g->mask = val_is_null(walk->mask) ? mask_of(g->k, walk, val_add(b, first, g->k->thread)) : walk->mask;
+	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + OWN);
 	all[0] = &g->found;
+	all[1] = &g->mask;
 	for (int i = 0; i < carry_count; i++)
-		all[1 + i] = carry[i];
-	Val first = val_mul_i32(b, val_div_i32(b, walk->first, threads), threads);
-	g->groups = loop_begin(b, first, walk->end, threads, all, carry_count + 1);
+		all[OWN + i] = carry[i];
+	g->groups = loop_begin(b, first, walk->end, threads_of(g->k), all, carry_count + OWN);
 }
 
 /* A group's marks, then the loop over its rounds. */
@@ -261,8 +273,10 @@ static void enter_group(Gather *g)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	Val other = val_add(b, g->groups.index, k->thread);
-	g->total = share_group(g, own_mask(g, other));
+	g->total = share_group(g, g->mask);
+	/* The next group's, under way while this one is worked on. */
+	Val next = val_add(b, g->groups.index, val_add_i32(b, k->thread, threads_of(k)));
+	g->mask = mask_of(k, g->walk, next);
 	g->found = val_add(b, g->found, g->total);
 	copy_residents(g);
 	Val up = val_add_i32(b, g->total, g->cols - 1);

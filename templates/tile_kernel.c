@@ -1,6 +1,8 @@
 /* Kernels as functions: entry, arguments, place in the grid. */
 #include "tile.h"
+#include "tile_parts.h"
 
+#include "../compiler/lower.h"
 #include <stdarg.h>
 #include <string.h>
 #include <mlir-c/BuiltinAttributes.h>
@@ -35,6 +37,11 @@ void kernel_after_loop(Kernel *k)
 	split_thread(k);
 }
 
+bool kernel_uses_groups(const Kernel *k)
+{
+	return k->launch->engine == ENGINE_WGMMA;
+}
+
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
@@ -47,14 +54,34 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
 	split_thread(&k);
+	if (kernel_uses_groups(&k)) {
+		/* The producer's threads read the terms of rows that are there, though they don't use them. */
+		k.warp = val_min(b, k.warp, val_i32(b, launch->warps - 1));
+		k.residents = ARENA_ARRAY(b->arena, Box, KERNEL_MAX_RESIDENTS);
+		k.under_way = ARENA_ARRAY(b->arena, Tile, KERNEL_MAX_UNDER_WAY);
+	}
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	return k;
+}
+
+/* Which arguments are tensor maps: lowering makes them what they must be. */
+static const char *map_arguments(Kernel *k)
+{
+	const char *text = "array<i32", *separator = ": ";
+	for (int i = 0; i < k->launch->arg_count; i++)
+		if (k->launch->args[i].kind == ARG_MAP) {
+			text = arena_printf(k->b->arena, "%s%s%d", text, separator, i);
+			separator = ", ";
+		}
+	return arena_printf(k->b->arena, "%s>", text);
 }
 
 bool kernel_end(Kernel *k)
 {
 	Builder *b = k->b;
 	Launch *launch = k->launch;
+	if (k->consumer.entered)
+		if_next(&k->consumer);
 	ir_op(b, "gpu.return", NULL, IR_TYPE_COUNT, 0, NULL);
 	launch->shared_bytes = k->shared_bytes;
 	if (k->shared_bytes > k->plan->shared_limit) {
@@ -79,7 +106,9 @@ bool kernel_end(Kernel *k)
 		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("gpu.kernel")),
 		                      mlirUnitAttrGet(b->context)),
 		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("known_block_size")),
-		                      ir_attr(b, arena_printf(b->arena, "array<i32: %d, 1, 1>", launch->warps * WARP))),
+		                      ir_attr(b, arena_printf(b->arena, "array<i32: %d, 1, 1>", plan_threads(launch)))),
+		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString(LOWER_MAPS)),
+		                      ir_attr(b, map_arguments(k))),
 		mlirNamedAttributeGet(mlirIdentifierGet(b->context, mlirStringRefCreateFromCString("nvvm.maxnreg")),
 		                      ir_attr(b, arena_printf(b->arena, "%d : i32", launch->register_limit))),
 	};
@@ -119,10 +148,49 @@ static Val argument(Kernel *k, ArgKind kind, IrType type, const char *source)
 ARGUMENT(kernel_pointer, ARG_PTR, IR_GLOBAL)
 ARGUMENT(kernel_i32, ARG_I32, IR_I32)
 ARGUMENT(kernel_i64, ARG_I64, IR_I64)
+ARGUMENT(kernel_map, ARG_MAP, IR_POINTER)
+
+enum { CONSUMERS = 1, FIRST_GROUP = 2 };       /* named barriers; 0 is everyone's */
+
+static void named_barrier(Kernel *k, Val id, int warps)
+{
+	Builder *b = k->b;
+	Val threads = val_i32(b, warps * WARP);
+	ir_op(b, "nvvm.barrier", "operandSegmentSizes = array<i32: 1, 1, 0>", IR_TYPE_COUNT, 2, (Val[]){ id, threads });
+}
+
+Val group_barrier_id(Kernel *k)
+{
+	Val group = val_div_i32(k->b, k->warp, PLAN_GROUP_WARPS);
+	return val_add_i32(k->b, group, FIRST_GROUP);
+}
+
+void kernel_group_barrier(Kernel *k)
+{
+	if (k->launch->warps == PLAN_GROUP_WARPS)
+		kernel_barrier(k);
+	else
+		named_barrier(k, group_barrier_id(k), PLAN_GROUP_WARPS);
+}
 
 void kernel_barrier(Kernel *k)
 {
-	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+	Builder *b = k->b;
+	if (!k->consumer.entered) {
+		ir_op(b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+		return;
+	}
+	named_barrier(k, val_i32(b, CONSUMERS), k->launch->warps);
+}
+
+void kernel_split(Kernel *k)
+{
+	Builder *b = k->b;
+	Val computes = val_compare(b, IR_LT, k->thread, val_i32(b, k->launch->warps * WARP));
+	k->consumer = if_begin(b, computes, NULL, 0);
+	if_next(&k->consumer);
+	ir_op(b, "nvvm.setmaxregister", arena_printf(b->arena, "action = #nvvm<action increase>, regCount = %d : i32",
+	                                             k->launch->consumer_registers), IR_TYPE_COUNT, 0, NULL);
 }
 
 Place kernel_place(Kernel *k, const char *heads, const char *length, int rows)
@@ -161,6 +229,12 @@ Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char 
 	Matrix m = { .base = val_offset(b, pointer, bytes), .cols = cols };
 	m.row_bytes = arena_printf(b->arena, "%d*%s.row_stride", size, tensor);
 	m.rows = kernel_i32(k, "%s", length);
+	const char *heads = strcmp(length, "q_len") == 0 ? "heads" : "kv_heads";
+	m.map = arena_printf(b->arena, "%s %d %s %d*%s.row_stride %s %d*%s.head_stride batch %d*%s.batch_stride", tensor, cols,
+	                     length, size, tensor, heads, size, tensor, size, tensor);
+	m.head = head;
+	m.batch = batch;
+	m.broadcast = tensor;
 	return m;
 }
 

@@ -16,21 +16,34 @@ Tile tile_zero(Kernel *k, int cols)
 	return t;
 }
 
+bool tile_is_zero(Tile t)
+{
+	for (int e = 1; e < tile_count(t); e++)
+		if (!mlirValueEqual(t.e[0], t.e[e]))
+			return false;
+	return val_is_zero_f32(t.e[0]);
+}
+
 Axis axis_new(Kernel *k, Along along, int cols)
 {
 	int count = along == ALONG_ROWS ? 2 : cols / 4;
-	return (Axis){ along, count, ARENA_ARRAY(k->b->arena, Val, count) };
-}
-
-Val axis_get(Axis axis, int element)
-{
-	return axis.at[axis.along == ALONG_ROWS ? element % 4 / 2 : element / 4 * 2 + element % 2];
+	return (Axis){ .along = along, .count = count, .at = ARENA_ARRAY(k->b->arena, Val, count) };
 }
 
 /* Offset of entry `n` of an axis from the lane's first. */
 static int axis_step(Along along, int n)
 {
 	return along == ALONG_ROWS ? n * 8 : n / 2 * 8 + n % 2;
+}
+
+Val axis_at(Axis axis, int n)
+{
+	return axis.at ? axis.at[n] : val_add_i32(axis.k->b, axis.first, axis_step(axis.along, n));
+}
+
+Val axis_get(Axis axis, int element)
+{
+	return axis_at(axis, axis.along == ALONG_ROWS ? element % 4 / 2 : element / 4 * 2 + element % 2);
 }
 
 /* The lane's first row, or column. */
@@ -47,6 +60,8 @@ Axis axis_index(Kernel *k, Along along, int cols, Val first)
 	Axis axis = axis_new(k, along, cols);
 	Val lane = axis_lane(k, along);
 	Val own = val_add(k->b, first, lane);
+	if (along == ALONG_COLS && kernel_uses_groups(k))
+		return (Axis){ .along = along, .count = axis.count, .k = k, .first = own };
 	for (int n = 0; n < axis.count; n++)
 		axis.at[n] = val_add_i32(k->b, own, axis_step(along, n));
 	return axis;

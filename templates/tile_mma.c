@@ -185,8 +185,18 @@ static Val address_b(Kernel *k, Shared s)
 	return lane_address(k, s, row, val_rem_i32(b, val_div_i32(b, k->lane, 8), 2));
 }
 
+void mma_wait(Kernel *k)
+{
+	if (kernel_uses_groups(k))
+		wgmma_wait(k);
+}
+
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 {
+	if (kernel_uses_groups(k)) {
+		wgmma_rows(k, acc, a, b);
+		return;
+	}
 	Builder *builder = k->b;
 	int depth = step_depth(k), steps = (a.cols + depth - 1) / depth, blocks = acc.cols / 8;
 	Val first_row = val_mul_i32(builder, k->warp, PLAN_WARP_ROWS);
@@ -212,6 +222,15 @@ void mma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 	}
 }
 
+void tile_operand(Kernel *k, Tile p, int s, Val a[A_REGS])
+{
+	for (int i = 0; i < A_REGS; i++) {
+		const Val *pair = p.e + 8 * s + 2 * i;
+		Val packed = pack_pair(k, pair[0], pair[1]);
+		a[i] = val_bitcast(k->b, packed, IR_I32);
+	}
+}
+
 /* Int8 matrices lie in shared memory as rows of bytes, so that a step of depth, 32 bytes, is one of any other type. */
 
 static int int8_steps(const Kernel *k)
@@ -219,40 +238,52 @@ static int int8_steps(const Kernel *k)
 	return plan_int8_bytes(k->spec) / (2 * CHUNK);
 }
 
-Val *int8_rows(Kernel *k, Shared a)
+Int8Rows int8_rows(Kernel *k, Shared a)
 {
-	Val *rows = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
+	Int8Rows rows = { .from = a };
+	if (kernel_uses_groups(k))
+		return rows;
+	rows.registers = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
 	Val first_row = val_mul_i32(k->b, k->warp, PLAN_WARP_ROWS);
 	Val from = address_a(k, a, first_row);
 	for (int s = 0; s < int8_steps(k); s++) {
 		Val loaded = ldmatrix(k, val_offset_const(k->b, from, s * 2 * CHUNK), A_REGS, false);
 		for (int i = 0; i < A_REGS; i++)
-			rows[s * A_REGS + i] = val_extract(k->b, loaded, i, IR_I32);
+			rows.registers[s * A_REGS + i] = val_extract(k->b, loaded, i, IR_I32);
 	}
 	return rows;
 }
 
-Tile mma_int8(Kernel *k, const Val *rows, Shared b)
+/* Two blocks of 8 columns. */
+static void int8_columns(Kernel *k, Val *acc, const Val *rows, Val from_b)
+{
+	for (int s = 0; s < int8_steps(k); s++) {
+		Val loaded = ldmatrix(k, val_offset_const(k->b, from_b, s * 2 * CHUNK), 2 * B_REGS, false);
+		Val columns[2 * B_REGS];
+		for (int i = 0; i < 2 * B_REGS; i++)
+			columns[i] = val_extract(k->b, loaded, i, IR_I32);
+		for (int half = 0; half < 2; half++) {
+			Val *c = acc + 4 * half;
+			Val d = mma_s8(k, rows + s * A_REGS, columns + half * B_REGS, c);
+			for (int i = 0; i < 4; i++)
+				c[i] = val_extract(k->b, d, i, IR_I32);
+		}
+	}
+}
+
+Tile mma_int8(Kernel *k, Int8Rows rows, Shared b)
 {
 	Tile acc = tile_new(k, b.rows);
+	if (kernel_uses_groups(k)) {
+		wgmma_int8(k, acc, rows.from, b);
+		return acc;
+	}
 	Val zero = val_i32(k->b, 0);
 	Val from = address_b(k, b);
 	for (int e = 0; e < tile_count(acc); e++)
 		acc.e[e] = zero;
 	for (int n = 0; n < b.rows / 8; n += 2)
-		for (int s = 0; s < int8_steps(k); s++) {
-			Val at = val_offset_const(k->b, from, n * 8 * b.row_bytes + s * 2 * CHUNK);
-			Val loaded = ldmatrix(k, at, 2 * B_REGS, false);
-			Val columns[2 * B_REGS];
-			for (int i = 0; i < 2 * B_REGS; i++)
-				columns[i] = val_extract(k->b, loaded, i, IR_I32);
-			for (int half = 0; half < 2; half++) {
-				Val *c = acc.e + 4 * (n + half);
-				Val d = mma_s8(k, rows + s * A_REGS, columns + half * B_REGS, c);
-				for (int i = 0; i < 4; i++)
-					c[i] = val_extract(k->b, d, i, IR_I32);
-			}
-		}
+		int8_columns(k, acc.e + 4 * n, rows.registers, val_offset_const(k->b, from, n * 8 * b.row_bytes));
 	return acc;
 }
 
@@ -267,11 +298,7 @@ static Fragment tile_fragment(Kernel *k, Tile p, int s)
 			split(k, p.e[4 * s + order[i]], &f.big[i], &f.small[i]);
 		return f;
 	}
-	for (int i = 0; i < A_REGS; i++) {
-		const Val *pair = p.e + 8 * s + 2 * i;
-		Val packed = pack_pair(k, pair[0], pair[1]);
-		f.big[i] = val_bitcast(k->b, packed, IR_I32);
-	}
+	tile_operand(k, p, s, f.big);
 	return f;
 }
 
@@ -308,7 +335,7 @@ static Val address_by_depth(Kernel *k, Shared b)
  * back. A row of zeros, or one whose largest element is far below f16's range even so, gets the scale of 2^-100. With a NaN or an
  * infinity the exponent's arithmetic wraps, but the element stays NaN or infinite, as the product must be.
  */
-static void scale_rows(Kernel *k, Tile p, Val back[2])
+void scale_rows(Kernel *k, Tile p, Val back[2])
 {
 	Builder *b = k->b;
 	for (int r = 0; r < 2; r++) {
@@ -332,7 +359,7 @@ static void scale_rows(Kernel *k, Tile p, Val back[2])
 	}
 }
 
-static Tile tile_copy(Kernel *k, Tile t)
+Tile tile_copy(Kernel *k, Tile t)
 {
 	Tile copy = tile_new(k, t.cols);
 	for (int e = 0; e < tile_count(t); e++)
@@ -396,21 +423,31 @@ static void multiply_tile(Kernel *k, Tile acc, Tile p, Shared b, int parts)
 	}
 }
 
-/* Does any lane of the warp hold an element other than +0 and -0? */
-static Val warp_has_nonzero(Kernel *k, Tile t)
+Val tile_bits(Kernel *k, Tile t)
 {
 	Builder *b = k->b;
 	Val bits = val_i32(b, 0);
 	for (int e = 0; e < tile_count(t); e++)
 		bits = val_or(b, bits, val_bitcast(b, t.e[e], IR_I32));
-	Val without_sign = val_shl(b, bits, val_i32(b, 1));
-	Val own = val_compare(b, IR_NE, without_sign, val_i32(b, 0));
+	return val_shl(b, bits, val_i32(b, 1));
+}
+
+/* Does any lane of the warp hold an element other than +0 and -0? */
+static Val warp_has_nonzero(Kernel *k, Tile t)
+{
+	Builder *b = k->b;
+	Val bits = tile_bits(k, t);
+	Val own = val_compare(b, IR_NE, bits, val_i32(b, 0));
 	Val all = val_i32(b, -1);
 	return ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, own });
 }
 
 static void multiply_unless_zero(Kernel *k, Tile acc, Tile p, Shared b, int parts)
 {
+	if (kernel_uses_groups(k)) {
+		wgmma_tile(k, acc, p, b);
+		return;
+	}
 	if (!k->plan->zeros_proved) {
 		multiply_tile(k, acc, p, b, parts);
 		return;

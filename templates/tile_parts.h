@@ -4,6 +4,63 @@
 
 #include "tile.h"
 
+/*
+ * Swizzled matrices: panels of columns, one after the other, each of 128 bytes a row. Of a panel's row r, the 16-byte chunk c
+ * lies at place c ^ (r % 8), so that a column's chunks of eight rows lie in different banks. Columns beyond the matrix's are 0.
+ */
+enum { SWIZZLE_BYTES = 8 * PLAN_PANEL_BYTES };
+int panel_cols(const Kernel *k);           /* 64 of a 16-bit dtype */
+int shared_panels(Shared s);
+int shared_panel_bytes(Shared s);
+void shared_align(Kernel *k);
+
+/* A block of rows of a matrix on its way to shared memory through a tensor map. */
+typedef struct Box {
+	Shared to;
+	Matrix from;
+	Val first;
+} Box;
+int box_bytes(Box box);
+/* Starts the fetch; `barrier` (shared) counts its bytes. One thread calls it. */
+void box_fetch(Kernel *k, Box box, Val barrier);
+/* The same for `count` float32 row terms. */
+void terms_fetch(Kernel *k, Val to, Val from, int count, Val barrier);
+
+/* Barriers in shared memory that count arrivals and bytes; a phase is complete when none is missing. */
+void barrier_init(Kernel *k, Val barrier, int arrivals);
+void barrier_expect(Kernel *k, Val barrier, int bytes);      /* an arrival, with so many bytes to come */
+void barrier_arrive(Kernel *k, Val barrier);
+void barrier_wait(Kernel *k, Val barrier, Val parity);       /* until the phase of this parity is complete */
+
+/* The parts of ENGINE_WGMMA behind tile.h. */
+void ring_boxes_layout(Ring *ring);
+void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count);
+bool ring_boxes_round(Ring *ring);
+RingTile ring_boxes_next(Ring *ring);
+RingTile ring_boxes_back(Ring *ring, int back);
+void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
+void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
+void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b);      /* acc = a . b^T, complete when this returns */
+void wgmma_wait(Kernel *k);
+/* The named barrier of this thread's warp group. */
+Val group_barrier_id(Kernel *k);
+
+/* What rings of both engines do alike. */
+Val ring_group_base(Ring *ring, Val base, Val group, Val stride);
+void ring_advance(Ring *ring, Val *tile, Val *group);
+/* Carries the ring's own variables, and the walk's. */
+void ring_loop(Ring *ring, Val rounds, Val **carry, int carry_count);
+
+/* f16 only: scales each row of p in place by a power of two that brings it into the dtype's range; back: what scales back. */
+void scale_rows(Kernel *k, Tile p, Val back[2]);
+Tile tile_copy(Kernel *k, Tile t);
+/* 0 (i32) if all of a lane's elements are +0 or -0. */
+Val tile_bits(Kernel *k, Tile t);
+/* Is the tile as tile_zero made it? Known while generating. */
+bool tile_is_zero(Tile t);
+/* The four registers of A for step s of 16 of depth of a tile in registers, of a 16-bit dtype. */
+void tile_operand(Kernel *k, Tile p, int s, Val a[4]);
+
 /* Two float32 values rounded to the spec's 16-bit dtype in one vector; and back, from 32 bits. */
 Val pack_pair(Kernel *k, Val low, Val high);
 void unpack_pair(Kernel *k, Val pair, Val *low, Val *high);

@@ -1,5 +1,6 @@
 /* Rings of streamed tiles: copies that run ahead of their use. */
 #include "tile.h"
+#include "tile_parts.h"
 
 int ring_slot_bytes(const Spec *spec, int tile_rows, int cols, int terms)
 {
@@ -9,6 +10,10 @@ int ring_slot_bytes(const Spec *spec, int tile_rows, int cols, int terms)
 Ring ring_new(Kernel *k, const Stream *streams, int count, int tile_rows, int slots, int retain)
 {
 	Ring ring = { .k = k, .streams = streams, .count = count, .slots = slots, .tile_rows = tile_rows };
+	if (kernel_uses_groups(k)) {
+		ring_boxes_layout(&ring);
+		return ring;
+	}
 	ring.ahead = slots - 1 - retain;
 	for (int i = 0; i < count; i++) {
 		int bytes = ring_slot_bytes(k->spec, tile_rows, streams[i].matrix.cols, streams[i].term_count);
@@ -21,8 +26,9 @@ Ring ring_new(Kernel *k, const Stream *streams, int count, int tile_rows, int sl
 }
 
 /* A group's part of a stream begins group * stride bytes further. */
-static Val group_base(Builder *b, Val base, Val group, Val stride)
+Val ring_group_base(Ring *ring, Val base, Val group, Val stride)
 {
+	Builder *b = ring->k->b;
 	if (val_is_null(stride))
 		return base;
 	Val group64 = val_to_i64(b, group);
@@ -47,7 +53,7 @@ static Val next_slot(Ring *ring, Val offset)
 }
 
 /* (tile, group) of the next round: tiles run fastest. */
-static void advance(Ring *ring, Val *tile, Val *group)
+void ring_advance(Ring *ring, Val *tile, Val *group)
 {
 	Builder *b = ring->k->b;
 	Val next = val_add_i32(b, *tile, 1);
@@ -73,11 +79,11 @@ static void copy_ahead(Ring *ring)
 	for (If f = if_begin(b, valid, NULL, 0); if_next(&f);) {
 		RingTile to = slot_at(ring, ring->write_slot, stream);
 		Matrix from = stream->matrix;
-		from.base = group_base(b, from.base, ring->write_group, stream->group_stride);
+		from.base = ring_group_base(ring, from.base, ring->write_group, stream->group_stride);
 		Val first = val_mul_i32(b, ring->write_tile, ring->tile_rows);
 		shared_copy(k, to.data, from, first);
 		for (int i = 0; i < stream->term_count; i++) {
-			Val terms = group_base(b, stream->terms[i], ring->write_group, stream->terms_group_stride);
+			Val terms = ring_group_base(ring, stream->terms[i], ring->write_group, stream->terms_group_stride);
 			terms = val_offset(b, terms, val_mul_i32(b, first, 4));
 			shared_copy_terms(k, to.terms[i], terms, ring->tile_rows);
 		}
@@ -85,7 +91,24 @@ static void copy_ahead(Ring *ring)
 	copies_commit(k);
 	ring->write_slot = next_slot(ring, ring->write_slot);
 	if (++ring->write_step % ring->count == 0)
-		advance(ring, &ring->write_tile, &ring->write_group);
+		ring_advance(ring, &ring->write_tile, &ring->write_group);
+}
+
+void ring_loop(Ring *ring, Val rounds, Val **carry, int carry_count)
+{
+	enum { OWN = 6 };
+	Builder *b = ring->k->b;
+	Val *own[2][OWN] = {
+		{ &ring->read_slot, &ring->read_tile, &ring->read_group, &ring->write_slot, &ring->write_tile, &ring->write_group },
+		{ &ring->read_slot, &ring->read_tile, &ring->read_group, &ring->read_parity },
+	};
+	int engine = kernel_uses_groups(ring->k), own_count = engine ? 4 : OWN;
+	Val **all = ARENA_ARRAY(b->arena, Val *, OWN + carry_count);
+	for (int i = 0; i < own_count; i++)
+		all[i] = own[engine][i];
+	for (int i = 0; i < carry_count; i++)
+		all[own_count + i] = carry[i];
+	ring->loop = loop_begin(b, val_i32(b, 0), rounds, 1, all, own_count + carry_count);
 }
 
 void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carry_count)
@@ -105,23 +128,21 @@ void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carr
 		ring->groups = val_select(b, empty, zero, groups);
 		rounds = val_mul(b, rounds, groups);
 	}
+	if (kernel_uses_groups(ring->k)) {
+		ring_boxes_walk(ring, rounds, carry, carry_count);
+		return;
+	}
 	for (int i = 0; i < ring->ahead; i++)
 		copy_ahead(ring);
-	Val *own[] = { &ring->read_slot, &ring->write_slot, &ring->read_tile, &ring->read_group, &ring->write_tile,
-		&ring->write_group };
-	int own_count = sizeof own / sizeof *own;
-	Val **all = ARENA_ARRAY(b->arena, Val *, own_count + carry_count);
-	for (int i = 0; i < own_count; i++)
-		all[i] = own[i];
-	for (int i = 0; i < carry_count; i++)
-		all[own_count + i] = carry[i];
-	ring->loop = loop_begin(b, zero, rounds, 1, all, own_count + carry_count);
+	ring_loop(ring, rounds, carry, carry_count);
 }
 
 bool ring_round(Ring *ring)
 {
+	if (kernel_uses_groups(ring->k))
+		return ring_boxes_round(ring);
 	if (ring->loop.entered && !ring->k->b->failed)
-		advance(ring, &ring->read_tile, &ring->read_group);
+		ring_advance(ring, &ring->read_tile, &ring->read_group);
 	bool inside = loop_next(&ring->loop);
 	if (!inside && !ring->k->b->failed) {
 		/* Nothing may be under way when shared memory is used for something else. */
@@ -134,6 +155,8 @@ bool ring_round(Ring *ring)
 RingTile ring_next(Ring *ring)
 {
 	Kernel *k = ring->k;
+	if (kernel_uses_groups(k))
+		return ring_boxes_next(ring);
 	const Stream *stream = &ring->streams[ring->read_step++ % ring->count];
 	copies_wait(k, ring->ahead - 1);
 	/* Everyone's part of this tile is there, and everyone is done with the tile whose slot the next copy takes. */
@@ -147,6 +170,8 @@ RingTile ring_next(Ring *ring)
 RingTile ring_back(Ring *ring, int back)
 {
 	Builder *b = ring->k->b;
+	if (kernel_uses_groups(ring->k))
+		return ring_boxes_back(ring, back);
 	/* read_slot already points at the step to come, hence one more. */
 	int distance = (back + 1) * ring->slot_bytes;
 	Val offset = val_add_i32(b, ring->read_slot, -distance);

@@ -1,21 +1,64 @@
 /* Shared matrices: their rows in memory, and the asynchronous copies that fill them. */
 #include "tile.h"
+#include "tile_parts.h"
 
 Shared shared_at(Kernel *k, Val base, int rows, int cols)
 {
-	return (Shared){ base, rows, cols, plan_row_bytes(k->spec, cols) };
+	bool swizzled = kernel_uses_groups(k);
+	int row_bytes = swizzled ? PLAN_PANEL_BYTES : plan_row_bytes(k->spec, cols);
+	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), swizzled };
 }
 
 int shared_bytes(Shared s)
 {
-	return s.rows * s.row_bytes;
+	return s.rows * s.row_bytes * (s.swizzled ? shared_panels(s) : 1);
+}
+
+/* Swizzled matrices begin at multiples of 1024 bytes, which is where the pattern does. */
+void shared_align(Kernel *k)
+{
+	if (kernel_uses_groups(k))
+		k->shared_bytes = (k->shared_bytes + SWIZZLE_BYTES - 1) / SWIZZLE_BYTES * SWIZZLE_BYTES;
 }
 
 Shared shared_new(Kernel *k, int rows, int cols)
 {
+	shared_align(k);
 	Shared s = shared_at(k, val_offset_const(k->b, k->shared, k->shared_bytes), rows, cols);
 	k->shared_bytes += shared_bytes(s);
 	return s;
+}
+
+int panel_cols(const Kernel *k)
+{
+	return PLAN_PANEL_BYTES / dtype_size(k->spec->dtype);
+}
+
+int shared_panels(Shared s)
+{
+	return (s.cols + s.panel_cols - 1) / s.panel_cols;
+}
+
+int shared_panel_bytes(Shared s)
+{
+	return s.rows * s.row_bytes;
+}
+
+Val shared_address(Kernel *k, Shared s, Val row, int n)
+{
+	Builder *b = k->b;
+	Val by_row = val_mul_i32(b, row, s.row_bytes);
+	if (!s.swizzled) {
+		Val own = val_offset(b, s.base, by_row);
+		return val_offset_const(b, own, n * 8 * dtype_size(k->spec->dtype));
+	}
+	/* Chunk c of a panel's row lies at place c ^ (row % 8). */
+	int chunks = PLAN_PANEL_BYTES / CHUNK;
+	Val turn = val_rem_i32(b, row, 8);
+	Val place = ir_op(b, "arith.xori", NULL, IR_I32, 2, (Val[]){ turn, val_i32(b, n % chunks) });
+	Val in_row = val_mul_i32(b, place, CHUNK);
+	Val own = val_offset(b, s.base, val_add(b, by_row, in_row));
+	return val_offset_const(b, own, (int64_t)(n / chunks) * shared_panel_bytes(s));
 }
 
 /* `size` bytes, or as many zeros where `valid` (i1; null: always) does not hold; then the source is not read. */
@@ -100,6 +143,10 @@ void shared_copy(Kernel *k, Shared to, Matrix from, Val first)
 {
 	enum { UNROLL = 4 };
 	Builder *b = k->b;
+	if (kernel_uses_groups(k)) {
+		k->residents[k->resident_count++] = (Box){ to, from, first };
+		return;
+	}
 	CopyShape shape = copy_shape(k, to);
 	int passes = (to.rows + shape.down - 1) / shape.down;
 	int unrolled = passes > 2 * UNROLL ? UNROLL : passes;
@@ -174,6 +221,15 @@ void shared_copy_terms(Kernel *k, Val to, Val from, int count)
 		Val source = val_offset(b, from, bytes);
 		copy_chunk(k, target, source, none);
 	}
+}
+
+void shared_arrived(Kernel *k)
+{
+	if (kernel_uses_groups(k))
+		return;
+	copies_commit(k);
+	copies_wait(k, 0);
+	kernel_barrier(k);
 }
 
 void copies_commit(Kernel *k)

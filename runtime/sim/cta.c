@@ -72,8 +72,9 @@ static bool step(Warp *w, const Inst *in)
 		return true;
 	if (in->traits & OP_WHOLE_WARP && mask != w->live)
 		return report_at(w, in, -1, "the instruction must be executed by all lanes of the warp together, but only "
-			"lanes "
-			"0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
+			"lanes 0x%08x of 0x%08x do: it is in divergent code or under a predicate", mask, w->live);
+	if (w->n_wgmma && !wgmma_watch(w, in))
+		return false;
 	if (in->traits & OP_POISON)
 		return in->run(w, in, mask);
 	if (!check_sources(w, in, mask) || !in->run(w, in, mask))
@@ -87,7 +88,8 @@ static bool run_turn(Warp *w)
 {
 	const Kernel *k = w->cta->kernel;
 	uint64_t end = w->executed + TURN;
-	for (; w->state == WARP_READY && w->executed < end; w->executed++) {
+	w->yields = false;
+	for (; w->state == WARP_READY && w->executed < end && !w->yields; w->executed++) {
 		if (w->pc >= k->n_code)
 			op_leave(w, NULL, w->active);      /* a body that ends without ret */
 		else if (!step(w, &k->code[w->pc]))
@@ -102,12 +104,9 @@ static bool run_turn(Warp *w)
 
 /* ---- barriers ---- */
 
-static void arrive(Cta *cta, Warp *w, Barrier *b)
+static void arrive(Warp *w, Barrier *b)
 {
-	for (uint32_t u = 0; u < cta->n_warps; u++)
-		if (w->known[u] > b->joined[u])
-			b->joined[u] = w->known[u];
-	b->joined[w->number] = cta->time++;
+	clock_publish(w, &b->joined);
 	b->arrived++;
 }
 
@@ -119,10 +118,10 @@ static void release_when_full(Cta *cta, Barrier *b)
 		Warp *w = &cta->warps[i];
 		if (!(b->waiting >> i & 1))
 			continue;
-		for (uint32_t u = 0; u < cta->n_warps; u++)
-			if (b->joined[u] > w->known[u])
-				w->known[u] = b->joined[u];
+		clock_join(&w->clock, &b->joined);
 		w->state = WARP_READY;
+		if (w->waiting_at->n_dst > 0)
+			set_pred(w, w->waiting_at->op[0], w->live, b->any ? UINT32_MAX : 0);
 	}
 	*b = (Barrier){ 0 };
 }
@@ -131,10 +130,11 @@ static void release_when_full(Cta *cta, Barrier *b)
 static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 {
 	Cta *cta = w->cta;
+	const Slot *source = in->op + in->n_dst;
 	int lane = __builtin_ctz(mask);
-	uint32_t number = (uint32_t)lane_get(w, in->op[0], 4, lane), expected = cta->n_warps;
+	uint32_t number = (uint32_t)lane_get(w, source[0], 4, lane), expected = cta->n_warps;
 	for (int l = 0; l < LANES; l++)
-		if (mask >> l & 1 && lane_get(w, in->op[0], 4, l) != number) {
+		if (mask >> l & 1 && lane_get(w, source[0], 4, l) != number) {
 			report_at(w, in, l, "lanes of one warp name different barriers");
 			return NULL;
 		}
@@ -143,7 +143,7 @@ static Barrier *open_barrier(Warp *w, const Inst *in, uint32_t mask)
 		return NULL;
 	}
 	if (in->n_src > 1) {
-		uint32_t threads = (uint32_t)lane_get(w, in->op[1], 4, lane);
+		uint32_t threads = (uint32_t)lane_get(w, source[1], 4, lane);
 		expected = threads / LANES;
 		if (threads == 0 || threads % LANES || expected > cta->n_warps) {
 			report_at(w, in, lane, "a barrier of %u threads: it must be a multiple of %d up to the CTA's %u",
@@ -168,13 +168,25 @@ bool op_bar_sync(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	arrive(w->cta, w, b);
+	arrive(w, b);
 	b->waiting |= 1u << w->number;
 	w->state = WARP_WAITING;
 	w->waiting_at = in;
+	w->waits_for = WAITS_FOR_BARRIER;
 	w->barrier = (uint32_t)(b - w->cta->barriers);
 	release_when_full(w->cta, b);
 	return true;
+}
+
+/* The result is known, and written, when the last warp arrives. */
+bool op_bar_red(Warp *w, const Inst *in, uint32_t mask)
+{
+	Barrier *b = open_barrier(w, in, mask);
+	if (!b)
+		return false;
+	uint32_t p = *pred(w, in->op[in->n_dst + 2]);
+	b->any |= ((in->alt[MAX_ALTERNATIVES - 1] ? ~p : p) & mask) != 0;
+	return op_bar_sync(w, in, mask);
 }
 
 bool op_bar_arrive(Warp *w, const Inst *in, uint32_t mask)
@@ -182,31 +194,65 @@ bool op_bar_arrive(Warp *w, const Inst *in, uint32_t mask)
 	Barrier *b = open_barrier(w, in, mask);
 	if (!b)
 		return false;
-	arrive(w->cta, w, b);
+	arrive(w, b);
 	release_when_full(w->cta, b);
 	return true;
+}
+
+static void describe_wait(const Cta *cta, const Warp *w, char *buffer, size_t size)
+{
+	if (w->state == WARP_DONE)
+		snprintf(buffer, size, "has exited");
+	else if (w->waits_for == WAITS_FOR_BARRIER)
+		snprintf(buffer, size, "waits at barrier %u (PTX line %u)", w->barrier, w->waiting_at->line);
+	else if (w->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(buffer, size, "waits for registers (PTX line %u)", w->waiting_at->line);
+	else if (w->waits_for == WAITS_FOR_WGMMA)
+		snprintf(buffer, size, "waits for its warpgroup's wgmma (PTX line %u)", w->waiting_at->line);
+	else
+		snprintf(buffer, size, "waits for the mbarrier at offset %u (PTX line %u; %u arrivals and %lld bytes are missing)",
+			cta->mbarriers[w->barrier].address, w->waiting_at->line, cta->mbarriers[w->barrier].pending,
+			(long long)cta->mbarriers[w->barrier].tx);
 }
 
 /* Nobody can go on. */
 static bool report_deadlock(Cta *cta)
 {
-	char text[600] = "";
+	char text[1100] = "", what[160], where[MAX_WARPS][120];
 	size_t used = 0;
 	Warp *first = NULL;
-	for (uint32_t i = 0; i < cta->n_warps; i++) {
-		const Warp *w = &cta->warps[i];
-		if (w->state == WARP_WAITING && !first)
-			first = &cta->warps[i];
-		if (used + 64 < sizeof text && w->state == WARP_WAITING)
-			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u waits at barrier %u (PTX line %u)", i,
-				w->barrier, w->waiting_at->line);
-		else if (used + 64 < sizeof text)
-			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u has exited", i);
+	for (uint32_t i = cta->n_warps; i-- > 0;) {
+		first = cta->warps[i].state == WARP_WAITING ? &cta->warps[i] : first;
+		describe_wait(cta, &cta->warps[i], where[i], sizeof where[i]);
+	}
+	for (uint32_t i = 0, last; i < cta->n_warps && used + sizeof *where + 30 < sizeof text; i = last + 1) {
+		for (last = i; last + 1 < cta->n_warps && strcmp(where[i], where[last + 1]) == 0;)
+			last++;
+		if (last > i)
+			used += (size_t)snprintf(text + used, sizeof text - used, "; each of warps %u to %u %s", i, last, where[i]);
+		else
+			used += (size_t)snprintf(text + used, sizeof text - used, "; warp %u %s", i, where[i]);
 	}
 	const Barrier *b = &cta->barriers[first->barrier];
-	return report_at(first, first->waiting_at, -1, "deadlock: barrier %u has %u of %u warps%s", first->barrier,
-		b->arrived,
-		b->expected, text);
+	if (first->waits_for == WAITS_FOR_MBARRIER)
+		describe_mbarrier(&cta->mbarriers[first->barrier], what, sizeof what);
+	else if (first->waits_for == WAITS_FOR_REGISTERS)
+		snprintf(what, sizeof what, "setmaxnreg.inc finds %u registers of a thread given back, and the warp has %u",
+			cta->free_registers, first->registers);
+	else if (first->waits_for == WAITS_FOR_WGMMA)
+		snprintf(what, sizeof what, "the four warps of a warpgroup have not all issued a wgmma that is waited for");
+	else
+		snprintf(what, sizeof what, "barrier %u has %u of %u warps", first->barrier, b->arrived, b->expected);
+	return report_at(first, first->waiting_at, -1, "deadlock: %s%s", what, text);
+}
+
+/* Is what was started finished? */
+static bool check_end(Cta *cta)
+{
+	for (uint32_t i = 0; i < cta->n_warps; i++)
+		if (!bulk_done(&cta->warps[i]) || !wgmma_done(&cta->warps[i]))
+			return false;
+	return mbarriers_done(cta);
 }
 
 static bool run_cta(Cta *cta)
@@ -223,7 +269,7 @@ static bool run_cta(Cta *cta)
 			left |= w->state != WARP_DONE;
 		}
 		if (!left)
-			return true;
+			return check_end(cta);
 		if (!progress)
 			return report_deadlock(cta);
 	}
@@ -281,8 +327,9 @@ static void start_warp(Warp *w)
 	const Kernel *k = cta->kernel;
 	uint32_t threads = cta->block[0] * cta->block[1] * cta->block[2], first = w->number * LANES;
 	memset(w->written + FIRST_FREE_SLOT, 0, (k->n_registers - FIRST_FREE_SLOT) * sizeof *w->written);
-	memset(w->known, 0, sizeof w->known);
+	w->clock = (Clock){ 0 };
 	memset(w->group, 0, sizeof w->group);
+	memset(w->bulk_group, 0, sizeof w->bulk_group);
 	if (k->local_bytes)
 		memset(w->local_written, 0, (size_t)LANES * k->local_bytes);
 	for (int i = 0; i < 3; i++)
@@ -292,7 +339,11 @@ static void start_warp(Warp *w)
 	w->reconverge = NO_RECONVERGENCE;
 	w->state = WARP_READY;
 	w->executed = 0;
-	w->n_copies = 0;
+	w->registers = (k->max_registers + 7) / 8 * 8;
+	w->n_copies = w->n_bulk = w->n_wgmma = 0;
+	w->n_issued = w->wgmma_group = 0;
+	if (w->busy)
+		memset(w->busy, 0, k->n_slots);
 }
 
 static bool new_warp(Cta *cta, Warp *w, uint32_t number)
@@ -306,7 +357,9 @@ static bool new_warp(Cta *cta, Warp *w, uint32_t number)
 		w->local = malloc((size_t)LANES * k->local_bytes);
 		w->local_written = malloc((size_t)LANES * k->local_bytes);
 	}
-	if (!w->file || !w->written || (k->local_bytes && (!w->local || !w->local_written)))
+	if (k->uses_wgmma)
+		w->busy = calloc(k->n_slots, 1);
+	if (!w->file || !w->written || (k->uses_wgmma && !w->busy) || (k->local_bytes && (!w->local || !w->local_written)))
 		return false;
 	memset(w->file, 0, bytes);
 	fill_registers(w);
@@ -318,6 +371,9 @@ static void free_warp(Warp *w)
 	free(w->file);
 	free(w->written);
 	free(w->copies);
+	free(w->bulk);
+	free(w->wgmma);
+	free(w->busy);
 	free(w->local);
 	free(w->local_written);
 }
@@ -334,6 +390,8 @@ static bool run_grid(Cta *cta)
 		cta->time = 1;
 		shared_reset(&cta->shared);
 		memset(cta->barriers, 0, sizeof cta->barriers);
+		cta->n_mbarriers = cta->free_registers = 0;
+		wgmma_reset(cta);
 		for (uint32_t k = 0; k < cta->n_warps; k++)
 			start_warp(&cta->warps[k]);
 		ok = run_cta(cta);
@@ -362,6 +420,7 @@ bool run_kernel(Sim *sim, SimModule *module, const Kernel *kernel, const uint32_
 	for (uint32_t i = 0; cta.warps && i < cta.n_warps; i++)
 		free_warp(&cta.warps[i]);
 	shared_free(&cta.shared);
+	wgmma_free(&cta);
 	free(cta.warps);
 	free(cta.params);
 	return ok;

@@ -33,7 +33,7 @@ typedef struct Decoder {
 	SimModule *module;
 	Kernel *kernel;
 	const KernelSource *source;
-	size_t cap_constants;
+	size_t cap_constants, cap_lists;
 	uint32_t *constant_table;       /* hash -> 1 + index in Kernel.constants */
 	size_t table_size;
 	struct { const char *text; uint32_t length, first; } cache[CACHE_SIZE];       /* opcode -> first op that fits */
@@ -195,10 +195,7 @@ static bool fit_address(Decoder *d, Inst *in, const Operand *o, int number, int 
 	if (o->kind != OPERAND_ADDRESS)
 		return misfit(d, number, "an address [..]");
 	uint8_t bytes = (uint8_t)(o->slot ? class_bytes(o->reg_class) : 8);
-	if (*n_addresses == 0)
-		in->address_bytes = bytes;
-	else
-		in->address2_bytes = bytes;
+	in->address_bytes[*n_addresses] = bytes;
 	in->displacement[(*n_addresses)++] = (int64_t)o->value;
 	return add_slot(d, in, false, o->slot ? o->slot : constant_slot(d, REG_64, 0), number);
 }
@@ -231,6 +228,25 @@ static bool fit_list(Decoder *d, Inst *in, const Operand *o, char letter, uint32
 	return true;
 }
 
+/* Registers that are kept aside. */
+static bool fit_accumulators(Decoder *d, Inst *in, const Operand *o, int number, uint32_t *used)
+{
+	Kernel *k = d->kernel;
+	if (o->kind != OPERAND_VECTOR)
+		return misfit(d, number, "a list of registers in braces");
+	if (!sim_grow(&k->lists, &d->cap_lists, k->n_lists + o->count, sizeof *k->lists))
+		return misfit(d, number, "shorter: out of memory");
+	in->list = k->n_lists;
+	in->n_list = (uint16_t)o->count;
+	for (uint32_t i = 1; i <= o->count; i++) {
+		if (o[i].kind != OPERAND_REG || o[i].reg_class != REG_32 || o[i].slot < FIRST_FREE_SLOT || o[i].negated)
+			return misfit(d, number, "a list of 32-bit registers");
+		k->lists[in->list + i - 1] = o[i].slot;
+	}
+	*used = o->count + 1;
+	return true;
+}
+
 /* Do the statement's operands fit the signature? Fills in's operands. */
 static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, Inst *in)
 {
@@ -256,7 +272,7 @@ static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, 
 			number--;
 			continue;
 		}
-		if (*s == 'o' && !o)
+		if ((*s == 'o' || *s == 'O') && !o)
 			continue;
 		if (!o)
 			return misfit(d, number, "there");
@@ -264,6 +280,9 @@ static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, 
 			return misfit(d, number, "without '|'");
 		if (*s == 'a') {
 			if (!fit_address(d, in, o, number, &n_addresses))
+				return false;
+		} else if (*s == 'A') {
+			if (!fit_accumulators(d, in, o, number, &used))
 				return false;
 		} else if (*s == 'l') {
 			if (o->kind != OPERAND_LABEL)
@@ -273,7 +292,7 @@ static bool fit_operands(Decoder *d, const SrcInst *src, const char *signature, 
 			if (!fit_list(d, in, o, *s, *s == 'v' ? 0 : (uint32_t)(s[1] - '0'), is_dst, number, &width, &used))
 				return false;
 			s += *s != 'v';
-		} else if (!fit_scalar(d, in, o, *s == 'P' ? 'p' : *s == 'o' ? 'w' : *s, is_dst, number, &width,
+		} else if (!fit_scalar(d, in, o, *s == 'P' ? 'p' : *s == 'o' ? 'w' : *s == 'O' ? 'd' : *s, is_dst, number, &width,
 			REG_64)) {
 			return false;
 		}
@@ -297,6 +316,21 @@ static bool check_vector(Decoder *d, const SrcInst *src, const Inst *in, const c
 	if (n == in->n_vector)
 		return true;
 	snprintf(d->why, sizeof d->why, "the opcode moves %u elements, the list has %u", n, in->n_vector);
+	return false;
+}
+
+/* alt[0] of a wgmma: N / 8 - 1; a warp has N / 2 registers of D. */
+static bool check_list(Decoder *d, const Inst *in, const Match *m)
+{
+	uint32_t wanted = 4 * (m->alternatives[0] + 1u);
+	if (!(in->traits & OP_WGMMA))
+		return true;
+	if (in->n_list == wanted) {
+		d->kernel->n_lists += wanted;
+		d->kernel->uses_wgmma = true;
+		return true;
+	}
+	snprintf(d->why, sizeof d->why, "D of this shape has %u registers, the list has %u", wanted, in->n_list);
 	return false;
 }
 
@@ -331,7 +365,8 @@ static bool decode_inst(Decoder *d, const SrcInst *src, Inst *out)
 			.guard_flip = src->guard_negated ? UINT32_MAX : 0, .line = src->line, .file = src->file,
 			.source_line = src->source_line,
 		};
-		if (!fit_operands(d, src, ops[i].operands, &in) || !check_vector(d, src, &in, ops[i].operands))
+		if (!fit_operands(d, src, ops[i].operands, &in) || !check_vector(d, src, &in, ops[i].operands)
+		    || !check_list(d, &in, &m))
 			continue;
 		uint8_t negated = in.alt[MAX_ALTERNATIVES - 1];
 		memcpy(in.alt, m.alternatives, sizeof in.alt);

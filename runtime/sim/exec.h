@@ -12,7 +12,7 @@
 
 /* Handlers whose loops profit from wide vectors and fused multiply-add are compiled twice and chosen at load time. */
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define WIDE __attribute__((target_clones("arch=haswell", "default")))
+#define WIDE __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define WIDE
 #endif
@@ -59,6 +59,18 @@ static inline void lane_set(Warp *w, Slot slot, uint32_t bytes, int l, uint64_t 
 	case 4: ((uint32_t *)reg(w, slot))[l] = (uint32_t)value; break;
 	default: ((uint64_t *)reg(w, slot))[l] = value; break;
 	}
+}
+
+/* Lane l's address operand number a, whose register is slot. */
+static inline uint64_t lane_address(Warp *w, const Inst *in, int a, Slot slot, int l)
+{
+	return lane_get(w, slot, in->address_bytes[a], l) + (uint64_t)in->displacement[a];
+}
+
+/* A generic address of shared memory is accepted where a .shared one is wanted, as the hardware does. */
+static inline uint64_t shared_address(uint64_t address)
+{
+	return (address & ~(WINDOW_BYTES - 1)) == SHARED_WINDOW ? address - SHARED_WINDOW : address;
 }
 
 static inline float float_of(uint32_t bits) { float x; memcpy(&x, &bits, sizeof x); return x; }

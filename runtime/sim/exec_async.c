@@ -5,22 +5,11 @@
  */
 #include "exec.h"
 
-static uint64_t address_of(Warp *w, Slot slot, uint32_t bytes, int64_t displacement, int l)
-{
-	return lane_get(w, slot, bytes, l) + (uint64_t)displacement;
-}
-
-/* A generic address of shared memory is accepted where a .shared one is wanted, as the hardware does. */
-static uint64_t shared_address(uint64_t address)
-{
-	return (address & ~(WINDOW_BYTES - 1)) == SHARED_WINDOW ? address - SHARED_WINDOW : address;
-}
-
 /* One lane: size bytes arrive, of which the first source bytes are read and the rest are 0. */
 static bool issue(Warp *w, const Inst *in, int l, uint32_t size, uint32_t source)
 {
-	uint64_t to = shared_address(address_of(w, in->op[0], in->address_bytes, in->displacement[0], l));
-	uint64_t from = address_of(w, in->op[1], in->address2_bytes, in->displacement[1], l);
+	uint64_t to = shared_address(lane_address(w, in, 0, in->op[0], l));
+	uint64_t from = lane_address(w, in, 1, in->op[1], l);
 	if (source > size)
 		return report_at(w, in, l, "cp.async: the source size %u is larger than the copy's %u bytes", source, size);
 	if (to % size || (source && from % size))
@@ -49,7 +38,7 @@ static void count_copy_sectors(Warp *w, const Inst *in, uint32_t mask)
 {
 	uint64_t last = UINT64_MAX;
 	for (int l = 0; l < LANES; l++) {
-		uint64_t sector = address_of(w, in->op[1], in->address2_bytes, in->displacement[1], l) / 32;
+		uint64_t sector = lane_address(w, in, 1, in->op[1], l) / 32;
 		if (mask >> l & 1 && sector != last) {
 			w->cta->sim->counts.global_transactions++;
 			last = sector;
@@ -96,7 +85,7 @@ bool op_cp_async_commit(Warp *w, const Inst *in, uint32_t mask)
 }
 
 /* Lands the copies of the lanes in mask whose group is before end[lane]. */
-static bool land(Warp *w, const Inst *in, uint32_t mask, const uint32_t *end)
+static bool land(Warp *w, uint32_t mask, const uint32_t *end)
 {
 	size_t kept = 0;
 	for (size_t i = 0; i < w->n_copies; i++) {
@@ -106,7 +95,7 @@ static bool land(Warp *w, const Inst *in, uint32_t mask, const uint32_t *end)
 			continue;
 		}
 		memcpy(w->cta->shared.bytes + copy.to, copy.data, copy.bytes);
-		shared_write(w, in, copy.lane, copy.to, copy.bytes, ACCESS_ARRIVAL);
+		shared_land(w, copy.to, copy.bytes, w->cta->time);
 	}
 	w->n_copies = kept;
 	return true;
@@ -119,15 +108,16 @@ bool op_cp_async_wait(Warp *w, const Inst *in, uint32_t mask)
 	uint32_t end[LANES];
 	for (int l = 0; l < LANES; l++)
 		end[l] = w->group[l] > n[l] ? w->group[l] - n[l] : 0;
-	return land(w, in, mask, end);
+	return land(w, mask, end);
 }
 
 bool op_cp_async_wait_all(Warp *w, const Inst *in, uint32_t mask)
 {
+	(void)in;
 	uint32_t end[LANES];
 	for (int l = 0; l < LANES; l++)
 		end[l] = w->group[l] + 1;
-	return land(w, in, mask, end);
+	return land(w, mask, end);
 }
 
 /* ---- 8x8 matrices of 16-bit elements ---- */
@@ -138,7 +128,7 @@ static bool matrix_rows(Warp *w, const Inst *in, uint32_t mask, int n, bool is_w
 	if (mask != UINT32_MAX)
 		return report_at(w, in, -1, "a matrix instruction needs all 32 lanes, only 0x%08x are there", mask);
 	for (int l = 0; l < 8 * n; l++) {
-		uint64_t at = shared_address(address_of(w, in->op[in->n_dst], in->address_bytes, in->displacement[0], l));
+		uint64_t at = shared_address(lane_address(w, in, 0, in->op[in->n_dst], l));
 		if (at % 16)
 			return report_at(w, in, l, "misaligned matrix row: shared offset %llu is no multiple of 16",
 				(unsigned long long)at);

@@ -40,6 +40,8 @@ WIDE bool op_##name(Warp *w, const Inst *in, uint32_t mask) \
 	BINARY(min_u##n, U, U, U, a < b ? a : b) \
 	BINARY(max_u##n, U, U, U, a > b ? a : b) \
 	BINARY(min_s##n, S, S, S, a < b ? a : b) \
+	BINARY(min_relu_s##n, S, S, S, (a < b ? a : b) > 0 ? (a < b ? a : b) : 0) \
+	BINARY(max_relu_s##n, S, S, S, (a > b ? a : b) > 0 ? (a > b ? a : b) : 0) \
 	BINARY(max_s##n, S, S, S, a > b ? a : b) \
 	UNARY(abs_s##n, U, S, a < 0 ? (W)0 - (W)a : (W)a) \
 	UNARY(neg_s##n, U, U, (W)0 - a) \

@@ -24,7 +24,7 @@ static void gather_addresses(Warp *w, const Inst *in, int source, Access *a)
 {
 	Slot slot = in->op[in->n_dst + source];
 	uint64_t displacement = (uint64_t)in->displacement[0];
-	if (in->address_bytes == 8) {
+	if (in->address_bytes[0] == 8) {
 		const uint64_t *base = reg(w, slot);
 		for (int l = 0; l < LANES; l++)
 			a->address[l] = base[l] + displacement;
@@ -268,8 +268,8 @@ bool op_store_ordered(Warp *w, const Inst *in, uint32_t mask)
 
 /* ---- address spaces ---- */
 
-/* {.global,.shared,.shared::cta,.local,.param,.const} */
-static const uint64_t windows[] = { 0, SHARED_WINDOW, SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, 0 };
+/* {.global,.shared,.shared::cta,.local,.param,.const,.shared::cluster} */
+static const uint64_t windows[] = { 0, SHARED_WINDOW, SHARED_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, 0, SHARED_WINDOW };
 
 bool op_cvta(Warp *w, const Inst *in, uint32_t mask)
 {

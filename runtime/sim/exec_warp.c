@@ -144,6 +144,46 @@ bool op_redux(Warp *w, const Inst *in, uint32_t mask)
 
 bool op_warp_sync(Warp *w, const Inst *in, uint32_t mask) { return check_members(w, in, mask, reg(w, in->op[0])); }
 
+/* Hardware is free in its choice among the members; here it is the lowest. */
+bool op_elect(Warp *w, const Inst *in, uint32_t mask)
+{
+	const uint32_t *members = reg(w, in->op[2]);
+	uint32_t *d = reg(w, in->op[0]), leader = (uint32_t)__builtin_ctz(mask);
+	if (!check_members(w, in, mask, members))
+		return false;
+	FOR_LANES(mask, d[l] = leader);
+	set_pred(w, in->op[1], mask, 1u << leader);
+	return true;
+}
+
+/* alt[0]: {.inc,.dec}. Where .maxnreg says how many registers a thread has, .inc waits until others have given back enough.
+ * */
+bool op_set_registers(Warp *w, const Inst *in, uint32_t mask)
+{
+	Cta *cta = w->cta;
+	uint32_t n = (uint32_t)lane_get(w, in->op[0], 4, __builtin_ctz(mask));
+	if (n % 8 || n < 24 || n > 256)
+		return report_at(w, in, -1, "setmaxnreg of %u registers: it takes a multiple of 8 from 24 to 256", n);
+	if (!w->registers)
+		return true;
+	if (in->alt[0] ? n > w->registers : n < w->registers)
+		return report_at(w, in, -1, "setmaxnreg%s to %u registers: the warp has %u", in->alt[0] ? ".dec" : ".inc", n,
+			w->registers);
+	if (n > w->registers + cta->free_registers) {
+		w->state = WARP_WAITING;
+		w->waits_for = WAITS_FOR_REGISTERS;
+		w->waiting_at = in;
+		w->pc--;
+		return true;
+	}
+	cta->free_registers += w->registers - n;
+	w->registers = n;
+	for (uint32_t i = 0; i < cta->n_warps; i++)
+		if (cta->warps[i].state == WARP_WAITING && cta->warps[i].waits_for == WAITS_FOR_REGISTERS)
+			cta->warps[i].state = WARP_READY;
+	return true;
+}
+
 bool op_trap(Warp *w, const Inst *in, uint32_t mask)
 {
 	return report_at(w, in, __builtin_ctz(mask), "trap: the kernel gave up by itself");

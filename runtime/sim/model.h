@@ -5,6 +5,7 @@
  *   decode, sim_ops.def  SrcInst -> Inst (a handler and slots)
  *   cfg                  where diverged lanes meet again
  *   exec_*               the handlers
+ *   mbarrier             barriers that lie in shared memory
  *   memory, shared       what is allocated, written, raced for
  *   cta                  warps, the reconvergence stack, barriers, launches
  *   report               the texts
@@ -23,6 +24,10 @@ enum {
 	MAX_WARPS = 32,
 	MAX_OPERANDS = 16,      /* registers of one instruction */
 	MAX_BARRIERS = 16,
+	MAX_GROUPS = MAX_WARPS / 4,     /* warpgroups */
+	MAX_MBARRIERS = 64,             /* of a CTA, dead ones included */
+	MAX_ADDRESSES = 3,              /* of one instruction */
+	CHUNK_BYTES = 16,               /* what the async proxy reads is made of whole, aligned ones */
 	MAX_FRAMES = 2 * LANES + 2,     /* a divergence pushes two, and each has fewer lanes */
 	MAX_ALTERNATIVES = 4,
 	ERROR_BYTES = 4096,
@@ -55,6 +60,7 @@ typedef enum OpTrait {
 	OP_BRANCH = 1 << 1,
 	OP_EXIT = 1 << 2,
 	OP_WHOLE_WARP = 1 << 3, /* every live lane of the warp must take part */
+	OP_WGMMA = 1 << 4,
 } OpTrait;
 
 struct Inst {
@@ -65,12 +71,13 @@ struct Inst {
 	uint8_t dst_bytes, src_bytes;   /* width of the first register of each */
 	uint8_t traits;         /* OpTrait */
 	uint8_t n_vector;       /* elements of a register list that may have any length */
-	uint8_t address_bytes;  /* width of the address register, 4 or 8; the second one's for copies */
-	uint8_t address2_bytes;
+	uint8_t address_bytes[MAX_ADDRESSES];   /* widths of the address registers, 4 or 8, in order */
 	Slot guard;             /* slot 0 is a predicate that is always true */
 	uint32_t guard_flip;    /* ~0 for @!%p */
 	Slot op[MAX_OPERANDS];
-	int64_t displacement[2];        /* of the address operands, in order */
+	uint32_t list;          /* accumulators, both read and written: where they begin in Kernel.lists */
+	uint16_t n_list;
+	int64_t displacement[MAX_ADDRESSES];    /* of the address operands, in order */
 	uint32_t target;        /* of a branch: index into Kernel.code */
 	uint32_t reconverge;    /* of a branch: where its lanes meet again; Kernel.n_code is the kernel's end */
 	uint32_t line;          /* of the PTX text, from 1 */
@@ -125,8 +132,11 @@ typedef struct Kernel {
 	uint32_t param_bytes, static_shared, local_bytes;
 	uint32_t required_threads[3];   /* .reqntid; 0: none */
 	uint32_t max_threads;           /* .maxntid, all dimensions; 0: none */
+	uint32_t max_registers;         /* .maxnreg; 0: none */
 	Inst *code;             uint32_t n_code;
 	Constant *constants;    uint32_t n_constants;
+	Slot *lists;            uint32_t n_lists;       /* registers of wgmma */
+	bool uses_wgmma;
 	uint32_t n_registers;   /* slots of special and declared registers; those of the constants follow */
 	uint32_t n_slots;
 } Kernel;
@@ -165,26 +175,61 @@ struct Sim {
 
 /* ---- run time ---- */
 
-/* One byte of shared memory is the same index in each array. Stamps are Cta.time of the access. */
+/*
+ * Who accesses shared memory: the warps; the tensor cores of a warpgroup, which read for wgmma; and for each mbarrier
+ * the bulk copies that it counts. Each stamps its accesses with a clock of its own: see shared.c.
+ */
+enum {
+	GROUP_AGENT = MAX_WARPS,
+	MBARRIER_AGENT = GROUP_AGENT + MAX_GROUPS,
+	MAX_AGENTS = MBARRIER_AGENT + MAX_MBARRIERS,
+};
+
+typedef struct Clock {
+	uint32_t known[MAX_AGENTS];     /* accesses of agent u stamped <= known[u] happened before */
+	uint32_t visible[MAX_WARPS];    /* and those stamped <= visible[u] are before a fence.proxy.async too */
+} Clock;
+
+/* One byte of shared memory is the same index in each array. */
 typedef struct SharedMemory {
 	uint8_t *bytes;
 	uint32_t size, capacity;
 	uint32_t *write_stamp;  /* 0: never written */
-	uint32_t *readers;      /* warps that read since the last write */
-	uint32_t *read_stamp;   /* [warp][byte]: of that warp's last read; valid where it is one of the readers */
-	uint8_t *writer;        /* warp, and WRITER_ATOMIC */
-	uint8_t *in_flight;     /* 1 + warp of a cp.async that has not been waited for; 0: none */
+	uint64_t *readers;      /* agents that read since the last write */
+	uint32_t *read_stamp;   /* [plane][byte]: of that agent's last read; valid where it is one of the readers */
+	uint32_t n_warps;
+	uint8_t *writer;        /* agent, and WRITER_ATOMIC */
+	uint8_t *in_flight;     /* 1 + warp of a cp.async that has not been waited for; 0: none; or MBARRIER_HERE */
+	uint16_t *held;         /* [chunk]: asynchronous reads that have not been waited for */
+	uint8_t *holder;        /* [chunk]: agent of the last of them */
+	uint32_t n_held;        /* sum of held */
 } SharedMemory;
+
+/* What an asynchronous read depends on: the latest write of each agent among the bytes, and where it is. */
+typedef struct AsyncRead { uint32_t latest[MAX_AGENTS], where[MAX_AGENTS]; } AsyncRead;
 
 typedef struct Frame { uint32_t pc, reconverge, mask; } Frame;
 
 typedef struct AsyncCopy {      /* one lane's cp.async, its source already read */
 	uint32_t to, group;
+	uint32_t stamp;         /* of the cp.async.mbarrier.arrive */
+	uint8_t mbarrier;       /* 1 + index of the one whose phase it completes with; 0: none */
 	uint8_t lane, bytes;
 	uint8_t data[16];
 } AsyncCopy;
 
+typedef struct BulkRead {       /* one lane's bulk copy from shared memory */
+	uint32_t address, bytes, group;
+	uint8_t lane;
+	const Inst *in;
+} BulkRead;
+
+typedef struct IssuedWgmma { const Inst *in; uint32_t group, number; } IssuedWgmma;
+
+enum { BUSY_SUM = 1, BUSY_SOURCE = 2 };         /* a register of an unfinished wgmma: of D, of A */
+
 typedef enum WarpState { WARP_READY, WARP_WAITING, WARP_DONE } WarpState;
+typedef enum WaitsFor { WAITS_FOR_BARRIER, WAITS_FOR_MBARRIER, WAITS_FOR_WGMMA, WAITS_FOR_REGISTERS } WaitsFor;
 
 struct Warp {
 	Cta *cta;
@@ -195,12 +240,21 @@ struct Warp {
 	Frame stack[MAX_FRAMES]; uint32_t depth;
 	uint32_t number;        /* in the CTA */
 	WarpState state;
-	uint32_t barrier;       /* that it waits for */
+	WaitsFor waits_for;
+	uint32_t barrier;       /* number of that one */
+	bool yields;            /* its turn ends */
+	uint32_t registers;     /* of a thread, where .maxnreg says how many there are at first */
 	const Inst *waiting_at;
 	uint64_t executed;
-	uint32_t known[MAX_WARPS];      /* accesses of warp u stamped <= known[u] happened before what this warp does now */
+	Clock clock;            /* what happened before what the warp does now */
 	AsyncCopy *copies;      size_t n_copies, cap_copies;
 	uint32_t group[LANES];  /* cp.async groups committed so far, by lane */
+	BulkRead *bulk;         size_t n_bulk, cap_bulk;
+	uint32_t bulk_group[LANES];     /* groups of bulk copies to global memory committed so far, by lane */
+	IssuedWgmma *wgmma;     size_t n_wgmma, cap_wgmma;      /* unfinished ones, in order */
+	uint32_t n_issued, wgmma_group; /* wgmma instructions and groups so far */
+	uint8_t *busy;          /* by slot; NULL where the kernel has no wgmma */
+	uint16_t busy_shape;    /* registers of the last one's D */
 	uint8_t *local;         /* [LANES][local_bytes] */
 	uint8_t *local_written;
 };
@@ -208,8 +262,26 @@ struct Warp {
 typedef struct Barrier {
 	uint32_t arrived, expected;     /* warps; expected 0: nobody is there */
 	uint32_t waiting;               /* warps to wake, as a mask */
-	uint32_t joined[MAX_WARPS];     /* what its participants knew on arrival */
+	bool any;                       /* of bar.red.or: some lane's predicate holds */
+	Clock joined;                   /* what its participants knew on arrival */
 } Barrier;
+
+typedef struct Mbarrier {
+	uint32_t address;       /* shared offset */
+	bool live;              /* between init and inval */
+	uint32_t expected, pending;     /* arrivals a phase, and those still to come */
+	int64_t tx;             /* bytes expected less bytes arrived, in this phase */
+	uint32_t first_phase, phase;    /* phases count on through init, as stamps do */
+	uint32_t init_warp, init_stamp;
+	const Inst *last;       /* that changed tx */
+	Clock arriving, completed;      /* of the phase that runs, and of the one before */
+} Mbarrier;
+
+typedef struct WgmmaOp WgmmaOp;
+typedef struct Warpgroup {
+	WgmmaOp *ops;           size_t n_ops, cap_ops;  /* issued by at least one warp and not finished */
+	uint32_t n_finished;
+} Warpgroup;
 
 struct Cta {
 	Sim *sim;
@@ -222,11 +294,15 @@ struct Cta {
 	uint8_t *params;
 	SharedMemory shared;
 	Barrier barriers[MAX_BARRIERS];
+	Mbarrier mbarriers[MAX_MBARRIERS]; uint32_t n_mbarriers;
+	Warpgroup groups[MAX_GROUPS];
+	uint32_t free_registers;        /* of a lane: what setmaxnreg.dec gave back */
 	uint32_t dynamic_shared;
 };
 
 #define NO_RECONVERGENCE UINT32_MAX
 #define WRITER_ATOMIC 0x80
+#define MBARRIER_HERE 0xff
 #define TAG_ATOMIC UINT32_C(0x80000000)   /* the last write was an atomic: not in conflict with other atomics */
 
 /* report.c: all set Sim.error; the bool ones return false. */
@@ -242,7 +318,6 @@ typedef enum AccessKind {
 	ACCESS_ORDERED,         /* atomic, or .relaxed and stronger: no conflict with others of its kind */
 	ACCESS_CONSTANT,        /* ld.global.nc */
 	ACCESS_COPY,            /* cp.async into shared memory: not there before it has been waited for */
-	ACCESS_ARRIVAL,         /* the end of such a copy */
 } AccessKind;
 bool global_read(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
 bool global_write(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
@@ -257,7 +332,42 @@ void shared_reset(SharedMemory *shared);
 bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes);
 bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes);
 bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind);
+/* The bytes of a cp.async arrive, stamped as given. */
+void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp);
+/*
+ * The async proxy. Reads: each piece, whole chunks, is surveyed; then what all pieces depend on is checked, and they are
+ * held until the read has been waited for. The release counts as agent's read at stamp.
+ */
+bool shared_survey(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AsyncRead *read);
+bool shared_check(Warp *w, const Inst *in, int lane, const AsyncRead *read);
+void shared_hold(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent);
+void shared_release(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp);
+/* A bulk copy that w issues and the mbarrier agent completes. */
+bool shared_bulk_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp);
+void clock_join(Clock *clock, const Clock *with);
+/* What the warp knows and did so far goes to clock; returns the stamp of what it did. */
+uint32_t clock_publish(Warp *w, Clock *clock);
 void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes);
+
+/* exec_bulk.c */
+/* The lane's copy reads these bytes of shared memory until its group has been waited for. */
+bool bulk_begin_read(Warp *w, const Inst *in, int l, uint32_t from, uint32_t bytes);
+bool bulk_done(Warp *w);                        /* at the end of a CTA */
+
+/* exec_wgmma.c */
+bool wgmma_watch(Warp *w, const Inst *in);      /* does an ordinary instruction leave registers of unfinished ones alone? */
+bool wgmma_done(Warp *w);                       /* at the end of a CTA */
+void wgmma_reset(Cta *cta);
+void wgmma_free(Cta *cta);
+
+/* mbarrier.c */
+/* The mbarrier that address operand number a of lane names; NULL after a report. */
+Mbarrier *mbarrier_at(Warp *w, const Inst *in, int lane, Slot slot, int a);
+uint32_t mbarrier_agent(const Cta *cta, const Mbarrier *m);
+bool mbarrier_complete_tx(Warp *w, const Inst *in, int lane, Mbarrier *m, int64_t bytes);
+void describe_mbarrier(const Mbarrier *m, char *buffer, size_t size);
+/* At the end of a CTA. */
+bool mbarriers_done(Cta *cta);
 
 /* ptx_parse.c, decode.c, cfg.c, cta.c: false after an error, which is in Sim.error */
 bool parse_module(SimModule *module);

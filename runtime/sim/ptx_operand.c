@@ -83,7 +83,6 @@ static void parse_address(Parser *p, Operand *operand)
 			parse_error(p, "an address register has 32 or 64 bits");
 		operand->value += parse_displacement(p);
 	}
-	parse_expect(p, "]");
 }
 
 static void use_label(Parser *p, Operand *operand, Name name)
@@ -153,6 +152,21 @@ static void parse_scalar(Parser *p, bool branch)
 		parse_number(p, operand);
 }
 
+/* The rest of {a, b}. */
+static void parse_list(Parser *p)
+{
+	size_t first = p->source.n_operands;
+	append(p, OPERAND_VECTOR);
+	while (!p->failed && !parse_at(p, '}')) {
+		parse_scalar(p, false);
+		if (!parse_at(p, '}'))
+			parse_expect(p, ",");
+	}
+	parse_expect(p, "}");
+	if (!p->failed)
+		p->source.operands[first].count = (uint32_t)(p->source.n_operands - first - 1);
+}
+
 Operand *parse_operand(Parser *p, bool branch)
 {
 	size_t first = p->source.n_operands;
@@ -160,16 +174,13 @@ Operand *parse_operand(Parser *p, bool branch)
 		Operand *operand = append(p, OPERAND_ADDRESS);
 		if (operand)
 			parse_address(p, operand);
-	} else if (parse_accept(p, "{")) {
-		append(p, OPERAND_VECTOR);
-		while (!p->failed && !parse_at(p, '}')) {
-			parse_scalar(p, false);
-			if (!parse_at(p, '}'))
-				parse_expect(p, ",");
+		if (parse_accept(p, ",")) {     /* coordinates of a tensor's box */
+			parse_expect(p, "{");
+			parse_list(p);
 		}
-		parse_expect(p, "}");
-		if (!p->failed)
-			p->source.operands[first].count = (uint32_t)(p->source.n_operands - first - 1);
+		parse_expect(p, "]");
+	} else if (parse_accept(p, "{")) {
+		parse_list(p);
 	} else {
 		parse_scalar(p, branch);
 		if (parse_accept(p, "|")) {

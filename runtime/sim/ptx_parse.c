@@ -277,6 +277,8 @@ static void parse_performance_directives(Parser *p)
 {
 	Kernel *k = p->kernel;
 	while (!p->failed && !parse_at(p, '{')) {
+		if (parse_accept(p, ".explicitcluster"))
+			continue;
 		Name name = parse_word(p);
 		uint64_t size[3] = { 1, 1, 1 };
 		bool has_size = p->lexer.token.kind == TOKEN_INT;
@@ -292,7 +294,12 @@ static void parse_performance_directives(Parser *p)
 		else if (names_equal(name, (Name){ ".reqntid", 8 }))
 			for (int i = 0; i < 3; i++)
 				k->required_threads[i] = (uint32_t)size[i];
-		else if (!names_equal(name, (Name){ ".minnctapersm", 13 }) && !names_equal(name, (Name){ ".maxnreg", 8 }))
+		else if (names_equal(name, (Name){ ".reqnctapercluster", 18 })) {
+			if (size[0] * size[1] * size[2] != 1)
+				parse_error(p, "a cluster of several CTAs: the simulator has none");
+		} else if (names_equal(name, (Name){ ".maxnreg", 8 }))
+			k->max_registers = (uint32_t)size[0];
+		else if (!names_equal(name, (Name){ ".minnctapersm", 13 }))
 			parse_error(p, "directive '%.*s' is not supported before a kernel's body", (int)name.length, name.text);
 	}
 }

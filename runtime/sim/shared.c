@@ -1,9 +1,10 @@
 /*
- * Shared memory and its races, by vector clocks. Cta.time counts barrier arrivals; every access is stamped with it.
- * Warp.known[u] is the latest stamp of warp u whose accesses happened before what the warp does now: a barrier's
- * participants give it what they know on arrival and take what all knew on release. Two accesses of a byte by different
- * warps, one of them a write, race when the earlier one is not known to the later one. Lanes of a warp are in order.
+ * Shared memory and its races, by vector clocks. Cta.time counts arrivals at barriers; a warp's accesses are stamped
+ * with it. Clock.known[u] is the latest stamp of agent u whose accesses happened before: those who arrive at a barrier
+ * give it what they know, and take what all knew when they have waited for it. Two accesses of a byte by different
+ * agents, one of them a write, race when the earlier one is not known to the later one. Lanes of a warp are in order.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "model.h"
@@ -11,15 +12,17 @@
 bool shared_memory_new(SharedMemory *shared, uint32_t bytes, uint32_t n_warps)
 {
 	size_t n = bytes + 16;
-	*shared = (SharedMemory){ .size = bytes };
+	*shared = (SharedMemory){ .size = bytes, .n_warps = n_warps };
 	shared->bytes = malloc(n);
 	shared->write_stamp = malloc(n * sizeof(uint32_t));
-	shared->read_stamp = malloc(n * n_warps * sizeof(uint32_t));
-	shared->readers = malloc(n * sizeof(uint32_t));
+	shared->read_stamp = malloc(n * (n_warps + (n_warps + 3) / 4) * sizeof(uint32_t));
+	shared->readers = malloc(n * sizeof(uint64_t));
 	shared->writer = malloc(n);
 	shared->in_flight = malloc(n);
+	shared->held = malloc((n / CHUNK_BYTES + 1) * sizeof(uint16_t));
+	shared->holder = malloc(n / CHUNK_BYTES + 1);
 	return shared->bytes && shared->write_stamp && shared->read_stamp && shared->readers && shared->writer
-		&& shared->in_flight;
+		&& shared->in_flight && shared->held && shared->holder;
 }
 
 void shared_free(SharedMemory *shared)
@@ -30,15 +33,25 @@ void shared_free(SharedMemory *shared)
 	free(shared->readers);
 	free(shared->writer);
 	free(shared->in_flight);
+	free(shared->held);
+	free(shared->holder);
 }
 
 void shared_reset(SharedMemory *shared)
 {
 	memset(shared->bytes, 0xCD, shared->size);
 	memset(shared->write_stamp, 0, shared->size * sizeof(uint32_t));
-	memset(shared->readers, 0, shared->size * sizeof(uint32_t));
+	memset(shared->readers, 0, shared->size * sizeof(uint64_t));
 	memset(shared->writer, 0, shared->size);
 	memset(shared->in_flight, 0, shared->size);
+	memset(shared->held, 0, (shared->size / CHUNK_BYTES + 1) * sizeof(uint16_t));
+	shared->n_held = 0;
+}
+
+static uint32_t *read_stamps(const SharedMemory *s, uint32_t agent)
+{
+	uint32_t plane = agent < GROUP_AGENT ? agent : s->n_warps + agent - GROUP_AGENT;
+	return s->read_stamp + (size_t)plane * s->size;
 }
 
 bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes)
@@ -47,19 +60,75 @@ bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t
 	if (address <= s->size && bytes <= s->size - address)
 		return true;
 	return report_at(w, in, lane, "shared memory out of bounds: %u bytes at offset %lld, the CTA has %u (%u static "
-		"and %u "
-		"dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
+		"and %u dynamic)", bytes, (long long)address, s->size, s->size - w->cta->dynamic_shared, w->cta->dynamic_shared);
+}
+
+void clock_join(Clock *clock, const Clock *with)
+{
+	for (int u = 0; u < MAX_AGENTS; u++)
+		clock->known[u] = with->known[u] > clock->known[u] ? with->known[u] : clock->known[u];
+	for (int u = 0; u < MAX_WARPS; u++)
+		clock->visible[u] = with->visible[u] > clock->visible[u] ? with->visible[u] : clock->visible[u];
+}
+
+uint32_t clock_publish(Warp *w, Clock *clock)
+{
+	clock_join(clock, &w->clock);
+	return clock->known[w->number] = w->cta->time++;
+}
+
+static const char *agent_name(const Cta *cta, uint32_t agent, char *buffer, size_t size)
+{
+	if (agent < GROUP_AGENT)
+		snprintf(buffer, size, "warp %u", agent);
+	else if (agent < MBARRIER_AGENT)
+		snprintf(buffer, size, "wgmma of warps %u to %u", 4 * (agent - GROUP_AGENT), 4 * (agent - GROUP_AGENT) + 3);
+	else
+		snprintf(buffer, size, "a bulk copy of the mbarrier at offset %u", cta->mbarriers[agent - MBARRIER_AGENT].address);
+	return buffer;
 }
 
 static bool race(Warp *w, const Inst *in, int lane, uint32_t address, const char *what, uint32_t other)
 {
-	return report_at(w, in, lane, "shared-memory race: warp %u %s warp %u, with no barrier between them: byte at "
-		"offset %u",
-		w->number, what, other, address);
+	char name[80];
+	return report_at(w, in, lane, "shared-memory race: warp %u %s %s, with no %s: byte at offset %u", w->number, what,
+		agent_name(w->cta, other, name, sizeof name),
+		other < GROUP_AGENT ? "barrier between them" : "wait for it", address);
+}
+
+/* The async proxy and ordinary accesses (the generic proxy) see each other's writes only across a fence. */
+static bool unfenced(Warp *w, const Inst *in, int lane, uint32_t address, const char *what, uint32_t writer)
+{
+	return report_at(w, in, lane, "the async proxy %s what warp %u wrote through the generic one (st, cp.async), with no "
+		"fence.proxy.async between them: byte at offset %u; the writer must execute it before the barrier", what, writer,
+		address);
+}
+
+static bool is_held(const SharedMemory *s, uint32_t address, uint32_t bytes)
+{
+	for (uint32_t c = address / CHUNK_BYTES; s->n_held && c <= (address + bytes - 1) / CHUNK_BYTES; c++)
+		if (s->held[c])
+			return true;
+	return false;
+}
+
+static bool overwrites(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
+{
+	const SharedMemory *s = &w->cta->shared;
+	uint32_t c = address / CHUNK_BYTES;
+	char name[80];
+	while (!s->held[c] && c < (address + bytes - 1) / CHUNK_BYTES)
+		c++;
+	return report_at(w, in, lane, "warp %u writes shared memory that is still being read by %s%s: bytes at offset %u; its "
+		"wait_group must come before", w->number, s->holder[c] < GROUP_AGENT ? "a bulk copy of " : "",
+		agent_name(w->cta, s->holder[c], name, sizeof name), c * CHUNK_BYTES);
 }
 
 static bool flying(Warp *w, const Inst *in, int lane, uint32_t address, const char *what)
 {
+	if (w->cta->shared.in_flight[address] == MBARRIER_HERE)
+		return report_at(w, in, lane, "%s shared memory that holds an mbarrier: byte at offset %u; only mbarrier "
+			"instructions may touch it before mbarrier.inval", what, address);
 	return report_at(w, in, lane, "%s shared memory with a cp.async in flight (issued by warp %u): byte at offset %u; "
 		"cp.async.wait_group and a barrier must come before", what, w->cta->shared.in_flight[address] - 1u, address);
 }
@@ -67,19 +136,24 @@ static bool flying(Warp *w, const Inst *in, int lane, uint32_t address, const ch
 static bool read_byte(Warp *w, const Inst *in, int lane, uint32_t i)
 {
 	SharedMemory *s = &w->cta->shared;
-	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC, me = 1u << w->number;
+	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC;
 	if (s->in_flight[i])
 		return flying(w, in, lane, i, "read of");
 	if (!s->write_stamp[i])
 		return report_at(w, in, lane, "read of shared memory that nothing wrote: byte at offset %u", i);
-	if (writer != w->number && s->write_stamp[i] > w->known[writer])
+	if (writer != w->number && s->write_stamp[i] > w->clock.known[writer])
 		return race(w, in, lane, i, "reads what was written by", writer);
-	s->readers[i] |= me;
-	s->read_stamp[(size_t)w->number * s->size + i] = w->cta->time;
+	s->readers[i] |= UINT64_C(1) << w->number;
+	read_stamps(s, w->number)[i] = w->cta->time;
 	return true;
 }
 
 static bool all_equal(const uint32_t *array, uint32_t n)
+{
+	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
+}
+
+static bool all_equal_masks(const uint64_t *array, uint32_t n)
 {
 	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
 }
@@ -92,7 +166,7 @@ static bool all_equal_bytes(const uint8_t *array, uint32_t n)
 /* Do the bytes share one history but for the stamps of their readers? They mostly do: then one check serves all. */
 static bool alike(const SharedMemory *s, uint32_t i, uint32_t n)
 {
-	return all_equal(s->write_stamp + i, n) && all_equal(s->readers + i, n) && all_equal_bytes(s->writer + i, n)
+	return all_equal(s->write_stamp + i, n) && all_equal_masks(s->readers + i, n) && all_equal_bytes(s->writer + i, n)
 		&& all_equal_bytes(s->in_flight + i, n);
 }
 
@@ -102,12 +176,20 @@ static void fill(uint32_t *array, uint32_t n, uint32_t value)
 		array[i] = value;
 }
 
+static void fill_masks(uint64_t *array, uint32_t n, uint64_t value)
+{
+	for (uint32_t i = 0; i < n; i++)
+		array[i] = value;
+}
+
 bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
 {
 	SharedMemory *s = &w->cta->shared;
-	uint32_t *stamp = s->read_stamp + (size_t)w->number * s->size + address, *readers = s->readers + address;
+	uint32_t *stamp = read_stamps(s, w->number) + address;
+	uint64_t *readers = s->readers + address;
 	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
-	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes) && all_equal(stamp, bytes))
+	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal_masks(readers, bytes)
+	    && all_equal(stamp, bytes))
 		return true;
 	if (!alike(s, address, bytes)) {
 		for (uint32_t i = address; i < address + bytes; i++)
@@ -117,15 +199,18 @@ bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t b
 	}
 	if (!read_byte(w, in, lane, address))
 		return false;
-	fill(readers, bytes, readers[0]);
+	fill_masks(readers, bytes, readers[0]);
 	fill(stamp, bytes, stamp[0]);
 	return true;
 }
 
-/* Bytes that are alike and that no other warp has read: one check serves all. */
+/* Bytes that are alike, and were read by the same agents at the same times: one check serves all. */
 static bool one_write_check(const Warp *w, const SharedMemory *s, uint32_t address, uint32_t bytes)
 {
-	return !(s->readers[address] & ~(1u << w->number)) && alike(s, address, bytes);
+	bool same = alike(s, address, bytes);
+	for (uint64_t rest = s->readers[address] & ~(UINT64_C(1) << w->number); same && rest; rest &= rest - 1)
+		same = all_equal(read_stamps(s, (uint32_t)__builtin_ctzll(rest)) + address, bytes);
+	return same;
 }
 
 static bool write_byte(Warp *w, const Inst *in, int lane, uint32_t i, AccessKind kind)
@@ -134,30 +219,122 @@ static bool write_byte(Warp *w, const Inst *in, int lane, uint32_t i, AccessKind
 	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC;
 	bool both_ordered = kind == ACCESS_ORDERED && s->writer[i] & WRITER_ATOMIC;
 	if (s->in_flight[i])
-		return flying(w, in, lane, i, kind == ACCESS_COPY ? "cp.async into" : "write to");
-	if (writer != w->number && s->write_stamp[i] > w->known[writer] && !both_ordered)
+		return flying(w, in, lane, i, kind == ACCESS_COPY ? "copy into" : "write to");
+	if (writer != w->number && s->write_stamp[i] > w->clock.known[writer] && !both_ordered)
 		return race(w, in, lane, i, "writes what was written by", writer);
-	for (uint32_t rest = s->readers[i] & ~(1u << w->number); rest; rest &= rest - 1) {
-		uint32_t u = (uint32_t)__builtin_ctz(rest);
-		if (s->read_stamp[(size_t)u * s->size + i] > w->known[u])
+	for (uint64_t rest = s->readers[i] & ~(UINT64_C(1) << w->number); rest; rest &= rest - 1) {
+		uint32_t u = (uint32_t)__builtin_ctzll(rest);
+		if (read_stamps(s, u)[i] > w->clock.known[u])
 			return race(w, in, lane, i, "writes what was read by", u);
 	}
 	return true;
 }
 
-/* ACCESS_COPY marks the bytes as in flight, ACCESS_ARRIVAL ends that. */
+static void set_writer(SharedMemory *s, uint32_t address, uint32_t bytes, uint8_t writer, uint32_t stamp)
+{
+	fill(s->write_stamp + address, bytes, stamp);
+	fill_masks(s->readers + address, bytes, 0);
+	memset(s->writer + address, writer, bytes);
+	memset(s->in_flight + address, 0, bytes);
+}
+
+void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp)
+{
+	set_writer(&w->cta->shared, address, bytes, (uint8_t)w->number, stamp);
+}
+
+/* ACCESS_COPY marks the bytes as in flight. */
 bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind)
 {
 	SharedMemory *s = &w->cta->shared;
 	uint8_t writer = (uint8_t)(w->number | (kind == ACCESS_ORDERED ? WRITER_ATOMIC : 0));
-	uint32_t to_check = kind == ACCESS_ARRIVAL ? 0 : one_write_check(w, s, address, bytes) ? 1 : bytes;
+	if (is_held(s, address, bytes))
+		return overwrites(w, in, lane, address, bytes);
+	uint32_t to_check = one_write_check(w, s, address, bytes) ? 1 : bytes;
 	for (uint32_t i = address; i < address + to_check; i++)
 		if (!write_byte(w, in, lane, i, kind))
 			return false;
-	fill(s->write_stamp + address, bytes, w->cta->time);
-	fill(s->readers + address, bytes, 0);
-	memset(s->writer + address, writer, bytes);
-	memset(s->in_flight + address, kind == ACCESS_COPY ? (int)w->number + 1 : 0, bytes);
+	set_writer(s, address, bytes, writer, w->cta->time);
+	if (kind == ACCESS_COPY)
+		memset(s->in_flight + address, (int)w->number + 1, bytes);
+	return true;
+}
+
+/* ---- the async proxy ---- */
+
+static bool survey_byte(Warp *w, const Inst *in, int lane, uint32_t i, AsyncRead *read)
+{
+	const SharedMemory *s = &w->cta->shared;
+	uint32_t writer = s->writer[i] & ~WRITER_ATOMIC;
+	if (s->in_flight[i])
+		return flying(w, in, lane, i, "read of");
+	if (!s->write_stamp[i])
+		return report_at(w, in, lane, "read of shared memory that nothing wrote: byte at offset %u", i);
+	if (s->write_stamp[i] > read->latest[writer]) {
+		read->latest[writer] = s->write_stamp[i];
+		read->where[writer] = i;
+	}
+	return true;
+}
+
+bool shared_survey(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AsyncRead *read)
+{
+	const SharedMemory *s = &w->cta->shared;
+	for (uint32_t at = address; at < address + bytes; at += CHUNK_BYTES) {
+		bool same = all_equal(s->write_stamp + at, CHUNK_BYTES) && all_equal_bytes(s->writer + at, CHUNK_BYTES)
+			&& all_equal_bytes(s->in_flight + at, CHUNK_BYTES);
+		for (uint32_t i = at; i < at + (same ? 1 : CHUNK_BYTES); i++)
+			if (!survey_byte(w, in, lane, i, read))
+				return false;
+	}
+	return true;
+}
+
+bool shared_check(Warp *w, const Inst *in, int lane, const AsyncRead *read)
+{
+	for (uint32_t u = 0; u < MAX_AGENTS; u++) {
+		if (u != w->number && read->latest[u] > w->clock.known[u])
+			return race(w, in, lane, read->where[u], "reads what was written by", u);
+		if (u < GROUP_AGENT && read->latest[u] > w->clock.visible[u])
+			return unfenced(w, in, lane, read->where[u], "reads", u);
+	}
+	return true;
+}
+
+void shared_hold(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent)
+{
+	for (uint32_t c = address / CHUNK_BYTES; c < (address + bytes) / CHUNK_BYTES; c++) {
+		s->held[c]++;
+		s->holder[c] = (uint8_t)agent;
+	}
+	s->n_held += bytes / CHUNK_BYTES;
+}
+
+void shared_release(SharedMemory *s, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp)
+{
+	for (uint32_t c = address / CHUNK_BYTES; c < (address + bytes) / CHUNK_BYTES; c++)
+		s->held[c]--;
+	s->n_held -= bytes / CHUNK_BYTES;
+	for (uint32_t i = address; i < address + bytes; i++)
+		s->readers[i] |= UINT64_C(1) << agent;
+	fill(read_stamps(s, agent) + address, bytes, stamp);
+}
+
+/* The copy's own writes need no fence after what the async proxy wrote; after ordinary ones they do. */
+bool shared_bulk_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, uint32_t agent, uint32_t stamp)
+{
+	SharedMemory *s = &w->cta->shared;
+	if (is_held(s, address, bytes))
+		return overwrites(w, in, lane, address, bytes);
+	for (uint32_t i = address; i < address + bytes;) {
+		uint32_t writer = s->writer[i] & ~WRITER_ATOMIC;
+		if (!write_byte(w, in, lane, i, ACCESS_COPY))
+			return false;
+		if (writer < GROUP_AGENT && s->write_stamp[i] > w->clock.visible[writer])
+			return unfenced(w, in, lane, i, "overwrites", writer);
+		i += i % CHUNK_BYTES == 0 && one_write_check(w, s, i, CHUNK_BYTES) ? CHUNK_BYTES : 1;
+	}
+	set_writer(s, address, bytes, (uint8_t)agent, stamp);
 	return true;
 }
 

@@ -15,6 +15,7 @@ static void module_free(SimModule *m)
 		free(m->kernels[i].params);
 		free(m->kernels[i].code);
 		free(m->kernels[i].constants);
+		free(m->kernels[i].lists);
 	}
 	for (uint32_t i = 0; i < m->n_files; i++)
 		free(m->files[i]);

@@ -35,6 +35,30 @@ int sim_copy_out(Sim *sim, void *to, const void *from, size_t bytes);
 int sim_launch(Sim *sim, SimModule *module, const char *entry, const uint32_t grid[3], const uint32_t block[3],
                uint32_t dynamic_shared_bytes, const void *const *params);
 
+/*
+ * What CUtensorMap is to the GPU: a kernel takes it by value, as .param .align 64 .b8 name[128]. sim_tensor_map fills it
+ * from what cuTensorMapEncodeTiled takes, by the same rules, without interleaving and with zeros outside of the tensor:
+ *   type       the number of a CUtensorMapDataType, 0 (uint8) to 9 (bfloat16)
+ *   sizes      [rank] elements, dimension 0 being contiguous
+ *   strides    [rank - 1] bytes, of dimension 1 on
+ *   box        [rank] elements of one copy
+ *   element_strides    [rank], all 1
+ *   swizzle    the number of a CUtensorMapSwizzle: 0 none, 1, 2, 3 for 32, 64, 128 bytes, which box[0] must fill
+ * Returns 0, or -1 (see sim_error).
+ */
+enum { SIM_TENSOR_RANK = 5 };
+typedef struct SimTensorMap {
+	_Alignas(64) uint64_t base;
+	uint64_t sizes[SIM_TENSOR_RANK];
+	uint64_t strides[SIM_TENSOR_RANK];     /* bytes; [0] is an element */
+	uint32_t box[SIM_TENSOR_RANK];
+	uint32_t mark;
+	uint8_t rank, element, span;           /* bytes of an element, and of the swizzle (16: none) */
+} SimTensorMap;
+_Static_assert(sizeof(SimTensorMap) == 128, "as large as a CUtensorMap");
+int sim_tensor_map(Sim *sim, SimTensorMap *map, int type, uint32_t rank, const void *base, const uint64_t *sizes,
+	const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int swizzle);
+
 /* The text of the last report: what happened, where (kernel, CTA, warp, lane, PTX line, source line from .loc where there
  * is one), the addresses, and what to look at. Valid until the next call. */
 const char *sim_error(const Sim *sim);

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "../../runtime/tda.h"
+#include "../../runtime/cuda.h"
 #include "fake_cuda.h"
 #include "fixture.h"
 
@@ -101,6 +101,23 @@ static void test_refusals(void)
 	tda_close(kernel);
 }
 
+static void test_maps(void)
+{
+	tda_kernel *kernel = open_kernel();
+	tda_forward_args args = good_arguments();
+	int maps = fake->maps;
+
+	set_current(0);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->maps == maps + 1, "%s", tda_error_message());
+	CHECK(fake->map_extent[0] == 64 && fake->map_extent[1] == 64 && fake->map_extent[2] == 1 && fake->map_extent[3] == 1,
+	      "extents");
+	CHECK(fake->map_stride[0] == 128 && fake->map_box[0] == 64 && fake->map_box[1] == 128 && fake->map_box[3] == 1 &&
+	      fake->map_swizzle == CUDA_MAP_SWIZZLE_128B, "stride, box, swizzle");
+	args.shape.k_len = 0;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->maps == maps + 1, "a map of a tensor without entries");
+	tda_close(kernel);
+}
+
 enum { THREADS = 8, CALLS = 200 };
 
 typedef struct Caller {
@@ -160,6 +177,7 @@ int main(void)
 	fake = get();
 	test_contexts();
 	test_refusals();
+	test_maps();
 	test_threads();
 	return fixture_result();
 }

@@ -230,3 +230,23 @@ EXPORT int cuEventDestroy_v2(CUevent event)
 	(void)event;
 	return forbidden();
 }
+
+EXPORT int cuTensorMapEncodeTiled(CUtensorMap *map, int type, unsigned dims, void *address, const unsigned long long *extent,
+                                  const unsigned long long *stride, const unsigned *box, const unsigned *element_stride,
+                                  int interleave, int swizzle, int promotion, int fill)
+{
+	(void)promotion;
+	if ((uintptr_t)map % 64 || type != CUDA_MAP_BFLOAT16 || dims != 4 || !address || interleave || fill)
+		return NOT_FOUND;
+	for (unsigned d = 0; d < dims; d++) {
+		if (element_stride[d] != 1 || (d < 3 && stride[d] % 16))
+			return NOT_FOUND;
+		state.map_extent[d] = extent[d];
+		state.map_box[d] = box[d];
+		if (d < 3)
+			state.map_stride[d] = stride[d];
+	}
+	state.map_swizzle = swizzle;
+	state.maps++;
+	return 0;
+}

@@ -17,6 +17,10 @@ typedef struct FakeCuda {
 	int shared_bytes;              /* the last cuFuncSetAttribute */
 	unsigned grid, block;          /* of the last launch */
 	void *stream;
+	atomic_int maps;               /* tensor maps that were made */
+	unsigned long long map_extent[4], map_stride[3];       /* of the last one */
+	unsigned map_box[4];
+	int map_swizzle;
 } FakeCuda;
 
 /* The library's one state. */

@@ -89,6 +89,7 @@ const char fixture_tda_kernels[] =
 	"//! arg ptr o\n"
 	"//! arg ptr buffer.rows\n"
 	"//! arg i32 ceil_div(q_len,64)\n"
+	"//! arg map k1 64 k_len 2*k1.row_stride kv_heads 2*k1.head_stride batch 2*k1.batch_stride 64 128\n"
 	"//! kernel backward backward_q 128 60000 batch*heads*ceil_div(q_len,64)\n"
 	"//! arg ptr do\n"
 	"//! arg ptr dq1\n"

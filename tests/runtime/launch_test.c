@@ -10,7 +10,7 @@
 
 typedef struct Record {
 	int count;
-	struct { int kernel; uint32_t grid; uint64_t args[16]; } launch[16];
+	struct { int kernel; uint32_t grid; uint64_t args[16]; TensorMap map; } launch[16];
 } Record;
 
 static tda_status record(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
@@ -25,6 +25,8 @@ static tda_status record(void *user, const Manifest *m, int kernel, uint32_t gri
 		memcpy(&narrow, args[a], sizeof(narrow));
 		if (m->kernels[kernel].args[a].type == ARG_I32)
 			r->launch[r->count].args[a] = (uint64_t)(int64_t)narrow;
+		else if (m->kernels[kernel].args[a].type == ARG_MAP)
+			memcpy(&r->launch[r->count].map, args[a], sizeof(TensorMap));
 		else
 			memcpy(&r->launch[r->count].args[a], args[a], sizeof(uint64_t));
 	}
@@ -92,6 +94,39 @@ static tda_backward_args good_backward(void)
 	return args;
 }
 
+static void test_map(const TensorMap *map, const tda_tensor *k)
+{
+	const uint64_t row = DIM * 2;
+
+	CHECK(map->address == (uintptr_t)k->data && map->box[0] == 64 && map->box[1] == 128, "a map's address and box");
+	CHECK(map->extent[0] == DIM && map->extent[1] == K_LEN && map->extent[2] == KV_HEADS && map->extent[3] == BATCH,
+	      "a map's extents");
+	CHECK(map->stride[0] == row && map->stride[1] == K_LEN * row && map->stride[2] == KV_HEADS * K_LEN * row,
+	      "a map's strides");
+}
+
+/* Strides of 0: of a head or a batch entry they make its dimension one entry wide; of a row, the map has it too. */
+static void test_broadcast_maps(void)
+{
+	tda_forward_args forward = good_forward();
+	const TensorMap *map;
+	Record r = {0};
+	Binding b;
+
+	forward.k[0].batch_stride = forward.k[0].row_stride = 0;
+	CHECK(validate_forward(kernel->manifest, &forward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_OK, "%s", tda_error_message());
+	map = &r.launch[1].map;
+	CHECK(map->extent[3] == 1 && map->extent[2] == KV_HEADS, "a batch stride of 0: %d entries", (int)map->extent[3]);
+	CHECK(map->extent[1] == K_LEN && map->stride[0] == 0, "a row stride of 0");
+	forward.k[0].batch_stride = (int64_t)1 << 39;
+	r.count = 0;
+	validate_forward(kernel->manifest, &forward, &b);
+	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_BAD_ARGUMENT && r.count == 0, "2^40 bytes");
+	CHECK_MESSAGE("argument 5 of kernel forward: the shape is too large: 2 entries, 1099511627776 bytes apart, are beyond "
+	              "what a tensor map can say (2^32 and 2^40)");
+}
+
 static void test_launches(void)
 {
 	tda_forward_args forward = good_forward();
@@ -110,6 +145,7 @@ static void test_launches(void)
 	CHECK(r.launch[0].args[5] == HEADS && r.launch[0].args[6] == Q_LEN && r.launch[0].args[7] == HEADS * Q_LEN * DIM &&
 	      r.launch[0].args[8] == DIM, "integers");
 	CHECK(r.launch[1].args[4] == 2, "a formula");
+	test_map(&r.launch[1].map, &forward.k[0]);
 
 	r.count = 0;
 	CHECK(validate_backward(kernel->manifest, &backward, &b) == TDA_OK, "%s", tda_error_message());
@@ -311,6 +347,7 @@ int main(void)
 	text = fixture_seal(lines, fixture_body);
 	if (CHECK(tda_open_memory(text, strlen(text), &kernel) == TDA_OK, "%s", tda_error_message())) {
 		test_launches();
+		test_broadcast_maps();
 		test_refusals();
 		test_interleaved();
 		test_grid_limit();

@@ -28,6 +28,7 @@ static void test_valid(void)
 		CHECK(m->param_count == 2 && m->params[1].max == 1 && m->params[0].shape == TDA_PER_HEAD, "parameters");
 		CHECK(m->buffer_count == 3 && m->buffers[2].kind == BUFFER_BACKWARD, "buffers");
 		CHECK(m->kernel_count == 5 && m->kernels[0].arg_count == 9 && m->kernels[4].conditional, "kernels");
+		CHECK(m->kernels[1].map_count == 1 && m->kernels[1].args[5].map->box_rows == 128, "a tensor map");
 		CHECK(m->kernels[1].shared == 50000 && m->kernels[1].block == 128, "a kernel");
 		CHECK(strcmp(pointer_text(m, m->kernels[4].when), "dparam.beta") == 0, "when");
 		CHECK(m->tolerance[PHASE_BACKWARD] == 0.01 && m->slack == 1e-6, "numbers");
@@ -66,6 +67,12 @@ static const struct { const char *from, *to, *message; } refusals[] = {
 	  "line 27 of the manifest: the kernel uses scratch of the other phase" DAMAGED },
 	{ "arg ptr q1", "arg ptr buffer.nothing", "line 27 of the manifest: no such tensor, parameter or buffer" DAMAGED },
 	{ "arg ptr q1", "arg f32 q1", "line 27 of the manifest: the argument's type is not known to this libtda" DAMAGED },
+	{ "arg map k1 64", "arg map k1 64 64", "line 42 of the manifest: there are too few or too many words" DAMAGED },
+	{ "arg map k1 64", "arg map dk1 64",
+	  "line 42 of the manifest: the kernel uses a tensor that its phase does not have" DAMAGED },
+	{ " 64 128\n", " 64 257\n", "line 42 of the manifest: a number is malformed or out of range" DAMAGED },
+	{ "k_len 2*k1.row_stride", "k1.row_stride 2*k1.row_stride",
+	  "line 42 of the manifest: the formula reads a variable that has no value there" DAMAGED },
 	{ "row_terms 128", "row_terms 2048", "line 26 of the manifest: a number is malformed or out of range" DAMAGED },
 	{ "sm_80", "gfx90", "line 3 of the manifest: the target is not sm_ and a number" DAMAGED },
 };

@@ -4,7 +4,7 @@
 #include <string.h>
 #include "testing.h"
 
-enum { MUTANTS = 1500, K = 32 };
+enum { MUTANTS = 1500, K = 32, ROW = 256, LARGEST = 4096 /* bytes of a parameter */ };
 
 /* True when the text loads; what loads is run too, whatever it now does. */
 static bool try_text(const char *text, size_t length)
@@ -26,6 +26,30 @@ static bool try_text(const char *text, size_t length)
 	} else {
 		check(sim_error(sim)[0] != 0, "a refused module without a text");
 	}
+	sim_free(sim);
+	return module != NULL;
+}
+
+/* The same with pipeline.ptx. */
+static bool try_pipeline(const char *text, size_t length)
+{
+	static union { SimTensorMap map; uint64_t number; uint8_t bytes[LARGEST]; } params[4];
+	const void *pointers[64];
+	const uint32_t grid[3] = { 1, 1, 1 }, block[3] = { 256, 1, 1 }, box[] = { 64, 64 }, ones[] = { 1, 1 };
+	const uint64_t sizes[] = { ROW / 2, 64 }, strides[] = { ROW };
+	Sim *sim = sim_new();
+	SimModule *module = sim_load(sim, text, length);
+	for (int i = 0; i < 64; i++)
+		pointers[i] = &params[i % 4];
+	for (int i = 0; i < 2 && module; i++) {
+		void *rows = sim_alloc(sim, 64 * ROW);
+		sim_fill(sim, rows, 0, 64 * ROW);
+		check(sim_tensor_map(sim, &params[i].map, 9, 2, rows, sizes, strides, box, ones, 3) == 0, "%s", sim_error(sim));
+	}
+	params[2].number = module ? (uint64_t)(uintptr_t)sim_alloc(sim, 64 * 64 * 4) : 0;
+	params[3].number = 2;
+	if (!module || sim_launch(sim, module, "product_bf16", grid, block, 32768, pointers) != 0)
+		check(sim_error(sim)[0] != 0, "a failure without a text");
 	sim_free(sim);
 	return module != NULL;
 }
@@ -62,12 +86,27 @@ static const char *const refused[] = {
 	"{{{{",
 };
 
+static void test_mutants(const char *text, size_t length, bool (*try)(const char *text, size_t length))
+{
+	char *copy = malloc(length + 1);
+	size_t loaded = 0;
+	for (int i = 0; i < MUTANTS; i++) {
+		memcpy(copy, text, length + 1);
+		mutate(copy, length);
+		loaded += try(copy, length);
+	}
+	printf("%zu of %d mutants loaded\n", loaded, MUTANTS);
+	check(loaded > 0 && loaded < MUTANTS, "mutants are all alike");
+	free(copy);
+}
+
 int main(void)
 {
-	size_t length, loaded = 0;
-	char *text = read_text(SOURCE_DIR "/matmul.ptx", &length);
-	if (!text) {
-		printf("matmul.ptx can't be read\n");
+	size_t length, pipeline_length;
+	char *text = read_text(SOURCE_DIR "/matmul.ptx", &length), *pipeline = read_text(SOURCE_DIR "/pipeline.ptx",
+		&pipeline_length);
+	if (!text || !pipeline) {
+		printf("matmul.ptx or pipeline.ptx can't be read\n");
 		return 1;
 	}
 	char *copy = malloc(length + 1);
@@ -79,13 +118,8 @@ int main(void)
 			check(!try_text(text, cut), "the first %zu of %zu bytes load", cut, length);
 		else
 			try_text(text, cut);
-	for (int i = 0; i < MUTANTS; i++) {
-		memcpy(copy, text, length + 1);
-		mutate(copy, length);
-		loaded += try_text(copy, length);
-	}
-	printf("%zu of %d mutants loaded\n", loaded, MUTANTS);
-	check(loaded > 0 && loaded < MUTANTS, "mutants are all alike");
+	test_mutants(text, length, try_text);
+	test_mutants(pipeline, pipeline_length, try_pipeline);
 	for (int i = 0; i < 200; i++) {
 		size_t n = random_bits() % 2000;
 		for (size_t k = 0; k < n && k < length; k++)
@@ -96,6 +130,7 @@ int main(void)
 	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
 		check(!try_text(refused[i], strlen(refused[i])), "this loads: %s", refused[i]);
 	free(copy);
+	free(pipeline);
 	free(text);
 	return tests_done();
 }

@@ -12,19 +12,6 @@ static float bf16_value(uint16_t bits) { uint32_t b = (uint32_t)bits << 16; floa
 
 static uint16_t random_bf16(void) { return (uint16_t)(0x3f00 | (random_bits() & 0x80ff)); }
 
-/* Replaces the first occurrence of old after skipping some; the text is modified in place, lengths must not grow. */
-static bool patch(char *text, const char *old, const char *with, int skip)
-{
-	char *at = strstr(text, old);
-	while (at && skip-- > 0)
-		at = strstr(at + 1, old);
-	if (!at)
-		return false;
-	memset(at, ' ', strlen(old));
-	memcpy(at, with, strlen(with));
-	return true;
-}
-
 typedef struct Run { Sim *sim; bool ok; double error; SimCounts counts; } Run;
 
 static Run run_matmul(const char *text, uint32_t shared)
@@ -77,7 +64,7 @@ static void test_matmul(const char *text)
 static void test_defect(const char *text, const char *old, const char *with, int skip, const char *report)
 {
 	char *copy = strdup(text);
-	check(patch(copy, old, with, skip), "'%s' is not in the kernel", old);
+	check(patch_text(copy, old, with, skip), "'%s' is not in the kernel", old);
 	Run r = run_matmul(copy, 6144);
 	check(!r.ok && strstr(sim_error(r.sim), report), "'%s' as '%s': \"%s\" is not in: %s", old, with, report,
 		r.ok ? "no report" : sim_error(r.sim));

@@ -32,6 +32,8 @@ E(div_u64, a / b) E(rem_u64, a % b) E(div_s64, b == UINT64_MAX ? 0 - a : (uint64
 E(min_u16, U16(a) < U16(b) ? a : b) E(min_s16, S16(a) < S16(b) ? a : b) E(max_s16, S16(a) > S16(b) ? a : b)
 E(min_u32, U32(a) < U32(b) ? a : b) E(min_s32, S32(a) < S32(b) ? a : b)
 E(max_u32, U32(a) > U32(b) ? a : b) E(max_s32, S32(a) > S32(b) ? a : b)
+E(min_relu, S32(a) < 0 || S32(b) < 0 ? 0 : S32(a) < S32(b) ? a : b)
+E(max_relu, S32(a) < 0 && S32(b) < 0 ? 0 : S32(a) > S32(b) ? a : b)
 E(min_u64, a < b ? a : b) E(min_s64, S64(a) < S64(b) ? a : b) E(max_u64, a > b ? a : b)
 	E(max_s64, S64(a) > S64(b) ? a : b)
 E(abs_s16, S16(a) < 0 ? -S16(a) : S16(a)) E(abs_s32, S32(a) < 0 ? 0 - a : a) E(abs_s64, S64(a) < 0 ? 0 - a : a)
@@ -131,6 +133,7 @@ static const Row rows[] = {
 	{ "rem.u64", "88", 8, rem_u64 }, { "div.s64", "88", 8, div_s64 }, { "min.u16", "22", 2, min_u16 },
 	{ "min.s16", "22", 2, min_s16 }, { "max.s16", "22", 2, max_s16 }, { "min.u32", "44", 4, min_u32 },
 	{ "min.s32", "44", 4, min_s32 }, { "max.u32", "44", 4, max_u32 }, { "max.s32", "44", 4, max_s32 },
+	{ "min.relu.s32", "44", 4, min_relu }, { "max.relu.s32", "44", 4, max_relu },
 	{ "min.u64", "88", 8, min_u64 }, { "min.s64", "88", 8, min_s64 }, { "max.u64", "88", 8, max_u64 },
 	{ "max.s64", "88", 8, max_s64 }, { "abs.s16", "2", 2, abs_s16 }, { "abs.s32", "4", 4, abs_s32 },
 	{ "abs.s64", "8", 8, abs_s64 }, { "neg.s16", "2", 2, neg }, { "neg.s32", "4", 4, neg }, { "neg.s64", "8", 8, neg },

@@ -27,6 +27,19 @@ int tests_done(void)
 	return failed != 0;
 }
 
+bool says(const char *error, const char *report)
+{
+	char part[200];
+	for (const char *at = report; *at;) {
+		size_t length = strcspn(at, "|");
+		snprintf(part, sizeof part, "%.*s", (int)length, at);
+		if (strstr(error, part))
+			return true;
+		at += length + (at[length] == '|');
+	}
+	return false;
+}
+
 uint32_t random_bits(void)
 {
 	static uint64_t state = 88172645463325252u;
@@ -42,7 +55,7 @@ char *kernel_text(const char *registers, const char *body)
 	char *text = malloc(size);
 	if (!text)
 		abort();
-	snprintf(text, size, ".version 8.0\n.target sm_80\n.address_size 64\n"
+	snprintf(text, size, ".version 8.0\n.target sm_90a\n.address_size 64\n"
 		".extern .shared .align 16 .b8 dynamic[];\n"
 		".visible .entry k(.param .u64 p_in, .param .u64 p_out)\n{\n"
 		".reg .b64 %%in, %%out;\n.reg .b32 %%t, %%cta, %%n;\n%s\n"
@@ -129,4 +142,16 @@ char *read_text(const char *path, size_t *length)
 		text[*length] = 0;
 	fclose(file);
 	return text;
+}
+
+bool patch_text(char *text, const char *old, const char *with, int skip)
+{
+	char *at = strstr(text, old);
+	while (at && skip-- > 0)
+		at = strstr(at + 1, old);
+	if (!at)
+		return false;
+	memset(at, ' ', strlen(old));
+	memcpy(at, with, strlen(with));
+	return true;
 }

@@ -10,6 +10,9 @@
 void check(bool ok, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int tests_done(void);           /* prints the sums; the exit status */
 
+/* Is part of report in error? It may be several parts separated by '|', of which one is enough. */
+bool says(const char *error, const char *report);
+
 uint32_t random_bits(void);     /* a fixed sequence */
 
 /* Wraps body in a kernel 'k' with the given registers and parameters in, out (.u64) that are loaded into %in, %out
@@ -26,5 +29,7 @@ bool run_text(Sim *sim, const char *text, uint32_t ctas, uint32_t threads, uint3
 bool run_op(const char *opcode, const char *widths, int out_bytes, const uint64_t *in, uint64_t *out, size_t cases);
 
 char *read_text(const char *path, size_t *length);      /* NULL when it can't be read */
+/* Replaces an occurrence of old, after skipping some, by what is no longer. False when there is none. */
+bool patch_text(char *text, const char *old, const char *with, int skip);
 
 #endif

@@ -96,21 +96,33 @@ static bool print_row(const HwCase *c, const Distance *d, const uint32_t *in, co
 	return d->beyond == 0;
 }
 
-static bool sim_run(const char *text, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,
-	uint32_t ctas,
-	char *error, size_t error_size)
+static bool encode(Sim *sim, SimTensorMap *map, const HwBox *box, void *base)
+{
+	const uint32_t ones[MAP_RANK] = { 1, 1, 1 };
+	uint64_t sizes[MAP_RANK], strides[MAP_RANK - 1];
+	for (unsigned d = 0; box && d < box->rank; d++)
+		sizes[d] = box->sizes[d];
+	for (unsigned d = 0; box && d + 1 < box->rank; d++)
+		strides[d] = box->strides[d];
+	return !box || box->rank == 0 || sim_tensor_map(sim, map, box->type, box->rank, base, sizes, strides, box->box, ones,
+		box->swizzle) == 0;
+}
+
+static bool sim_run(const char *text, const HwBox *box, const uint32_t *in, size_t in_bytes, uint32_t *out, size_t out_bytes,
+	uint32_t ctas, uint32_t threads, char *error, size_t error_size)
 {
 	Sim *sim = sim_new();
 	void *from = sim ? sim_alloc(sim, in_bytes) : NULL, *to = sim ? sim_alloc(sim, out_bytes) : NULL;
-	const void *params[] = { &from, &to };
-	const uint32_t grid[3] = { ctas, 1, 1 }, block[3] = { BLOCK, 1, 1 };
+	SimTensorMap map = { 0 };
+	const void *params[] = { &from, &to, &map };
+	const uint32_t grid[3] = { ctas, 1, 1 }, block[3] = { threads, 1, 1 };
 	if (!from || !to) {
 		snprintf(error, error_size, "out of memory");
 		sim_free(sim);
 		return false;
 	}
 	sim_copy_in(sim, from, in, in_bytes);
-	SimModule *module = sim_load(sim, text, strlen(text));
+	SimModule *module = encode(sim, &map, box, from) ? sim_load(sim, text, strlen(text)) : NULL;
 	bool ok = module && sim_launch(sim, module, "k", grid, block, 0, params) == 0
 		&& sim_copy_out(sim, out, to, out_bytes) == 0;
 	if (!ok)
@@ -135,29 +147,31 @@ static bool read_words(FILE *file, uint32_t *words, size_t n)
 
 enum Mode { MODE_GPU, MODE_SIM, MODE_COMPARE };
 
-/* One case; file is the record to write (MODE_GPU, may be NULL) or to read. */
-static bool run_case(const HwCase *c, enum Mode mode, FILE *file)
+/* One case, c or hopper's; file is the record to write (MODE_GPU, may be NULL) or to read. */
+static bool run_case(const HwCase *c, const HopperCase *hopper, enum Mode mode, FILE *file)
 {
-	uint32_t ctas = mode == MODE_COMPARE ? 1 : CTAS;
-	size_t threads = (size_t)ctas * BLOCK, n_in = strlen(c->inputs), n_out = (size_t)c->n_out;
+	uint32_t ctas = mode == MODE_COMPARE ? 1 : CTAS, block = hopper ? GROUP : BLOCK;
+	const HwBox *box = hopper ? &hopper->box : NULL;
+	size_t threads = (size_t)ctas * block, n_in = strlen(c->inputs), n_out = (size_t)c->n_out;
 	uint32_t *in = calloc(threads * (n_in + 2 * n_out), sizeof *in), *got = in + threads * n_in,
 		*want = got + threads * n_out;
-	char *text = hw_text(c), error[4096], name[80] = "";
+	char *text = hopper ? hopper_text(hopper) : hw_text(c), error[4096], name[80] = "";
 	const char *gpu_error = "";
 	bool ok = in && text;
 	for (size_t i = 0; ok && mode != MODE_COMPARE && i < threads * n_in; i++)
-		in[i] = hw_input(c->inputs[i % n_in], (uint32_t)(i / n_in) % BLOCK);
+		in[i] = hw_input(c->inputs[i % n_in], (uint32_t)(i / n_in) % block);
 	if (mode == MODE_COMPARE) {
 		ok = ok && fscanf(file, " case %79[^\n]", name) == 1 && strcmp(name, c->name) == 0
 			&& read_words(file, in, threads * n_in) && read_words(file, want, threads * n_out);
 		if (!ok)
 			printf("%-32s the record does not hold this case here: record it again\n", c->name);
 	}
-	if (ok && !sim_run(text, in, threads * n_in * 4, got, threads * n_out * 4, ctas, error, sizeof error)) {
+	if (ok && !sim_run(text, box, in, threads * n_in * 4, got, threads * n_out * 4, ctas, block, error, sizeof error)) {
 		printf("%-32s simulator: %s\n", c->name, error);
 		ok = false;
 	}
-	if (ok && mode == MODE_GPU && !gpu_run(text, in, threads * n_in * 4, want, threads * n_out * 4, ctas, &gpu_error)) {
+	if (ok && mode == MODE_GPU && !gpu_run(text, box, in, threads * n_in * 4, want, threads * n_out * 4, ctas, block,
+	    &gpu_error)) {
 		printf("%-32s GPU: %s\n", c->name, gpu_error);
 		ok = false;
 	}
@@ -166,8 +180,8 @@ static bool run_case(const HwCase *c, enum Mode mode, FILE *file)
 		ok = print_row(c, &d, in, got, want);
 		if (mode == MODE_GPU && file) {
 			fprintf(file, "case %s\n", c->name);
-			record_words(file, in, BLOCK * n_in);
-			record_words(file, want, BLOCK * n_out);
+			record_words(file, in, block * n_in);
+			record_words(file, want, block * n_out);
 		}
 	}
 	free(text);
@@ -175,9 +189,20 @@ static bool run_case(const HwCase *c, enum Mode mode, FILE *file)
 	return ok;
 }
 
+static bool at_end(FILE *file)
+{
+	int c = fgetc(file);
+	while (c == '\n' || c == ' ')
+		c = fgetc(file);
+	if (c != EOF)
+		ungetc(c, file);
+	return c == EOF;
+}
+
 int main(int argc, char **argv)
 {
 	char gpu[256] = "";
+	bool has_sm_90a = true;
 	bool recording = argc == 3 && strcmp(argv[1], "--record") == 0, comparing = argc == 3
 		&& strcmp(argv[1], "--compare") == 0;
 	enum Mode mode = argc == 2 && strcmp(argv[1], "--sim") == 0 ? MODE_SIM : comparing ? MODE_COMPARE : MODE_GPU;
@@ -185,7 +210,7 @@ int main(int argc, char **argv)
 		printf("usage: sim_hw [--sim | --record FILE | --compare FILE]\n");
 		return 2;
 	}
-	GpuState state = mode == MODE_GPU ? gpu_open(gpu, sizeof gpu) : GPU_READY;
+	GpuState state = mode == MODE_GPU ? gpu_open(gpu, sizeof gpu, &has_sm_90a) : GPU_READY;
 	if (state != GPU_READY) {
 		printf("%s: %s\n", state == GPU_NONE ? "no GPU" : "the GPU failed", tda_error_message());
 		return state == GPU_NONE ? 2 : 1;
@@ -198,15 +223,21 @@ int main(int argc, char **argv)
 	if (mode != MODE_SIM)
 		printf("%s\n%-32s %8s %8s %9s %9s\n", mode == MODE_GPU ? gpu : "recorded", "case", "words", "exact", "max ulp",
 			"relative");
-	size_t passed = 0;
+	size_t passed = 0, n = hw_n_cases;
 	for (size_t i = 0; i < hw_n_cases; i++)
-		passed += run_case(&hw_cases[i], mode, file);
+		passed += run_case(&hw_cases[i], NULL, mode, file);
+	/* A record of another GPU ends here. */
+	has_sm_90a = has_sm_90a && !(mode == MODE_COMPARE && at_end(file));
+	for (size_t i = 0; has_sm_90a && i < hopper_n_cases; i++, n++)
+		passed += run_case(&hopper_cases[i].base, &hopper_cases[i], mode, file);
+	if (!has_sm_90a)
+		printf("the cases of sm_90a need such a GPU, or a record of one\n");
 	if (file && fclose(file) != 0) {
 		printf("%s can't be written\n", argv[2]);
 		return 2;
 	}
 	if (mode == MODE_GPU)
 		gpu_close();
-	printf("%zu passed, %zu failed\n", passed, hw_n_cases - passed);
-	return passed != hw_n_cases;
+	printf("%zu passed, %zu failed\n", passed, n - passed);
+	return passed != n;
 }

@@ -1,0 +1,276 @@
+/*
+ * How matrices reach shared memory with ENGINE_WGMMA: bulk copies of boxes through tensor maps, barriers that count their
+ * bytes, and rings that a producer fills.
+ *
+ * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and one
+ * that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the n-th use
+ * of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a barrier
+ * answers to parity 1 before its first phase is over.
+ */
+#include "tile.h"
+#include "tile_parts.h"
+
+enum { BARRIER_BYTES = 8 };
+
+void barrier_init(Kernel *k, Val barrier, int arrivals)
+{
+	Val count = val_i32(k->b, arrivals);
+	ir_op(k->b, "nvvm.mbarrier.init", NULL, IR_TYPE_COUNT, 2, (Val[]){ barrier, count });
+}
+
+static const char in_this_cta[] = "relaxed = false, scope = #nvvm.mem_scope<cta>";
+
+void barrier_expect(Kernel *k, Val barrier, int bytes)
+{
+	Val count = val_i32(k->b, bytes);
+	ir_op(k->b, "nvvm.mbarrier.arrive.expect_tx", in_this_cta, IR_I64, 2, (Val[]){ barrier, count });
+}
+
+void barrier_arrive(Kernel *k, Val barrier)
+{
+	ir_op(k->b, "nvvm.mbarrier.arrive", in_this_cta, IR_I64, 1, &barrier);
+}
+
+void barrier_wait(Kernel *k, Val barrier, Val parity)
+{
+	for (Until u = until_begin(k->b); until_next(&u);)
+		u.done = ir_op(k->b, "nvvm.mbarrier.try_wait", in_this_cta, IR_I1, 2, (Val[]){ barrier, parity });
+}
+
+int box_bytes(Box box)
+{
+	return shared_bytes(box.to);
+}
+
+static Val cluster_address(Kernel *k, Val shared)
+{
+	return ir_op(k->b, "llvm.addrspacecast", NULL, IR_CLUSTER, 1, &shared);
+}
+
+/* A dimension of stride 0 is one entry wide in the tensor map, so that every index means that entry. */
+static Val map_coordinate(Kernel *k, const Matrix *m, Val index, const char *stride)
+{
+	return m->broadcast ? val_mul(k->b, index, kernel_i32(k, "min(1,%s.%s)", m->broadcast, stride)) : index;
+}
+
+void box_fetch(Kernel *k, Box box, Val barrier)
+{
+	static const char attrs[] = "isCTAOnly = false, mode = #nvvm.tma_load_mode<tile>, "
+	                            "operandSegmentSizes = array<i32: 1, 1, 4, 1, 0, 0, 0, 0>";
+	Builder *b = k->b;
+	Val map = kernel_map(k, "%s %d %d", box.from.map, box.to.panel_cols, box.to.rows);
+	Val head = map_coordinate(k, &box.from, box.from.head, "head_stride");
+	Val batch = map_coordinate(k, &box.from, box.from.batch, "batch_stride");
+	for (int p = 0; p < shared_panels(box.to); p++) {
+		Val panel = val_offset_const(b, box.to.base, (int64_t)p * shared_panel_bytes(box.to));
+		Val to = cluster_address(k, panel);
+		Val column = val_i32(b, p * box.to.panel_cols);
+		ir_op(b, "nvvm.cp.async.bulk.tensor.shared.cluster.global", attrs, IR_TYPE_COUNT, 7,
+		      (Val[]){ to, map, column, box.first, head, batch, barrier });
+	}
+}
+
+void terms_fetch(Kernel *k, Val to, Val from, int count, Val barrier)
+{
+	Val target = cluster_address(k, to);
+	Val bytes = val_i32(k->b, count * 4);
+	ir_op(k->b, "nvvm.cp.async.bulk.shared.cluster.global", "operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0>",
+	      IR_TYPE_COUNT, 4, (Val[]){ target, from, barrier, bytes });
+}
+
+/* ---- rings ---- */
+
+static Shared stream_shape(Ring *ring, int stream)
+{
+	return shared_at(ring->k, ring->base, ring->tile_rows, ring->streams[stream].matrix.cols);
+}
+
+void ring_boxes_layout(Ring *ring)
+{
+	Kernel *k = ring->k;
+	int term_bytes = ring->tile_rows * 4;
+	shared_align(k);
+	ring->base = val_offset_const(k->b, k->shared, k->shared_bytes);
+	ring->slot_bytes = 0;
+	for (int i = 0; i < ring->count; i++) {
+		ring->data_at[i] = ring->slot_bytes;
+		ring->slot_bytes += shared_bytes(stream_shape(ring, i));
+	}
+	for (int i = 0; i < ring->count; i++) {
+		ring->terms_at[i] = ring->slot_bytes;
+		ring->slot_bytes += ring->streams[i].term_count * term_bytes;
+	}
+	ring->slot_bytes = (ring->slot_bytes + SWIZZLE_BYTES - 1) / SWIZZLE_BYTES * SWIZZLE_BYTES;
+	k->shared_bytes += ring->slots * ring->slot_bytes;
+	ring->barriers = val_offset_const(k->b, k->shared, k->shared_bytes);
+	k->shared_bytes += (ring->slots * (ring->count + 1) + 1) * BARRIER_BYTES;
+}
+
+/* The barrier of a stream's tile; for stream `count` the one of a free slot. */
+static Val slot_barrier(Ring *ring, Val slot, int stream)
+{
+	Builder *b = ring->k->b;
+	Val bytes = val_mul_i32(b, slot, (ring->count + 1) * BARRIER_BYTES);
+	Val first = val_offset(b, ring->barriers, bytes);
+	return val_offset_const(b, first, stream * BARRIER_BYTES);
+}
+
+static Val resident_barrier(Ring *ring)
+{
+	return val_offset_const(ring->k->b, ring->barriers, ring->slots * (ring->count + 1) * BARRIER_BYTES);
+}
+
+static RingTile slot_tile(Ring *ring, Val slot, int stream)
+{
+	Builder *b = ring->k->b;
+	Val base = val_offset(b, ring->base, val_mul_i32(b, slot, ring->slot_bytes));
+	RingTile tile = { .data = stream_shape(ring, stream) };
+	tile.data.base = val_offset_const(b, base, ring->data_at[stream]);
+	for (int i = 0; i < ring->streams[stream].term_count; i++)
+		tile.terms[i] = val_offset_const(b, base, ring->terms_at[stream] + i * ring->tile_rows * 4);
+	return tile;
+}
+
+static void next_slot(Ring *ring, Val *slot, Val *parity)
+{
+	Builder *b = ring->k->b;
+	Val next = val_add_i32(b, *slot, 1);
+	Val past = val_compare(b, IR_EQ, next, val_i32(b, ring->slots));
+	Val other = ir_op(b, "arith.xori", NULL, IR_I32, 2, (Val[]){ *parity, val_i32(b, 1) });
+	*slot = val_select(b, past, val_i32(b, 0), next);
+	*parity = val_select(b, past, other, *parity);
+}
+
+static void init_barriers(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Val first = val_compare(b, IR_EQ, k->thread, val_i32(b, 0));
+	for (If f = if_begin(b, first, NULL, 0); if_next(&f);) {
+		barrier_init(k, resident_barrier(ring), 1);
+		for (int s = 0; s < ring->slots; s++) {
+			Val slot = val_i32(b, s);
+			for (int i = 0; i < ring->count; i++)
+				barrier_init(k, slot_barrier(ring, slot, i), 1);
+			barrier_init(k, slot_barrier(ring, slot, ring->count), k->launch->warps);
+		}
+		ir_op(b, "nvvm.fence.mbarrier.init", NULL, IR_TYPE_COUNT, 0, NULL);
+		ir_op(b, "nvvm.fence.proxy", "kind = #nvvm.proxy_kind<async.shared>, space = #nvvm.shared_space<cta>",
+		      IR_TYPE_COUNT, 0, NULL);
+	}
+	kernel_barrier(k);
+}
+
+static void fetch_residents(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Val barrier = resident_barrier(ring);
+	int bytes = 0;
+	for (int i = 0; i < k->resident_count; i++)
+		bytes += box_bytes(k->residents[i]);
+	barrier_expect(k, barrier, bytes);
+	for (int i = 0; i < k->resident_count; i++)
+		box_fetch(k, k->residents[i], barrier);
+}
+
+/* Blocks of terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
+static void fetch_terms(Ring *ring, Val to, Val terms, const Box *box, Val barrier)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	int rows = ring->tile_rows < PLAN_TERM_ROWS ? ring->tile_rows : PLAN_TERM_ROWS;
+	for (int r = 0; r < ring->tile_rows; r += rows) {
+		Val first = val_add_i32(b, box->first, r);
+		if (r > 0) {
+			Val last = val_div_i32(b, val_add_i32(b, box->from.rows, -1), PLAN_TERM_ROWS);
+			first = val_min(b, first, val_mul_i32(b, last, PLAN_TERM_ROWS));
+		}
+		Val from = val_offset(b, terms, val_mul_i32(b, first, 4));
+		terms_fetch(k, val_offset_const(b, to, 4 * r), from, rows, barrier);
+	}
+}
+
+static void fetch_tile(Ring *ring, int i)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	const Stream *stream = &ring->streams[i];
+	Val barrier = slot_barrier(ring, ring->write_slot, i);
+	RingTile tile = slot_tile(ring, ring->write_slot, i);
+	Box box = { tile.data, stream->matrix, val_mul_i32(b, ring->write_tile, ring->tile_rows) };
+	if (!val_is_null(stream->group_stride))
+		box.from.head = val_add(b, box.from.head, ring->write_group);
+	barrier_expect(k, barrier, box_bytes(box) + stream->term_count * ring->tile_rows * 4);
+	box_fetch(k, box, barrier);
+	for (int t = 0; t < stream->term_count; t++) {
+		Val terms = ring_group_base(ring, stream->terms[t], ring->write_group, stream->terms_group_stride);
+		fetch_terms(ring, tile.terms[t], terms, &box, barrier);
+	}
+}
+
+/* What the producer's one thread does: everything that the walk will read, in order, as slots become free. */
+static void produce(Ring *ring, Val rounds)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	fetch_residents(ring);
+	Val one = val_i32(b, 1);
+	Val *carry[] = { &ring->write_slot, &ring->write_parity, &ring->write_tile, &ring->write_group };
+	ring->write_parity = one;
+	for (Loop l = loop_begin(b, val_i32(b, 0), rounds, 1, carry, 4); loop_next(&l);) {
+		barrier_wait(k, slot_barrier(ring, ring->write_slot, ring->count), ring->write_parity);
+		for (int i = 0; i < ring->count; i++)
+			fetch_tile(ring, i);
+		next_slot(ring, &ring->write_slot, &ring->write_parity);
+		ring_advance(ring, &ring->write_tile, &ring->write_group);
+	}
+}
+
+void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	int first_thread = k->launch->warps * WARP;
+	init_barriers(ring);
+	Val fetches = val_compare(b, IR_GE, k->thread, val_i32(b, first_thread));
+	for (If f = if_begin(b, fetches, NULL, 0); if_next(&f);) {
+		ir_op(b, "nvvm.setmaxregister", arena_printf(b->arena, "action = #nvvm<action decrease>, regCount = %d : i32",
+		                                             k->launch->producer_registers), IR_TYPE_COUNT, 0, NULL);
+		Val chosen = val_compare(b, IR_EQ, k->thread, val_i32(b, first_thread));
+		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);)
+			produce(ring, rounds);
+	}
+	kernel_split(k);
+	ring->read_parity = val_i32(b, 0);
+	barrier_wait(k, resident_barrier(ring), ring->read_parity);
+	ring_loop(ring, rounds, carry, carry_count);
+}
+
+bool ring_boxes_round(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	if (ring->loop.entered && !b->failed) {
+		mma_wait(k);
+		Val all = val_i32(b, -1);
+		ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
+		Val first = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+		for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
+			barrier_arrive(k, slot_barrier(ring, ring->read_slot, ring->count));
+		next_slot(ring, &ring->read_slot, &ring->read_parity);
+		ring_advance(ring, &ring->read_tile, &ring->read_group);
+	}
+	return loop_next(&ring->loop);
+}
+
+RingTile ring_boxes_next(Ring *ring)
+{
+	int stream = ring->read_step++ % ring->count;
+	barrier_wait(ring->k, slot_barrier(ring, ring->read_slot, stream), ring->read_parity);
+	return slot_tile(ring, ring->read_slot, stream);
+}
+
+RingTile ring_boxes_back(Ring *ring, int back)
+{
+	return slot_tile(ring, ring->read_slot, (ring->read_step - 1 - back) % ring->count);
+}
