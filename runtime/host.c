@@ -1,4 +1,4 @@
-/* tda_reference_forward and tda_reference_backward: tensors of the host, unpacked into f64 for the reference and packed again. */
+/* tda_reference_forward and tda_reference_backward: tensors of the host, unpacked into f64. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -318,7 +318,8 @@ static tda_status add_forward(Regions *regions, const Manifest *m, const tda_for
 	return add_tensors(regions, m, TENSOR_O, &args->o, 1, outputs, true, b);
 }
 
-static tda_status add_backward(Regions *regions, const Manifest *m, const tda_backward_args *args, int64_t *sizes, Binding *b)
+static tda_status add_backward(Regions *regions, const Manifest *m, const tda_backward_args *args, int64_t *sizes,
+                               Binding *b)
 {
 	const tda_shape *shape = &args->shape;
 	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };

@@ -34,8 +34,8 @@ static Kernel open(const char *path)
 	return Kernel(kernel);
 }
 
-/* [batch, heads, length, dim] of float32, packed. A vector's memory begins at a multiple of 16 bytes, as libtda wants it, and
- * stays where it is when the tensor is moved. */
+/* [batch, heads, length, dim] of float32, packed. A vector's memory begins at a multiple of 16 bytes, as libtda wants it,
+ * and stays where it is when the tensor is moved. */
 struct Tensor {
 	std::vector<float> values;
 	tda_tensor arg;

@@ -62,8 +62,8 @@ def test_numpy():
     got = run(tda.program("tda_layers", head_dim=16, dtype="f32"), x)
     np.savez(f"{scratch.name}/in.npz", **x)
     subprocess.run([TDAGEN, "run", f"{ROOT}/dsl/specs/tda_layers.lua", "--set", "head_dim=16", "--set", "dtype=f32", "--in",
-                    f"{scratch.name}/in.npz", "--out", f"{scratch.name}/out", "--backward", "--layer", str(LAYER), "--device",
-                    "reference"], check=True, capture_output=True)
+                    f"{scratch.name}/in.npz", "--out", f"{scratch.name}/out", "--backward", "--layer", str(LAYER),
+                    "--device", "reference"], check=True, capture_output=True)
     wanted = {path.stem: np.load(path) for path in pathlib.Path(scratch.name, "out").iterdir()}
     expect(set(got) == set(wanted), f"results {sorted(got)}")
     for name, array in wanted.items():
@@ -98,14 +98,19 @@ def test_dtypes():
     x = arrays()
     wide = run(tda.program("tda_layers", head_dim=16, dtype="f32"), x)
     tensors = ("q1", "q2", "k1", "k2", "v", "do")
-    half = run(tda.program("tda_layers", head_dim=16, dtype="f16"), {n: a.astype("f2") if n in tensors else a for n, a in x.items()})
+
+    def narrow(dtype, convert):
+        program = tda.program("tda_layers", head_dim=16, dtype=dtype)
+        return run(program, {name: convert(a) if name in tensors else a for name, a in x.items()})
+
+    half = narrow("f16", lambda a: a.astype("f2"))
     expect(half["o"].dtype == np.float16 and half["dbeta"].dtype == np.float32, "dtypes of f16")
     expect(np.linalg.norm(half["o"] - wide["o"]) < 2e-2 * np.linalg.norm(wide["o"]), "f16 is like f32")
 
     def bfloat(a):
         return np.ascontiguousarray((np.ascontiguousarray(a).view("u4") >> 16).astype("u2")).view("V2")
 
-    short = run(tda.program("tda_layers", head_dim=16, dtype="bf16"), {n: bfloat(a) if n in tensors else a for n, a in x.items()})
+    short = narrow("bf16", bfloat)
     bits = np.asarray(short["o"]).view("u2").astype("u4") << 16
     expect(np.linalg.norm(bits.view("f4") - wide["o"]) < 5e-2 * np.linalg.norm(wide["o"]), "bf16 is like f32")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""package.py ROOT TDAGEN LIBRARY: compiling specs through the cache, and installing the package. Needs nothing but Python."""
+"""package.py ROOT TDAGEN LIBRARY: compiling specs through the cache, and installing the package. Needs Python alone."""
 import os
 import pathlib
 import stat
@@ -17,8 +17,8 @@ import tda  # noqa: E402
 from tda import _cache, _program  # noqa: E402
 from testing import expect, run_tests  # noqa: E402
 
-SPEC = 'return attention { name = "one", head_dim = option("head_dim", 8), threshold = function(c) return option("t", 0.5) end,\n' \
-       '  weight = function(s, tau) return relu(s - tau) end }'
+SPEC = """return attention { name = "one", head_dim = option("head_dim", 8),
+  threshold = function(c) return option("t", 0.5) end, weight = function(s, tau) return relu(s - tau) end }"""
 
 
 def stems():
@@ -28,6 +28,11 @@ def stems():
 def python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python", **environment})
+
+
+def command(word):
+    """python -m tda WORD"""
+    return python(f"import runpy, sys; sys.argv = ['tda', {word!r}]; runpy.run_module('tda', run_name='__main__')")
 
 
 def without_compiler(call):
@@ -56,7 +61,8 @@ def test_keys():
               _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}, "sm_80")]
     keys = {first[1], *(key for _, key in others)}
     expect(len(keys) == 4 and stems() == keys, f"keys {keys}")
-    expect(without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25})) == first, "a warm start compiles nothing")
+    again = without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}))
+    expect(again == first, "a warm start compiles nothing")
     program = tda.program(SPEC, head_dim=16, t=0.25)
     expect(program.head_dim == 16 and _program.find(first[1]) is program, "the program by its key")
     clone = pathlib.Path(scratch.name, "clone")
@@ -72,8 +78,9 @@ def test_damage():
     ptx, key = _cache.compiled(SPEC, {"t": 0.75})
     path = CACHE / f"{key}.ptx"
     path.write_bytes(ptx[:-100])
-    listed = python("import runpy, sys; sys.argv = ['tda', 'verify']; runpy.run_module('tda', run_name='__main__')")
-    expect(listed.returncode == 1 and f"damaged, removed: {path}" in listed.stdout, f"verify says {listed.stdout}{listed.stderr}")
+    verified = command("verify")
+    expect(verified.returncode == 1 and f"damaged, removed: {path}" in verified.stdout,
+           f"verify says {verified.stdout}{verified.stderr}")
     path.write_bytes(ptx[:-100])
     expect(_cache.read(key) is None and _cache.compiled(SPEC, {"t": 0.75}) == (ptx, key), "compiled anew")
     expect(path.read_bytes() == ptx, "and written anew")
@@ -108,7 +115,8 @@ def test_processes():
     counting.chmod(0o755)
     code = f"import tda; print(tda.program({SPEC!r}, t=0.125).key)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python", "TDAGEN": str(counting)}
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+                 for _ in range(6)]
     keys = {process.communicate()[0] for process in processes}
     expect(len(keys) == 1 and keys.pop().startswith("tda-"), "keys of processes")
     expect(log.read_text() == "x\n", f"compiled {log.read_text().count('x')} times")
@@ -121,7 +129,8 @@ def test_messages():
     slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || sleep 0.3\nexec "{TDAGEN}" "$@"\n')
     slow.chmod(0o755)
     code = f"import tda; from tda import _cache; _cache.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
-    expect("tda: compiling a spec --set t=0.0625 ..." in python(code, TDAGEN=str(slow)).stderr, "no word of a slow compilation")
+    said = python(code, TDAGEN=str(slow)).stderr
+    expect("tda: compiling a spec --set t=0.0625 ..." in said, f"a slow compilation says {said}")
     bad = pathlib.Path(scratch.name, "bad.lua")
     bad.write_text(SPEC.replace("relu", "rellu"))
     for spec, words in ((bad, f"{bad}:2:"), (bad.read_text(), "spec.lua:2:")):
@@ -151,8 +160,8 @@ def test_wheel():
             pathlib.Path(wheel.extract(entry, site)).chmod(stat.S_IMODE(entry.external_attr >> 16))
         record = next(wheel.read(path).decode() for path in wheel.namelist() if path.endswith("RECORD"))
         expect({line.split(",")[0] for line in record.splitlines()} == set(wheel.namelist()), "RECORD lists the files")
-    found = subprocess.run([sys.executable, "-c", "import tda; print(tda._lib.find_library()); print(tda.program('tra').name)"],
-                           capture_output=True, text=True, cwd=scratch.name,
+    code = "import tda; print(tda._lib.find_library()); print(tda.program('tra').name)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=scratch.name,
                            env={"PYTHONPATH": str(site), "PATH": "/usr/bin:/bin", "TDA_CACHE_DIR": str(CACHE)})
     expect(found.stdout == f"{site}/tda/libtda.so\ntra\n", f"installed: {found.stdout}{found.stderr}")
     os.environ["TDA_BUILD"] = "/nowhere"
@@ -161,9 +170,9 @@ def test_wheel():
 
 def test_clear():
     before = stems()
-    listed, cleared = (python(f"import runpy, sys; sys.argv = ['tda', {word!r}]; runpy.run_module('tda', run_name='__main__')").stdout
-                       for word in ("list", "clear"))
-    expect(before and all(stem in listed for stem in before) and "entries" in listed and "removed" in cleared, f"printed {listed}{cleared}")
+    listed, cleared = (command(word).stdout for word in ("list", "clear"))
+    expect(before and all(stem in listed for stem in before), f"listed {listed}")
+    expect(f"{len(before)} entries" in cleared and "removed" in cleared, f"printed {cleared}")
     expect(not stems() and not list(CACHE.glob("*.ptx")), "clear leaves something")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""pytorch.py ROOT TDAGEN LIBRARY: the package tda on PyTorch's CPU tensors, where the f64 reference stands in for the kernels.
+"""pytorch.py ROOT TDAGEN LIBRARY: the package tda on PyTorch's CPU tensors, by the f64 reference instead of kernels.
 
-Everything but the kernels is the same on a GPU: operators, gradients, graphs, layouts, refusals.
+Everything else is the same on a GPU: operators, gradients, graphs, layouts, refusals.
 """
 import copy
 import os
@@ -87,7 +87,8 @@ def test_specs():
     for spec in SPECS:
         case = Case(small(spec))
         for n, (got, wanted) in enumerate(zip(case.results(), case.results(tda.reference(case.attn)))):
-            expect(got.shape == wanted.shape and relative(got, wanted) < 1e-6, f"{spec}: result {n} is off by {relative(got, wanted)}")
+            error = relative(got, wanted)
+            expect(got.shape == wanted.shape and error < 1e-6, f"{spec}: result {n} is off by {error}")
     for dtype in ("bf16", "f16"):
         case = Case(small(dtype=dtype))
         bound = 5e-3 if dtype == "bf16" else 1e-3
@@ -128,7 +129,7 @@ def test_layouts():
     expect(torch.equal(other.transpose(1, 2), o), 'layout="bthd"')
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        packed = torch.randn(2, 48, 5, 4, 16)                  # q1, k1, q2, k2, v in one tensor; k and v with one batch entry
+        packed = torch.randn(2, 48, 5, 4, 16)                  # q1, k1, q2, k2, v in one tensor
         q1, k1, q2, k2, v = packed.permute(2, 0, 3, 1, 4)
         one = attn(q=[q1, q2], k=[k1, k2[:1].expand_as(k2)], v=v)
         expect(torch.equal(one, attn(q=[q1.clone(), q2.clone()], k=[k1.clone(), k2[:1].repeat(2, 1, 1, 1)], v=v.clone())),
@@ -183,9 +184,11 @@ def test_refusals():
     attn = small()
     case = Case(attn)
     q, k, v = case.q, case.k, case.v
-    for words, arguments in (("q and k are 1 and 2 tensors", (q[:1], k, v)), ("q[1] is torch.float64", ([q[0], q[1].double()], k, v)),
-                             ("k[0] has dim 8", (q, [k[0][..., :8], k[1]], v)), ("k[1] has length 40", (q, [k[0], k[1][:, :, :40]], v)),
-                             ("has 3 dimensions", (q, k, v[0])), ("that must divide the 3 of q", ([x[:, :3] for x in q], k, v))):
+    for words, arguments in (("q and k are 1 and 2 tensors", (q[:1], k, v)),
+                             ("q[1] is torch.float64", ([q[0], q[1].double()], k, v)),
+                             ("k[0] has dim 8", (q, [k[0][..., :8], k[1]], v)),
+                             ("k[1] has length 40", (q, [k[0], k[1][:, :, :40]], v)), ("has 3 dimensions", (q, k, v[0])),
+                             ("that must divide the 3 of q", ([x[:, :3] for x in q], k, v))):
         expect_error(ValueError, words, lambda: attn(*arguments))
     compiled = torch.compile(attn, backend="eager", fullgraph=True)
     expect_error(Exception, "q[1] is torch.float64", lambda: compiled([q[0], q[1].double()], k, v))
@@ -262,8 +265,9 @@ def test_checkpoint():
                 {"use_reentrant": False, "context_fn": lambda: create_selective_checkpoint_contexts(keep_ours)}):
         def attn(q, k, v, layer, **params):
             names = list(params)
-            return checkpoint(lambda q1, q2, k1, k2, v, *rest: case.attn(q=[q1, q2], k=[k1, k2], v=v, **dict(zip(names, rest))),
-                              *q, *k, v, *params.values(), **how)
+            return checkpoint(
+                lambda q1, q2, k1, k2, v, *rest: case.attn(q=[q1, q2], k=[k1, k2], v=v, **dict(zip(names, rest))),
+                *q, *k, v, *params.values(), **how)
         if how["use_reentrant"]:
             for x in case.inputs():
                 x.grad = None
@@ -305,8 +309,11 @@ def test_autocast():
 
 def test_second_derivative():
     case = Case(small())
-    for attn in (case.attn, lambda **arguments: torch.ops.tda.forward(
-            arguments["q"], arguments["k"], arguments["v"], [arguments["beta"], arguments["lambda"]], case.attn.key, 3, 0)[0]):
+
+    def operator(q, k, v, layer, **params):
+        return torch.ops.tda.forward(q, k, v, list(params.values()), case.attn.key, 3, layer)[0]
+
+    for attn in (case.attn, operator):
         first = torch.autograd.grad(case.run(attn), case.q, case.grad_o, create_graph=True)
         expect(torch.equal(first[0], case.results()[1]), "first derivatives with create_graph")
         expect_error(RuntimeError, "second derivatives are not available", lambda: first[0].sum().backward())
@@ -369,7 +376,7 @@ def test_threads():
 # ---- modules ----
 
 def test_module():
-    """The module is the formulas of its spec between its projections; rows see no later rows; parameters stay in their bounds."""
+    """The module is the formulas of its spec between its projections, and causal; parameters keep their bounds."""
     torch.manual_seed(4)
     x = torch.randn(2, 24, 64, requires_grad=True)
     for spec, kv_heads in (("tda_rmsnorm", 2), ("tda_layers", 4), ("tra", 1)):
@@ -381,7 +388,8 @@ def test_module():
             o = each(x)
             results.append([o, *torch.autograd.grad(o.square().sum(), [x, *each.parameters()])])
         for n, (got, wanted) in enumerate(zip(*results)):
-            expect(relative(got, wanted) < 1e-4 and wanted.abs().max() > 0, f"{spec}: result {n} is off by {relative(got, wanted)}")
+            error = relative(got, wanted)
+            expect(error < 1e-4 and wanted.abs().max() > 0, f"{spec}: result {n} is off by {error}")
         changed = torch.cat((x[:, :12], torch.randn(2, 12, 64)), 1)
         expect(torch.allclose(module(changed)[:, :12], results[0][0][:, :12], atol=1e-6), f"{spec}: later rows are seen")
         with torch.autocast("cpu", dtype=torch.bfloat16):

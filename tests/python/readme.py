@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """readme.py ROOT TDAGEN LIBRARY KIND: the README's Python prints what it says there.
 
-Blocks after <!-- python --> (KIND torch) or <!-- python numpy --> (KIND numpy) run one after the other, in one process; what they
-print is compared with the block after <!-- printed by the blocks above -->.
+Blocks after <!-- python --> (KIND torch) or <!-- python numpy --> (KIND numpy) run one after the other, in one process;
+what they print is compared with the block after <!-- printed by the blocks above -->.
 """
 import contextlib
 import io

@@ -4,9 +4,9 @@
     result = tda.forward(program, q=[q1, q2], k=[k1, k2], v=v, beta=beta)
     grads = tda.backward(result, grad_o)           # grads.q[0], grads.k[0], grads.v, grads.params["beta"]
 
-Arrays are [batch, heads, length, dim] of the kernel's dtype, with strides as tda.h allows them; learned parameters are float32.
-On a GPU results are on the stream that was named, in memory of their own, and to be taken over by the library's from_dlpack;
-host arrays run through the f64 reference. NumPy arrays give NumPy arrays.
+Arrays are [batch, heads, length, dim] of the kernel's dtype, with strides as tda.h allows them; learned parameters are
+float32. On a GPU results are on the stream that was named, in memory of their own, and to be taken over by the library's
+from_dlpack; host arrays run through the f64 reference. NumPy arrays give NumPy arrays.
 """
 import collections
 import sys

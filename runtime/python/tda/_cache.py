@@ -47,8 +47,8 @@ def find_compiler():
         if path.is_file():
             return path
     looked = ", ".join(map(str, candidates))
-    raise RuntimeError(f"tdagen is not found; looked for {looked}. Build it (cmake --build build --target tdagen), set TDAGEN to "
-                       "its path, or open a compiled file with tda.load")
+    raise RuntimeError(f"tdagen is not found; looked for {looked}. Build it (cmake --build build --target tdagen), set "
+                       "TDAGEN to its path, or open a compiled file with tda.load")
 
 
 def _compiler_identity(compiler):

@@ -42,7 +42,8 @@ def _capsule_function(name, result, *arguments):
 
 _is_valid = _capsule_function("PyCapsule_IsValid", ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)
 _pointer = _capsule_function("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-_dying_pointer = _capsule_function("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)   # takes no reference
+# of a capsule that has no references any more, and must get none
+_dying_pointer = _capsule_function("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _new_capsule = _capsule_function("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)
 
 
@@ -52,7 +53,8 @@ class View:
     """An array of another library: its address, shape, strides in elements, and owner, which keeps it alive."""
 
     def __init__(self, address, shape, strides, dtype, device, owner):
-        self.address, self.shape, self.strides, self.dtype, self.device, self.owner = address, shape, strides, dtype, device, owner
+        self.address, self.shape, self.strides = address, shape, strides
+        self.dtype, self.device, self.owner = dtype, device, owner
 
 
 def _contiguous(shape):
@@ -182,8 +184,8 @@ class Array:
         rank = len(self.shape)
         shape, strides = (ctypes.c_int64 * rank)(*self.shape), (ctypes.c_int64 * rank)(*self.strides)
         code = _BFLOAT if self.dtype == "bf16" else _FLOAT
-        managed = _Managed(_Tensor(self.address, _Device(*self.device), rank, _DataType(code, 8 * BYTES[self.dtype], 1), shape,
-                                   strides, 0), None, _delete)
+        dtype = _DataType(code, 8 * BYTES[self.dtype], 1)
+        managed = _Managed(_Tensor(self.address, _Device(*self.device), rank, dtype, shape, strides, 0), None, _delete)
         capsule = _new_capsule(ctypes.addressof(managed), _NAME, _destroy)
         _exported[ctypes.addressof(managed)] = (managed, shape, strides, self.memory)
         return capsule

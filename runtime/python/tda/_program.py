@@ -71,8 +71,8 @@ def find(key):
         from . import _cache
         ptx = _cache.read(key)
         if ptx is None:
-            raise RuntimeError(f"tda: the kernel {key} is not loaded here: call tda.compile or tda.load as the program did that "
-                               "made this graph")
+            raise RuntimeError(f"tda: the kernel {key} is not loaded here: call tda.compile or tda.load as the program did "
+                               "that made this graph")
         program = register(ptx, key)
     return program
 
@@ -179,7 +179,8 @@ class Plan:
         views = self.program.views
         _set_strides(struct, ("q", "k", "v"), views, self.inputs)
         _set_strides(struct, ("o",), views, [self.output])
-        return Arguments(struct, _places(_lib.ForwardArgs, ("q", "k", "v", "params", "o", "saved", "scratch"), views, self.given))
+        names = "q", "k", "v", "params", "o", "saved", "scratch"
+        return Arguments(struct, _places(_lib.ForwardArgs, names, views, self.given))
 
     def new_backward(self, grad_o, wanted):
         """grad_o: its strides; wanted: the parameters whose gradients are."""
@@ -194,7 +195,7 @@ class Plan:
         return Arguments(struct, places + _places(_lib.BackwardArgs, ("dparams",), views, wanted))
 
     def forward(self, addresses, call):
-        """Fills in the addresses of q.., k.., v, the given parameters, o, saved and scratch, and passes a pointer to call."""
+        """Fills in the addresses of q.., k.., v, the given parameters, o, saved and scratch; passes a pointer to call."""
         pool = self.forward_pool
         arguments = pool.pop() if pool else self.new_forward()
         arguments.fill(addresses)

@@ -1,5 +1,5 @@
-"""The formulas of a spec in plain PyTorch, to compare with and to understand: O(length^2) memory, differentiable any number of
-times. Nothing is shared with the kernels but the expressions of the manifest, which docs/manifest.md describes."""
+"""The formulas of a spec in plain PyTorch, to compare with and to understand: O(length^2) memory, differentiable any number
+of times. Nothing is shared with the kernels but the expressions of the manifest, which docs/manifest.md describes."""
 import torch
 
 from . import _lib, program
@@ -37,20 +37,22 @@ def _passing_nan(chosen, *arguments):
 
 
 _OPS = {
-    "+": (2, torch.add), "-": (2, torch.sub), "*": (2, torch.mul), "/": (2, torch.div), "neg": (1, torch.neg), "^": (2, _power),
+    "+": (2, torch.add), "-": (2, torch.sub), "*": (2, torch.mul), "/": (2, torch.div), "neg": (1, torch.neg),
+    "^": (2, _power),
     "sqrt": (1, _sqrt), "log": (1, torch.log), "exp": (1, torch.exp), "exp2": (1, torch.exp2), "tanh": (1, torch.tanh),
     "sigmoid": (1, torch.sigmoid), "abs": (1, torch.abs), "floor": (1, torch.floor), "relu": (1, torch.relu),
     # ties go to the first
     "min": (2, lambda a, b: _passing_nan(torch.where(b < a, b, a), a, b)),
     "max": (2, lambda a, b: _passing_nan(torch.where(b > a, b, a), a, b)),
     "clamp": (3, lambda x, lo, hi: _passing_nan(torch.where(x < lo, lo, torch.where(x > hi, hi, x)), x, lo, hi)),
-    "lt": (2, torch.lt), "le": (2, torch.le), "gt": (2, torch.gt), "ge": (2, torch.ge), "eq": (2, torch.eq), "ne": (2, torch.ne),
+    "lt": (2, torch.lt), "le": (2, torch.le), "gt": (2, torch.gt), "ge": (2, torch.ge), "eq": (2, torch.eq),
+    "ne": (2, torch.ne),
     "where": (3, lambda condition, a, b: torch.where(condition != 0, a, b)),
 }
 
 
 def evaluate(words, values, like):
-    """A postfix expression. values: tensors by variable and by $NAME, that broadcast; like: a tensor of the dtype and device."""
+    """A postfix expression. values: tensors by variable and by $NAME, that broadcast; like: one of the dtype and device."""
     stack = []
     for word in words:
         if word in _OPS:
@@ -72,8 +74,8 @@ class Reference:
     def __call__(self, q, k, v, *, layer=0, layout="bhtd", **params):
         q, k = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (q, k))
         if layout == "bthd":
-            o = self([x.transpose(1, 2) for x in q], [x.transpose(1, 2) for x in k], v.transpose(1, 2), layer=layer, **params)
-            return o.transpose(1, 2)
+            q, k = [x.transpose(1, 2) for x in q], [x.transpose(1, 2) for x in k]
+            return self(q, k, v.transpose(1, 2), layer=layer, **params).transpose(1, 2)
         q, k, v = [x.to(self.dtype) for x in q], [x.to(self.dtype) for x in k], v.to(self.dtype)
         group = q[0].shape[1] // v.shape[1]
         k, v = [x.repeat_interleave(group, 1) for x in k], v.repeat_interleave(group, 1)

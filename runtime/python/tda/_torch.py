@@ -1,10 +1,10 @@
 """Compiled specs on PyTorch's tensors: the operators tda::forward and tda::backward, and Attention, which calls them.
 
-Tensors are [batch, heads, length, dim] with any strides that tda.h allows. Outputs and gradients lie in memory in the order of
-dimensions of what they belong to: o as q[0], dq, dk and dv as q, k and v.
+Tensors are [batch, heads, length, dim] with any strides that tda.h allows. Outputs and gradients lie in memory in the order
+of dimensions of what they belong to: o as q[0], dq, dk and dv as q, k and v.
 
-Eager calls on plain tensors take a short way, an autograd.Function around the same launches, because the operators' way through
-the dispatcher takes longer than the launches. Both give the same bits.
+Eager calls on plain tensors take a short way, an autograd.Function around the same launches, because the operators' way
+through the dispatcher takes longer than the launches. Both give the same bits.
 """
 import functools
 import warnings
@@ -34,7 +34,7 @@ def _fail(name, what):
 
 
 def _check_tensor(program, name, x, sizes, like):
-    """sizes: (what it is, how many) of each dimension, None where any number will do."""
+    """sizes: of each dimension, None where any will do."""
     if x.dtype != DTYPES[program.dtype]:
         _fail(name, f"is {x.dtype}, and the kernel was compiled for {program.dtype}: convert it with "
               f".to({DTYPES[program.dtype]}), or compile with dtype=")
@@ -42,9 +42,9 @@ def _check_tensor(program, name, x, sizes, like):
         _fail(name, f"has {x.dim()} dimensions: it must be [batch, heads, length, dim]")
     if x.device != like.device:
         _fail(name, f"is on {x.device}, v on {like.device}: all must be on one device")
-    for d, (word, size) in enumerate(sizes):
-        if size is not None and x.shape[d] != size:
-            _fail(name, f"has {word} {x.shape[d]}: it must be {size}")
+    for word, have, size in zip(("batch", "heads", "length", "dim"), x.shape, sizes):
+        if size is not None and have != size:
+            _fail(name, f"has {word} {have}: it must be {size}")
 
 
 def _layers(program, params, given, heads):
@@ -66,14 +66,13 @@ def _check(program, q, k, v, params, given, layer):
     """The Shape of a call; refuses what libtda would, in PyTorch's words. Sizes may be symbols."""
     views = program.views
     if len(q) != views or len(k) != views:
-        _fail("q and k", f"are {len(q)} and {len(k)} tensors: {program.name} has {views} view(s), and takes one of each a view")
+        _fail("q and k", f"are {len(q)} and {len(k)} tensors: {program.name} has {views} view(s), each with a q and a k")
     batch, heads, q_len = q[0].shape[:3] if q[0].dim() == 4 else (None,) * 3
     kv_heads, k_len = (v.shape[1], v.shape[2]) if v.dim() == 4 else (None, None)
     for n in range(views):
-        _check_tensor(program, f"q[{n}]", q[n], [("batch", batch), ("heads", heads), ("length", q_len), ("dim", program.head_dim)], v)
-        _check_tensor(program, f"k[{n}]", k[n], [("batch", batch), ("heads", kv_heads), ("length", k_len),
-                                                 ("dim", program.head_dim)], v)
-    _check_tensor(program, "v", v, [("batch", batch), ("heads", None), ("length", None), ("dim", program.value_dim)], v)
+        _check_tensor(program, f"q[{n}]", q[n], (batch, heads, q_len, program.head_dim), v)
+        _check_tensor(program, f"k[{n}]", k[n], (batch, kv_heads, k_len, program.head_dim), v)
+    _check_tensor(program, "v", v, (batch, None, None, program.value_dim), v)
     if kv_heads == 0 or heads % kv_heads != 0:
         _fail("k and v", f"have {kv_heads} heads: that must divide the {heads} of q")
     layers = _layers(program, params, given, heads)
@@ -92,8 +91,8 @@ def _check(program, q, k, v, params, given, layer):
 # ---- memory ----
 
 def _packed_strides(like, dim):
-    """Of a tensor [batch, heads, length, dim] without gaps, in the order of dimensions that `like` has: [batch, length, heads,
-    dim] in memory where its heads lie closer together than its rows."""
+    """Of a tensor [batch, heads, length, dim] without gaps, in the order of dimensions that `like` has: [batch, length,
+    heads, dim] in memory where its heads lie closer together than its rows."""
     _, heads, length, _ = like.shape
     if like.stride(1) < like.stride(2):
         return (heads * length * dim, dim, heads * dim, 1)
@@ -118,8 +117,8 @@ def _fitting(x, name=None):
     if _strides_fit(x) and x.data_ptr() % ALIGNMENT == 0:
         return x
     if name:
-        _warn_once(f"{name} is copied at each call: its last dimension is not contiguous, or an address or a stride is not a "
-                   f"multiple of {ALIGNMENT} bytes")
+        _warn_once(f"{name} is copied at each call: its last dimension is not contiguous, or an address or a stride is not "
+                   f"a multiple of {ALIGNMENT} bytes")
     return _copy(x)
 
 
@@ -231,7 +230,8 @@ def _forward(plan, addresses):
     o = torch.empty_strided(plan.output_size, plan.output_strides, dtype=plan.dtype, device=plan.device)
     saved = plan.work(plan.saved_bytes)
     scratch = plan.work(plan.forward_scratch) if plan.forward_scratch else None
-    plan.forward((*addresses, o.data_ptr(), saved.data_ptr(), scratch.data_ptr() if scratch is not None else 0), plan.caller(False))
+    addresses = (*addresses, o.data_ptr(), saved.data_ptr(), scratch.data_ptr() if scratch is not None else 0)
+    plan.forward(addresses, plan.caller(False))
     return o, saved
 
 
@@ -254,10 +254,11 @@ def _backward(plan, addresses, grad_o, saved, wanted):
 # ---- the operators ----
 
 _library = torch.library.Library("tda", "DEF")
-_library.define("forward(Tensor[] q, Tensor[] k, Tensor v, Tensor[] params, str kernel, int given, int layer) -> (Tensor, Tensor)",
-                tags=(torch.Tag.needs_fixed_stride_order,))
-_library.define("backward(Tensor grad_o, Tensor[] q, Tensor[] k, Tensor v, Tensor[] params, Tensor saved, str kernel, int given, "
-                "int layer, int wanted) -> Tensor[]", tags=(torch.Tag.needs_fixed_stride_order,))
+# kernel: a program's key; given and wanted: bits of the parameters that are in params, and whose gradients are in the result
+_library.define("forward(Tensor[] q, Tensor[] k, Tensor v, Tensor[] params, str kernel, int given, int layer) "
+                "-> (Tensor o, Tensor saved)", tags=(torch.Tag.needs_fixed_stride_order,))
+_library.define("backward(Tensor grad_o, Tensor[] q, Tensor[] k, Tensor v, Tensor[] params, Tensor saved, str kernel, "
+                "int given, int layer, int wanted) -> Tensor[]", tags=(torch.Tag.needs_fixed_stride_order,))
 
 
 def _forward_op(q, k, v, params, kernel, given, layer):
@@ -290,8 +291,8 @@ def _backward_fake(grad_o, q, k, v, params, saved, kernel, given, layer, wanted)
 
 
 def _refuse_second(*_):
-    raise RuntimeError("tda: second derivatives are not available: the backward of an attention can't be differentiated again "
-                       "(create_graph=True, gradient penalties, torch.autograd.functional.hessian)")
+    raise RuntimeError("tda: second derivatives are not available: the backward of an attention can't be differentiated "
+                       "again (create_graph=True, gradient penalties, torch.autograd.functional.hessian)")
 
 
 def _setup_context(ctx, inputs, output):
@@ -378,8 +379,8 @@ class Attention:
     16 bytes; others are copied, which a warning tells once. o is shaped as q, and lies in memory as q[0] does.
 
     Learned parameters are given by name (lam stands for lambda): float32 tensors of the shapes that docs/spec.md lists, or
-    numbers; one that is left out has its initial value. All inputs and parameters get gradients. Under autocast q, k and v are
-    converted to the kernel's dtype; elsewhere another dtype is refused.
+    numbers; one that is left out has its initial value. All inputs and parameters get gradients. Under autocast q, k and v
+    are converted to the kernel's dtype; elsewhere another dtype is refused.
     """
 
     def __init__(self, program):

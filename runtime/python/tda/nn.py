@@ -18,19 +18,20 @@ class ThresholdDifferentialAttention(nn.Module):
     """Self-attention [batch, length, dim] -> [batch, length, dim], in place of the softmax attention of a transformer block.
 
     One projection makes q and k of every view and v; q and k get rotary positions; the spec's attention follows, its learned
-    parameters being this module's (module.learned["beta"], ["lambda"], ...), then RMSNorm over each head, by the spec's kernels
-    where it has one, and the output's projection.
+    parameters being this module's (module.learned["beta"], ["lambda"], ...), then RMSNorm over each head, by the spec's
+    kernels where it has one, and the output's projection.
 
     spec: as tda.compile takes it, with any number of views; settings are its options, without head_dim and dtype.
-    layer: for specs with parameters or formulas by layer. dtype: of q, k and v in the attention, which they are converted to;
-    the module's own weights have their own. rope_base=None: no rotary positions. kv_heads: heads of k and v, which divide heads.
+    layer: for specs with parameters or formulas by layer. dtype: of q, k and v in the attention, which they are converted
+    to; the module's own weights have their own. rope_base=None: no rotary positions. kv_heads: heads of k and v, which
+    divide heads.
 
-    Learned parameters are float32. Outside of the bounds of the spec, [0, 1] for lambda, the attention sees the bound while the
-    gradient still reaches the parameter, so that it can come back.
+    Learned parameters are float32. Outside of the bounds of the spec, [0, 1] for lambda, the attention sees the bound while
+    the gradient still reaches the parameter, so that it can come back.
     """
 
-    def __init__(self, dim, heads, *, kv_heads=None, head_dim=None, spec="tda_rmsnorm", layer=0, dtype="bf16", rope_base=10000.0,
-                 norm=True, bias=False, target=None, plan=None, **settings):
+    def __init__(self, dim, heads, *, kv_heads=None, head_dim=None, spec="tda_rmsnorm", layer=0, dtype="bf16",
+                 rope_base=10000.0, norm=True, bias=False, target=None, plan=None, **settings):
         super().__init__()
         self.heads, self.kv_heads = heads, kv_heads or heads
         self.head_dim = head_dim or dim // heads
