@@ -299,6 +299,10 @@ def test_autocast():
         setattr(wide, name, [x.detach().float().requires_grad_() for x in getattr(wide, name)])
     wide.v = wide.v.detach().float().requires_grad_()
     expect_error(ValueError, "compiled for bf16", wide.run)
+    formulas = tda.reference(case.attn, dtype=torch.float32)
+    plain = wide.run(formulas)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expect(torch.equal(wide.run(formulas), plain), "the reference under autocast")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = wide.results()
         compiled = wide.results(torch.compile(case.attn, backend="aot_eager", fullgraph=True))

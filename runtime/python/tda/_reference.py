@@ -72,13 +72,18 @@ class Reference:
         self.manifest = program.manifest
 
     def __call__(self, q, k, v, *, layer=0, layout="bhtd", **params):
-        q, k = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (q, k))
         if layout == "bthd":
-            q, k = [x.transpose(1, 2) for x in q], [x.transpose(1, 2) for x in k]
+            q, k = ([x.transpose(1, 2) for x in _listed(xs)] for xs in (q, k))
             return self(q, k, v.transpose(1, 2), layer=layer, **params).transpose(1, 2)
-        q, k, v = [x.to(self.dtype) for x in q], [x.to(self.dtype) for x in k], v.to(self.dtype)
-        group = q[0].shape[1] // v.shape[1]
-        k, v = [x.repeat_interleave(group, 1) for x in k], v.repeat_interleave(group, 1)
+        v = v.to(self.dtype)
+        matrix = self.matrix(q, k, layer=layer, **params)
+        with torch.autocast(v.device.type, enabled=False):
+            return self.normed(matrix @ v.repeat_interleave(matrix.shape[1] // v.shape[1], 1), params)
+
+    def matrix(self, q, k, *, layer=0, **params):
+        """What v is multiplied by, all views combined: [batch, heads, q_len, k_len]."""
+        q, k = ([x.to(self.dtype) for x in _listed(xs)] for xs in (q, k))
+        k = [x.repeat_interleave(q[0].shape[1] // x.shape[1], 1) for x in k]
         values = self.values(q[0], k[0], layer, params)
         visible = self.visible(values["i"], values["j"])
         # a row that sees no key has no threshold
@@ -86,9 +91,10 @@ class Reference:
         total = 0
         for view in range(self.program.views):
             values["view"] = q[0].new_tensor(float(view + 1))
-            coefficient = evaluate(self.manifest["combine"][view][1:], values, v)
-            total = total + coefficient * self.weights(q[view], k[view], visible, values)
-        return self.normed(total @ v, params)
+            coefficient = evaluate(self.manifest["combine"][view][1:], values, q[0])
+            with torch.autocast(q[0].device.type, enabled=False):      # which would round the factors of products
+                total = total + coefficient * self.weights(q[view], k[view], visible, values)
+        return total
 
     def values(self, q, k, layer, params):
         """What formulas read, each to broadcast over [batch, heads, q_len, k_len]."""
@@ -141,6 +147,10 @@ class Reference:
         index = self.program.param_index[gain]
         given = [x for name, x in params.items() if self.program.param_index[name] == index]
         return o * (torch.as_tensor(given[0]).to(o) if given else self.program.params[index].init)
+
+
+def _listed(x):
+    return [x] if isinstance(x, torch.Tensor) else list(x)
 
 
 def _unit(x):

@@ -61,7 +61,8 @@ class ThresholdDifferentialAttention(nn.Module):
             value = value.expand(self.layer + 1, -1).reshape(-1)       # the launch reads the layer's entries alone
         return value
 
-    def forward(self, x):
+    def heads_of(self, x):
+        """(q, k, v, parameters by name) for the attention: q and k a list of views, [batch, length, heads, dim]."""
         batch, length, _ = x.shape
         q, k, v = self.inputs(x).split(self.widths, -1)
         q, k = q.view(batch, length, -1, self.head_dim), k.view(batch, length, -1, self.head_dim)
@@ -71,6 +72,9 @@ class ThresholdDifferentialAttention(nn.Module):
         dtype = self.attention.dtype
         q, k = q.to(dtype).split(self.heads, 2), k.to(dtype).split(self.kv_heads, 2)
         v = v.view(batch, length, self.kv_heads, -1).to(dtype)
-        o = self.attention(q=q, k=k, v=v, layer=self.layer, layout="bthd",
-                           **{p.name: self._parameter(p) for p in self.attention.params})
+        return q, k, v, {p.name: self._parameter(p) for p in self.attention.params}
+
+    def forward(self, x):
+        q, k, v, params = self.heads_of(x)
+        o = self.attention(q=q, k=k, v=v, layer=self.layer, layout="bthd", **params)
         return self.outputs(self.norm(o.to(x.dtype)).flatten(2))
