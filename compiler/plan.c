@@ -161,7 +161,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "q8", arena_printf(arena, "%d*%s*%s", bytes, q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", bytes, k, k_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
-	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "16*%s*%s", k, tiles));
+	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "16*%s*round_up(%s,%d)", k, tiles, PLAN_TILE_GROUP));
 	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
 	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",

@@ -45,6 +45,7 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
+	PLAN_TILE_GROUP = 4,               /* key tiles whose bounds are read together */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };
@@ -52,7 +53,8 @@ enum {
 /*
  * How a tiled launch multiplies, and so how its matrices lie in shared memory and get there.
  * ENGINE_MMA_SYNC   every target and dtype: mma.sync, padded rows, copied with cp.async by the warps that compute
- * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group of their own
+ * ENGINE_WGMMA      f16 and bf16 on sm_90a: wgmma, swizzled panels, boxes fetched through tensor maps by a warp group
+ *                   of their own
  */
 typedef enum Engine { ENGINE_MMA_SYNC, ENGINE_WGMMA } Engine;
 
@@ -71,6 +73,7 @@ typedef struct Launch {
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
 	int producer_warps;                /* more of them, which only fetch */
+	bool turns;                        /* warp groups take turns at starting products of rows: all do the same rounds */
 	int rows;                          /* of the CTA's tile */
 	int cols;                          /* of a streamed tile */
 	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */

@@ -88,15 +88,16 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
 }
 
 /*
- * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has the SM to
- * itself, and its registers are handed from the producer to the consumers.
+ * ENGINE_WGMMA: a warp group computes 64 rows, one more fetches. The limits are what setmaxnreg shares out: a CTA has
+ * the SM to itself, and its registers are handed from the producer to the consumers.
  */
 static const struct GroupShape {
-	int groups, register_limit, producer_registers, consumer_registers, most_views;
+	int groups, register_limit, producer_registers, consumer_registers;
+	int most_views;                    /* their addresses are what the producer's registers hold */
 } group_shapes[] = {
-	{ 2, 168, 24, 240, 1 },
-	{ 2, 168, 40, 232, SPEC_MAX_VIEWS },
-	{ 1, 144, 40, 240, SPEC_MAX_VIEWS },
+	{ 2, 168, 40, 232, 2 },
+	{ 2, 168, 56, 224, SPEC_MAX_VIEWS },
+	{ 1, 144, 56, 232, SPEC_MAX_VIEWS },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -106,12 +107,13 @@ static bool may_use_groups(const Plan *plan)
 
 static int estimate_group_registers(const Spec *spec, const Needs *needs, int cols)
 {
-	int fixed = 36, view = 8, operands = cols / 4;
+	int fixed = 36, view = 8, operands = cols < 64 ? cols / 4 : 16;
 	if (spec->dtype == DTYPE_F16)
 		fixed += 40;                   /* products on their way back from a row's scale */
 	if (spec->score->op != EXPR_VAR)
-		fixed += 10;
-	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->group_tiles * cols / 2 + operands;
+		fixed += 40;                   /* a score modifier and its derivative */
+	int sums = needs->accumulators / 2 + needs->group_tiles * cols / 2;
+	return fixed + (needs->views - 1) * 10 + needs->views * (view + needs->sums) + sums + operands;
 }
 
 /* Bytes of barriers: one a tile of the ring, one a slot, one for the residents; and what rounding up to panels takes. */
@@ -126,6 +128,7 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->rows = shape->groups * PLAN_GROUP_WARPS * PLAN_WARP_ROWS;
 	tile->warps = shape->groups * PLAN_GROUP_WARPS;
 	tile->producer_warps = PLAN_GROUP_WARPS;
+	tile->turns = shape->groups > 1;
 	tile->register_limit = shape->register_limit;
 	tile->producer_registers = shape->producer_registers;
 	tile->consumer_registers = shape->consumer_registers;
@@ -180,7 +183,8 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 }
 
 /*
- * ENGINE_WGMMA: the products of one warp group run while others look at theirs, so there are as many as registers allow.
+ * ENGINE_WGMMA: the products of one warp group run while others look at theirs. Four groups keep the tensor cores busy; the register
+ * limit is what a CTA of so many threads gets, which setmaxnreg shares out.
  */
 void choose_screen_tile(const Plan *plan, Launch *launch)
 {
@@ -193,12 +197,14 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 	int groups = getenv("SG") ? atoi(getenv("SG")) : 3;
 	launch->engine = ENGINE_WGMMA;
 	launch->rows = groups * PLAN_MARK;
-	launch->cols = 2 * PLAN_MARK;
+	launch->cols = 4 * PLAN_MARK;
 	launch->warps = groups * PLAN_GROUP_WARPS;
 	launch->producer_warps = PLAN_GROUP_WARPS;
-	launch->register_limit = groups == 2 ? 80 : groups == 3 ? 128 : 96;
-	launch->producer_registers = 24;
-	launch->consumer_registers = groups == 2 ? 112 : groups == 3 ? 160 : 120;
+	launch->register_limit = groups == 3 ? 128 : 96;
+	launch->producer_registers = getenv("SP")?atoi(getenv("SP")):40;
+	launch->consumer_registers = groups == 3 ? 152 : 104;
+	if (plan_int8_bytes(plan->spec) > PLAN_PANEL_BYTES)
+		launch->slots = 2;
 }
 
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */
@@ -258,7 +264,7 @@ Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 	int gradients = 1 + plan_splits_output_gradient(spec);
 	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
 		.residents = views * w.head + gradients * w.value, .slot_row = streamed_row(w.head + 4, w.value, gathered),
-		.group_tiles = 2, .most_cols = 64,
+		.group_tiles = 2, .most_cols = views > 1 ? 64 : 128,
 		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };
 }
 

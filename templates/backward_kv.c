@@ -66,7 +66,8 @@ static Stream output_gradient_stream(Kernel *k, Matrix rows)
 	return s;
 }
 
-/* One view at a tile, from the product q . k: adds its weights to `weights` where dv is wanted, and leaves g where dk is. */
+/* One view at a tile, from the product q . k: adds its weights to `weights` where dv is wanted, and leaves g, but for the
+ * constant in dw/ds, where dk is. */
 static void weigh(BackwardKv *kv, const Scope *head, int v, Tile scores, Tile d_weights, Axis row, Axis tau, Axis inv_q,
                   const Visible *visible, Tile weights)
 {
@@ -179,6 +180,7 @@ static void store_dk(BackwardKv *kv, int v)
 {
 	Kernel *k = kv->k;
 	Matrix dk = matrix_of(k, view_name(k, "dk", v), kv->place.batch, kv->place.head, "k_len", k->spec->head_dim);
+	tile_scaled(k, kv->dk[v], kv->math[v].scale);
 	tile_store(k, dk, first_row(k, kv->place), kv->dk[v]);
 }
 

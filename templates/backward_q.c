@@ -82,22 +82,21 @@ static void add_pair_params(BackwardQ *q, const ViewMath *m, const Pair *pair, V
 		if (!expr_is_zero(m->weight_p[p]))
 			add_to(k, &q->sums.param[p], counts, times(k, upstream, m->weight_p[p], &pair->after));
 		if (!expr_is_zero(m->score_p[p]))
-			add_to(k, &q->sums.param[p], counts, times(k, by_s, m->score_p[p], &pair->before));
+			add_to(k, &q->sums.param[p], counts, times(k, scaled(k, by_s, m->scale), m->score_p[p], &pair->before));
 	}
 }
 
-/* dtau of one pair. That of a weight of s - tau is what s gets, negated, and so costs an addition. */
+/* dtau of one pair, which costs an addition where it is what s gets, negated, and then lacks the same constant. */
 static void add_pair_tau(BackwardQ *q, const ViewMath *m, const Pair *pair, Val *sum, Val counts, Val upstream, Val by_s)
 {
 	Kernel *k = q->k;
-	const Expr *e = m->weight_tau;
-	if (e->op == EXPR_NEG && e->arg[0] == m->weight_s)
+	if (m->mirrored)
 		*sum = val_fsub(k->b, *sum, where(k, counts, by_s));
 	else
-		add_to(k, sum, counts, times(k, upstream, e, &pair->after));
+		add_to(k, sum, counts, times(k, upstream, m->weight_tau, &pair->after));
 }
 
-/* g of one view, from the product q . k, in place. */
+/* g of one view, but for the constant in dw/ds, from the product q . k, in place. */
 static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Axis key, Axis inv_k, const Visible *visible)
 {
 	Kernel *k = q->k;
@@ -133,6 +132,11 @@ static Val row_term(BackwardQ *q, const Expr *derivative, int r, Val sum)
 	return val_select(b, val_fcompare(b, IR_EQ, sum, zero), zero, product);
 }
 
+static Val tau_sum(BackwardQ *q, int v, int r)
+{
+	return scaled(q->k, q->sums.tau[v][r], q->math[v].mirrored ? q->math[v].scale : 1);
+}
+
 /* This lane's share of a parameter's gradient over the launch's views and the lane's rows below q_len. */
 static Val lane_param_sum(BackwardQ *q, int p)
 {
@@ -143,7 +147,7 @@ static Val lane_param_sum(BackwardQ *q, int p)
 		const ViewMath *m = &q->math[v];
 		for (int r = 0; r < 2; r++) {
 			if (!expr_is_zero(m->threshold_p[p]))
-				total = val_fadd(b, total, row_term(q, m->threshold_p[p], r, q->sums.tau[v][r]));
+				total = val_fadd(b, total, row_term(q, m->threshold_p[p], r, tau_sum(q, v, r)));
 			if (!expr_is_zero(m->combine_p[p]))
 				total = val_fadd(b, total, row_term(q, m->combine_p[p], r, q->sums.combine[v][r]));
 		}
@@ -209,6 +213,7 @@ static void store_view(BackwardQ *q, int v)
 {
 	Kernel *k = q->k;
 	Matrix dq = matrix_of(k, view_name(k, "dq", v), q->place.batch, q->place.head, "q_len", k->spec->head_dim);
+	tile_scaled(k, q->dq[v], q->math[v].scale);
 	tile_store(k, dq, first_row(k, q->place), q->dq[v]);
 }
 

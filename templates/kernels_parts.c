@@ -58,7 +58,8 @@ static Axis no_axis(void)
 	return (Axis){ .along = ALONG_ROWS };
 }
 
-/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last rows. */
+/* Terms of a warp's rows. A CTA's tile may reach beyond the last block of terms: such a warp reads that block's last
+ * rows. */
 static Axis row_terms(Kernel *k, const char *buffer, const char *length, Val batch_head, Axis row)
 {
 	Val terms = terms_of(k, buffer, batch_head, length);
@@ -193,6 +194,9 @@ static Tile tile_read(Kernel *k, Shared x)
 	return t;
 }
 
+/* Wider rows are read again when they are needed again: they and their gradients would not fit in registers together. */
+enum { REREAD_COLS = 128 };
+
 void gradient_through_norm(Kernel *k, Tile g, Shared x, Axis inv)
 {
 	Builder *b = k->b;
@@ -205,6 +209,12 @@ void gradient_through_norm(Kernel *k, Tile g, Shared x, Axis inv)
 		dot[e % 4 / 2] = val_fma(b, g.e[e], unit.e[e], dot[e % 4 / 2]);
 	}
 	row_sum_lanes(k, dot);
+	if (x.cols > REREAD_COLS) {
+		kernel_after_loop(k);              /* so that the addresses count as new */
+		unit = tile_read(k, x);
+		for (int e = 0; e < tile_count(g); e++)
+			unit.e[e] = val_fmul(b, unit.e[e], axis_get(inv, e));
+	}
 	for (int e = 0; e < tile_count(g); e++) {
 		Val along = val_fmul(b, dot[e % 4 / 2], unit.e[e]);
 		Val across = val_fsub(b, g.e[e], along);

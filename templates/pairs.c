@@ -24,6 +24,12 @@ ViewMath view_math(const Spec *spec, int view)
 	m.combine = of_view(spec, spec->combine[view], view);
 	m.weight_s = expr_derivative(pool, m.weight, VAR_S, 0);
 	m.weight_tau = expr_derivative(pool, m.weight, VAR_TAU, 0);
+	m.mirrored = m.weight_tau->op == EXPR_NEG && m.weight_tau->arg[0] == m.weight_s;
+	m.scale = 1;
+	if (m.weight_s->op == EXPR_MUL && m.weight_s->arg[0]->op == EXPR_CONST) {
+		m.scale = m.weight_s->arg[0]->value;
+		m.weight_s = m.weight_s->arg[1];
+	}
 	m.score_s = expr_derivative(pool, m.score, VAR_S, 0);
 	for (int p = 0; p < spec->param_count; p++) {
 		m.threshold_p[p] = expr_derivative(pool, m.threshold, VAR_PARAM, p);
@@ -340,6 +346,17 @@ Val times(Kernel *k, Val x, const Expr *e, const Scope *scope)
 		return x;
 	Val factor = scalar_emit(k->b, e, scope);
 	return val_fmul(k->b, x, factor);
+}
+
+Val scaled(Kernel *k, Val x, double by)
+{
+	return by == 1 ? x : val_fmul(k->b, x, val_f32(k->b, by));
+}
+
+void tile_scaled(Kernel *k, Tile t, double by)
+{
+	for (int e = 0; e < tile_count(t); e++)
+		t.e[e] = scaled(k, t.e[e], by);
 }
 
 Val both(Kernel *k, Val x, Val y)

@@ -13,7 +13,9 @@
 /* One view's formulas, and their derivatives; `view` itself is replaced by its number. */
 typedef struct ViewMath {
 	const Expr *threshold, *score, *weight, *combine;
+	double scale;                      /* dw/ds = scale * weight_s: sums over pairs take in the constant at their end */
 	const Expr *weight_s, *weight_tau, *score_s;
+	bool mirrored;                     /* dw/dtau = -dw/ds, as of a weight of s - tau */
 	const Expr *threshold_p[SPEC_MAX_PARAMS], *score_p[SPEC_MAX_PARAMS];
 	const Expr *weight_p[SPEC_MAX_PARAMS], *combine_p[SPEC_MAX_PARAMS];
 } ViewMath;
@@ -53,8 +55,9 @@ Val visible_bits(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden, bool
  *     for (visible_begin(&visible, changed, n); visible_next(&visible);)
  *         ... visible_at(&visible, e) ...
  *
- * Rows past q_len are hidden too. ENGINE_MMA_SYNC runs the body once, with a bit for each element. ENGINE_WGMMA emits it twice,
- * for tiles without hidden pairs, where nothing is looked up, and for the few others; the body changes what is listed.
+ * Rows past q_len are hidden too. ENGINE_MMA_SYNC runs the body once, with a bit for each element. ENGINE_WGMMA emits it
+ * twice, for tiles without hidden pairs, where nothing is looked up, and for the few others; the body changes what is
+ * listed.
  */
 typedef struct Visible {
 	Kernel *k;
@@ -68,8 +71,8 @@ Visible visible_of(Kernel *k, Tile shape, Axis row, Axis key, Val has_hidden);
 void visible_begin(Visible *v, Val **changed, int count);
 bool visible_next(Visible *v);
 Val visible_at(const Visible *v, int element);     /* i1; null: certainly */
-/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same values the
- * assembler would compute before them, all at once, and spill. */
+/* The axis, which one of two bodies gets as other values that happen to be the same. What both compute from the same
+ * values the assembler would compute before them, all at once, and spill. */
 Axis visible_axis(const Visible *v, Axis axis);
 
 /* Scores of unit rows: raw * (1/|q| * 1/|k|), in place. Axes of normalize = "none" are not read. */
@@ -88,6 +91,8 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau);
 
 /* x * e, where e is emitted in the scope; nothing is emitted for e = 1. */
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope);
+Val scaled(Kernel *k, Val x, double by);
+void tile_scaled(Kernel *k, Tile t, double by);    /* in place */
 /* Both conditions, either of which may be null: certain. */
 Val both(Kernel *k, Val x, Val y);
 /* x where the condition holds, else 0. */

@@ -213,7 +213,8 @@ Val row_bounds(Kernel *k, Val index)
 
 Val tile_bounds(Kernel *k, Val index)
 {
-	return bounds_of(k, "tile_bound", index, arena_printf(k->b->arena, "ceil_div(k_len,%d)", PLAN_MARK));
+	return bounds_of(k, "tile_bound", index,
+	                 arena_printf(k->b->arena, "round_up(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_TILE_GROUP));
 }
 
 static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
@@ -394,6 +395,19 @@ void quantise_queries(Kernel *k, const Scope *head, Place place)
 	}
 }
 
+/* Key tiles beyond the last, up to a whole group of them: something to read, of zeros. */
+static void store_bounds_beyond(Kernel *k, Val bounds, Val block)
+{
+	Builder *b = k->b;
+	Val tiles = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK);
+	Val groups_end = kernel_i32(k, "round_up(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_TILE_GROUP);
+	Val last = val_compare(b, IR_EQ, val_add_i32(b, block, 1), tiles);
+	Val zero = val_f32(b, 0);
+	for (If f = if_begin(b, last, NULL, 0); if_next(&f);)
+		for (Loop l = loop_begin(b, tiles, groups_end, 1, NULL, 0); loop_next(&l);)
+			store_bound(k, bounds, l.index, zero, zero, zero);
+}
+
 /* +inf for what is not finite, so that the screen's comparison visits. */
 static Val or_infinite(Builder *b, Val x)
 {
@@ -444,7 +458,9 @@ void quantise_keys(Kernel *k, Place place)
 			Val one = val_f32(b, 1);
 			Val has_step = val_fcompare(b, IR_GT, scale.step, zero);
 			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
-			store_bound(k, tile_bounds(k, index), place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
+			Val bounds = tile_bounds(k, index);
+			store_bound(k, bounds, place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
+			store_bounds_beyond(k, bounds, place.block);
 		}
 	}
 }

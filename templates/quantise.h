@@ -21,5 +21,6 @@ Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length)
 /* Bounds, 16 bytes each: of a row, of a key tile. docs/screen.md. */
 Val row_bounds(Kernel *k, Val index);
 Val tile_bounds(Kernel *k, Val index);
+enum { TILE_BOUND_FLOATS = 4 };
 
 #endif

@@ -14,7 +14,7 @@
 #include "tile_parts.h"
 
 /* What a warp leaves for a key tile: masks of the keys (64 bits) and of its own rows (16 bits), and padding. */
-enum { SLOT_BYTES = 16, MAX_TILES = 4 };
+enum { SLOT_BYTES = 16, MAX_TILES = PLAN_TILE_GROUP, MAX_TOGETHER = 2 };
 
 typedef struct Screen {
 	Kernel *k;
@@ -23,7 +23,6 @@ typedef struct Screen {
 	Span span;                         /* key tiles that the row block sees; none where it does not exist */
 	Val kv_index, index;               /* view * batch * (kv_heads, heads) + ..., the keys' and the rows' */
 	Axis limit, slope, offset;         /* the bounds of this lane's rows */
-	Val tiles;                         /* tile bounds */
 	Val slots, found;                  /* shared: masks, [2][tiles of a word][4 warps]; found tiles, [2][4 warps] */
 	Marks marks;
 	Val hits;                          /* i32, carried: key tiles of the word at hand in which this warp found something */
@@ -81,24 +80,22 @@ static void load_row_bounds(Screen *s, Axis row)
 	}
 }
 
-/* A key tile's bound: 1/sk, the largest ek, and the largest |k|. */
+/* A key tile's bound: 1/sk, the largest ek, and the largest |k|; it came with the keys. */
 typedef struct TileBound { Val inverse, error, norm; } TileBound;
 
-static TileBound load_tile_bound(Screen *s, Val tile)
+static TileBound read_tile_bound(Kernel *k, RingTile keys, int tile)
 {
-	Builder *b = s->k->b;
-	Val last = val_add_i32(b, kernel_i32(s->k, "ceil_div(k_len,%d)", PLAN_MARK), -1);
-	tile = val_min(b, tile, last);
-	Val at = val_offset(b, s->tiles, val_mul_i32(b, tile, 16));
+	Builder *b = k->b;
+	Val at = val_offset_const(b, keys.terms[0], tile * TILE_BOUND_FLOATS * 4);
 	Val pair = val_load(b, at, IR_V2F32);
 	TileBound bound;
 	bound.inverse = val_vector_get(b, pair, 0, IR_F32);
 	bound.error = val_vector_get(b, pair, 1, IR_F32);
-	bound.norm = val_load(b, val_offset_const(b, at, 8), IR_F32);
+	bound.norm = k->spec->normalize == NORMALIZE_NONE ? val_load(b, val_offset_const(b, at, 8), IR_F32) : bound.error;
 	return bound;
 }
 
-/* The largest product of each of the lane's rows that cannot be a survivor's. */
+/* For each of the lane's rows, as float32: no product up to there can be a survivor's. */
 static void thresholds(Screen *s, TileBound tile, Val at[2])
 {
 	Builder *b = s->k->b;
@@ -106,7 +103,30 @@ static void thresholds(Screen *s, TileBound tile, Val at[2])
 		Val room = val_fma(b, val_fneg(b, s->slope.at[r]), tile.error, s->limit.at[r]);
 		if (s->k->spec->normalize == NORMALIZE_NONE)
 			room = val_fma(b, val_fneg(b, s->offset.at[r]), tile.norm, room);
-		at[r] = val_floor_i32(b, val_fmul(b, room, tile.inverse));
+		at[r] = val_fmul(b, room, tile.inverse);
+	}
+}
+
+/* The largest product of each of the lane's rows; in threes, which is one instruction, and as a tree, so that few wait for others. */
+static void largest_products(Kernel *k, Tile products, Val largest[2])
+{
+	for (int r = 0; r < 2; r++) {
+		Val level[PLAN_MARK / 4];
+		int count = 0;
+		for (int e = 0; e < tile_count(products); e++)
+			if (e % 4 / 2 == r)
+				level[count++] = products.e[e];
+		while (count > 1) {
+			int next = 0;
+			for (int i = 0; i < count; i += 3) {
+				Val x = level[i];
+				for (int n = 1; n < 3 && i + n < count; n++)
+					x = val_max(k->b, x, level[i + n]);
+				level[next++] = x;
+			}
+			count = next;
+		}
+		largest[r] = level[0];
 	}
 }
 
@@ -160,10 +180,13 @@ static Val bit_if_any(Builder *b, Val bits, uint32_t mask, Val position)
 }
 
 /* Masks of what passes in this warp's rows; notes the tile in `hits` where anything does. */
-static void leave_masks(Screen *s, Tile products, const Val above[2], Axis row, Val tile)
+static void leave_masks(Screen *s, Tile products, const Val threshold[2], Axis row, Val tile)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
+	Val above[2];
+	for (int r = 0; r < 2; r++)
+		above[r] = val_floor_i32(b, threshold[r]);
 	Val bits = passing(s, products, above, row, val_mul_i32(b, tile, PLAN_MARK));
 	Val low = warp_or(k, column_bits(k, bits));
 	Val high = warp_or(k, column_bits(k, val_shr(b, bits, val_i32(b, 16))));
@@ -184,23 +207,15 @@ static void leave_masks(Screen *s, Tile products, const Val above[2], Axis row, 
 	s->hits = val_or(b, s->hits, val_select(b, some, val_shl(b, val_i32(b, 1), in_word), zero));
 }
 
-/* tile: one of the row block's span, or nothing is found. */
-static void screen_tile(Screen *s, Tile products, TileBound bound, Axis row, Val tile)
+/* Does any product of the lane's rows pass? Hidden ones count, too. */
+static Val lane_passes(Screen *s, Tile products, const Val threshold[2])
 {
-	Kernel *k = s->k;
-	Builder *b = k->b;
-	Val above[2], largest[2];
-	thresholds(s, bound, above);
-	for (int e = 0; e < tile_count(products); e++) {
-		Val *of_row = &largest[e % 4 / 2];
-		*of_row = e % 4 % 2 == 0 && e < 4 ? products.e[e] : val_max(b, *of_row, products.e[e]);
-	}
-	Val own = val_or(b, val_compare(b, IR_GT, largest[0], above[0]), val_compare(b, IR_GT, largest[1], above[1]));
-	own = val_and(b, own, val_compare(b, IR_LT, tile, s->span.end));
-	own = val_and(b, own, val_compare(b, IR_GE, tile, s->span.first));
-	Val *changed[] = { &s->hits };
-	for (If f = if_begin(b, any_in_warp(k, own), changed, 1); if_next(&f);)
-		leave_masks(s, products, above, row, tile);
+	Builder *b = s->k->b;
+	Val largest[2];
+	largest_products(s->k, products, largest);
+	Val one = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[0]), threshold[0]);
+	Val other = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[1]), threshold[1]);
+	return val_or(b, one, other);
 }
 
 /* The first warp's lane l joins what the four left for the word's key tile l. */
@@ -264,24 +279,44 @@ static void write_word(Screen *s, Val tile)
 	s->hits = zero;
 }
 
-/* The key tiles [first, first + ...) of one tile of the ring. */
-static void screen_tiles(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val first)
+/* Key tiles whose products are in registers together. */
+static void screen_tiles(Screen *s, Tile products, const TileBound *bounds, Axis row, Val first)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	int tiles = k->launch->cols / PLAN_MARK;
+	int tiles = products.cols / PLAN_MARK;
+	Tile parts[MAX_TILES];
+	Val threshold[MAX_TILES][2], passes[MAX_TILES], any = { NULL };
+	for (int t = 0; t < tiles; t++) {
+		parts[t] = (Tile){ PLAN_MARK, products.e + t * PLAN_MARK / 2 };
+		thresholds(s, bounds[t], threshold[t]);
+		passes[t] = lane_passes(s, parts[t], threshold[t]);
+		any = t == 0 ? passes[t] : val_or(b, any, passes[t]);
+	}
+	Val *changed[] = { &s->hits };
+	for (If f = if_begin(b, any_in_warp(k, any), changed, 1); if_next(&f);)
+		for (int t = 0; t < tiles; t++)
+			for (If p = if_begin(b, any_in_warp(k, passes[t]), changed, 1); if_next(&p);)
+				leave_masks(s, parts[t], threshold[t], row, val_add_i32(b, first, t));
+}
+
+/* The key tiles of one tile of the ring, from `first`. */
+static void screen_round(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val first)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	int tiles = k->launch->cols / PLAN_MARK, together = tiles < MAX_TOGETHER ? tiles : MAX_TOGETHER;
 	TileBound bounds[MAX_TILES];
 	for (int t = 0; t < tiles; t++)
-		bounds[t] = load_tile_bound(s, val_add_i32(b, first, t));
-	Tile products = mma_int8(k, rows, keys.data);
-	for (int t = 0; t < tiles; t++) {
-		Tile part = { PLAN_MARK, products.e + t * PLAN_MARK / 2 };
-		screen_tile(s, part, bounds[t], row, val_add_i32(b, first, t));
+		bounds[t] = read_tile_bound(k, keys, t);
+	for (int t = 0; t < tiles; t += together) {
+		Tile products = mma_int8(k, rows, shared_rows(k, keys.data, t * PLAN_MARK, together * PLAN_MARK));
+		screen_tiles(s, products, bounds + t, row, val_add_i32(b, first, t));
 	}
+	Val *changed[] = { &s->hits, &s->count };
 	Val last = val_add_i32(b, first, tiles - 1);
 	Val word_ends = val_compare(b, IR_EQ, val_rem_i32(b, last, PLAN_WORD_MARKS), val_i32(b, PLAN_WORD_MARKS - 1));
 	word_ends = val_or(b, word_ends, val_compare(b, IR_GE, last, val_add_i32(b, s->span.end, -1)));
-	Val *changed[] = { &s->hits, &s->count };
 	for (If f = if_begin(b, word_ends, changed, 2); if_next(&f);)
 		write_word(s, first);
 }
@@ -292,19 +327,20 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	Screen s = { .k = k };
 	Place place = find_place(&s);
 	s.marks = marks_of(k, s.index);
-	s.tiles = tile_bounds(k, s.kv_index);
 	s.hits = s.count = val_i32(b, 0);
 	Shared q = resident_matrix(k, int8_matrix(k, "q8", s.index, "q_len"), place.row0);
 	shared_arrived(k);
 	Int8Rows rows = int8_rows(k, q);
-	Stream keys = { .matrix = int8_matrix(k, "k8", s.kv_index, "k_len") };
+	Stream keys = { .matrix = int8_matrix(k, "k8", s.kv_index, "k_len"), .terms = { tile_bounds(k, s.kv_index) },
+		.term_count = 1, .terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
 	Ring ring = ring_new(k, &keys, 1, launch->cols, launch->slots, 0);
 	new_slots(&s);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
 	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
-	load_row_bounds(&s, row);
 	Val *carry[] = { &s.hits, &s.count };
-	for (ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2); ring_round(&ring);) {
+	ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2);
+	load_row_bounds(&s, row);          /* not before: the producer, with its few registers, would come by here */
+	while (ring_round(&ring)) {
 		RingTile at_hand = ring_next(&ring);
 		Val first = val_mul_i32(b, ring.read_tile, launch->cols / PLAN_MARK);
 		/* Of tiles that only other row blocks of the CTA see there is nothing to do. */
@@ -312,7 +348,7 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 		Val past = val_add_i32(b, first, launch->cols / PLAN_MARK);
 		seen = val_and(b, seen, val_compare(b, IR_GT, past, s.span.first));
 		for (If f = if_begin(b, seen, carry, 2); if_next(&f);)
-			screen_tiles(&s, rows, at_hand, row, first);
+			screen_round(&s, rows, at_hand, row, first);
 	}
 	return kernel_end(k);
 }

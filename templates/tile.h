@@ -2,8 +2,8 @@
  * The tile vocabulary: what kernels are written in. A kernel is maths over tiles; how a tile lies in lanes, banks and
  * instructions is known here and nowhere else.
  *
- * A CTA has 1 to 8 warps that compute, and each owns 16 rows of the CTA's tile. With ENGINE_WGMMA four of them multiply together,
- * and a further warp group only fetches what the others read.
+ * A CTA has 1 to 8 warps that compute, and each owns 16 rows of the CTA's tile. With ENGINE_WGMMA four of them multiply
+ * together, and a further warp group only fetches what the others read.
  *
  *   Tile    16 x cols float32 values of a warp, in registers
  *   Axis    one float32 per row, or per column, of a Tile
@@ -38,14 +38,16 @@ typedef struct Kernel {
 	int shared_bytes;                  /* taken so far */
 	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
 	struct Tile *under_way;            /* and tiles whose products are not complete */
-	int resident_count, under_way_count;
+	struct TileProduct *products;      /* and products that are yet to be started */
+	int resident_count, under_way_count, product_count;
+	bool has_turn;                     /* products of rows have been started, and others wait to start theirs */
 	If consumer;                       /* what the warps that compute do, from the ring's walk on */
 	MlirRegion region;
 	MlirBlock entry;
 	MlirOperation gpu_module;
 } Kernel;
 
-enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4 };
+enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4, KERNEL_MAX_PRODUCTS = 2 };
 bool kernel_uses_groups(const Kernel *k);              /* ENGINE_WGMMA */
 
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);
@@ -129,12 +131,14 @@ typedef struct Shared {
 	Val base;                          /* shared pointer */
 	int rows, cols;                    /* as stored: cols without padding */
 	int row_bytes;                     /* of a row, or of a panel's row */
-	int panel_cols;
+	int panel_cols, panel_bytes;       /* of a panel: columns, and from one to the next */
 	bool swizzled;                     /* in panels of 128 bytes a row, as wgmma reads them (tile_shared.c) */
 } Shared;
 Shared shared_new(Kernel *k, int rows, int cols);
 Shared shared_at(Kernel *k, Val base, int rows, int cols);
 int shared_bytes(Shared s);
+/* Rows [first, first + rows) of a matrix, for mma_int8 as its b; first a multiple of 8. */
+Shared shared_rows(Kernel *k, Shared s, int first, int rows);
 /* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
 void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
 /* Copies the rows of a matrix that a list in shared memory names (i32, one a row of `to`); rows outside of it become 0. */
@@ -151,8 +155,8 @@ void copies_commit(Kernel *k);
 /* Waits until at most `pending` of this thread's committed groups are under way. */
 void copies_wait(Kernel *k, int pending);
 
-/* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. The product
- * may be under way until mma_wait; till then acc must not be touched. */
+/* acc += a . b^T, a: this warp's 16 rows of a shared matrix, b: [acc.cols x depth]; both contiguous along the depth. The
+ * product may be under way until mma_wait; till then acc must not be touched. */
 void mma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void mma_wait(Kernel *k);
 /* Products of int8 rows, which lie in shared memory as bytes: what a warp needs of its 16 rows of a, and the sums (i32) of
@@ -164,7 +168,8 @@ typedef struct Int8Rows {
 Int8Rows int8_rows(Kernel *k, Shared a);
 Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
 /* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
- * warp whose part of p is all zeros skips it. */
+ * warp whose part of p is all zeros skips it; ENGINE_WGMMA skips what is all zeros in a warp group, and may do the rest as
+ * late as at the round's end: acc must not be touched till then. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 /* The same with p as the sum of two tiles of the dtype: twice as many bits of p count. */
 void mma_tile_twice(Kernel *k, Tile acc, Tile p, Shared b);
@@ -177,8 +182,9 @@ void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t);    /* as it is, to a
  * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count.
  *
  * ENGINE_MMA_SYNC: copies run slots - 1 tiles ahead (less what is retained); each step costs one barrier.
- * ENGINE_WGMMA: a slot holds a round, and so all of it is retained. One thread of the producer fetches boxes and waits for slots to
- * be free; the others wait for tiles to be full. ring_walk emits the producer, and all that follows it is the consumers'.
+ * ENGINE_WGMMA: a slot holds a round, and so all of it is retained. One thread of the producer fetches boxes and waits
+ * for slots to be free; the others wait for tiles to be full. ring_walk emits the producer, and all that follows it is
+ * the consumers'.
  */
 enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 3, STREAM_MAX_TERMS = 2 };
 typedef struct Stream {
@@ -187,11 +193,12 @@ typedef struct Stream {
 	Val terms[STREAM_MAX_TERMS];       /* float32 row terms that travel with the tile */
 	Val terms_group_stride;            /* i64 bytes; null: one group */
 	int term_count;
+	int terms_a_tile;                  /* float32 of each that belong to a tile, at most its rows; 0: one a row */
 } Stream;
 
 typedef struct RingTile {
 	Shared data;
-	Val terms[STREAM_MAX_TERMS];       /* shared pointers to tile-length rows of terms */
+	Val terms[STREAM_MAX_TERMS];       /* shared pointers to the tile's terms */
 } RingTile;
 
 typedef struct Ring {

@@ -2,10 +2,10 @@
  * How matrices reach shared memory with ENGINE_WGMMA: bulk copies of boxes through tensor maps, barriers that count their
  * bytes, and rings that a producer fills.
  *
- * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and one
- * that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the n-th use
- * of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a barrier
- * answers to parity 1 before its first phase is over.
+ * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and
+ * one that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the
+ * n-th use of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a
+ * barrier answers to parity 1 before its first phase is over.
  */
 #include "tile.h"
 #include "tile_parts.h"
@@ -173,11 +173,16 @@ static void fetch_residents(Ring *ring)
 		box_fetch(k, k->residents[i], barrier);
 }
 
-/* Blocks of terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
-static void fetch_terms(Ring *ring, Val to, Val terms, const Box *box, Val barrier)
+/* Blocks of row terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
+static void fetch_terms(Ring *ring, Val to, const Stream *stream, int term, const Box *box, Val barrier)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
+	if (stream->terms_a_tile > 0) {
+		terms_fetch(k, to, ring_terms_at(ring, stream, term), stream->terms_a_tile, barrier);
+		return;
+	}
+	Val terms = ring_group_base(ring, stream->terms[term], ring->write_group, stream->terms_group_stride);
 	int rows = ring->tile_rows < PLAN_TERM_ROWS ? ring->tile_rows : PLAN_TERM_ROWS;
 	for (int r = 0; r < ring->tile_rows; r += rows) {
 		Val first = val_add_i32(b, box->first, r);
@@ -200,12 +205,10 @@ static void fetch_tile(Ring *ring, int i)
 	Box box = { tile.data, stream->matrix, val_mul_i32(b, ring->write_tile, ring->tile_rows) };
 	if (!val_is_null(stream->group_stride))
 		box.from.head = val_add(b, box.from.head, ring->write_group);
-	barrier_expect(k, barrier, box_bytes(box) + stream->term_count * ring->tile_rows * 4);
+	barrier_expect(k, barrier, box_bytes(box) + stream->term_count * ring_terms(ring, stream) * 4);
 	box_fetch(k, box, barrier);
-	for (int t = 0; t < stream->term_count; t++) {
-		Val terms = ring_group_base(ring, stream->terms[t], ring->write_group, stream->terms_group_stride);
-		fetch_terms(ring, tile.terms[t], terms, &box, barrier);
-	}
+	for (int t = 0; t < stream->term_count; t++)
+		fetch_terms(ring, tile.terms[t], stream, t, &box, barrier);
 }
 
 /* What the producer's one thread does: everything that the walk will read, in order, as slots become free. */
@@ -241,6 +244,7 @@ void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
 			produce(ring, rounds);
 	}
 	kernel_split(k);
+	wgmma_first_turn(k);
 	ring->read_parity = val_i32(b, 0);
 	barrier_wait(k, resident_barrier(ring), ring->read_parity);
 	ring_loop(ring, rounds, carry, carry_count);
@@ -251,6 +255,7 @@ bool ring_boxes_round(Ring *ring)
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	if (ring->loop.entered && !b->failed) {
+		wgmma_finish(k);
 		mma_wait(k);
 		Val all = val_i32(b, -1);
 		ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);

@@ -58,7 +58,7 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 		/* The producer's threads read the terms of rows that are there, though they don't use them. */
 		k.warp = val_min(b, k.warp, val_i32(b, launch->warps - 1));
 		k.residents = ARENA_ARRAY(b->arena, Box, KERNEL_MAX_RESIDENTS);
-		k.under_way = ARENA_ARRAY(b->arena, Tile, KERNEL_MAX_UNDER_WAY);
+		wgmma_begin(&k);
 	}
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	return k;
@@ -150,7 +150,7 @@ ARGUMENT(kernel_i32, ARG_I32, IR_I32)
 ARGUMENT(kernel_i64, ARG_I64, IR_I64)
 ARGUMENT(kernel_map, ARG_MAP, IR_POINTER)
 
-enum { CONSUMERS = 1, FIRST_GROUP = 2 };       /* named barriers; 0 is everyone's */
+enum { CONSUMERS = 1, FIRST_GROUP = 2, FIRST_TURN = 6 };       /* named barriers; 0 is everyone's */
 
 static void named_barrier(Kernel *k, Val id, int warps)
 {
@@ -163,6 +163,11 @@ Val group_barrier_id(Kernel *k)
 {
 	Val group = val_div_i32(k->b, k->warp, PLAN_GROUP_WARPS);
 	return val_add_i32(k->b, group, FIRST_GROUP);
+}
+
+Val turn_barrier_id(Kernel *k, Val group)
+{
+	return val_add_i32(k->b, group, FIRST_TURN);
 }
 
 void kernel_group_barrier(Kernel *k)

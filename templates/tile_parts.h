@@ -5,8 +5,9 @@
 #include "tile.h"
 
 /*
- * Swizzled matrices: panels of columns, one after the other, each of 128 bytes a row. Of a panel's row r, the 16-byte chunk c
- * lies at place c ^ (r % 8), so that a column's chunks of eight rows lie in different banks. Columns beyond the matrix's are 0.
+ * Swizzled matrices: panels of columns, one after the other, each of 128 bytes a row. Of a panel's row r, the 16-byte
+ * chunk c lies at place c ^ (r % 8), so that a column's chunks of eight rows lie in different banks. Columns beyond the
+ * matrix's are 0.
  */
 enum { SWIZZLE_BYTES = 8 * PLAN_PANEL_BYTES };
 int panel_cols(const Kernel *k);           /* 64 of a 16-bit dtype */
@@ -33,6 +34,7 @@ void barrier_arrive(Kernel *k, Val barrier);
 void barrier_wait(Kernel *k, Val barrier, Val parity);       /* until the phase of this parity is complete */
 
 /* The parts of ENGINE_WGMMA behind tile.h. */
+typedef struct TileProduct TileProduct;
 void ring_boxes_layout(Ring *ring);
 void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count);
 bool ring_boxes_round(Ring *ring);
@@ -42,16 +44,24 @@ void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b);      /* acc = a . b^T, complete when this returns */
 void wgmma_wait(Kernel *k);
-/* The named barrier of this thread's warp group. */
+void wgmma_finish(Kernel *k);          /* products of tiles that were asked for are complete when this returns */
+void wgmma_begin(Kernel *k);
+/* Before the first product of a walk: gives the first turn to the first warp group. */
+void wgmma_first_turn(Kernel *k);
+/* The named barrier of this thread's warp group; of its turn at products of rows. */
 Val group_barrier_id(Kernel *k);
+Val turn_barrier_id(Kernel *k, Val group);
 
 /* What rings of both engines do alike. */
+int ring_terms(const Ring *ring, const Stream *stream);      /* float32 of each term that travel with a tile */
+Val ring_terms_at(Ring *ring, const Stream *stream, int term);       /* those of the tile that is written next */
 Val ring_group_base(Ring *ring, Val base, Val group, Val stride);
 void ring_advance(Ring *ring, Val *tile, Val *group);
 /* Carries the ring's own variables, and the walk's. */
 void ring_loop(Ring *ring, Val rounds, Val **carry, int carry_count);
 
-/* f16 only: scales each row of p in place by a power of two that brings it into the dtype's range; back: what scales back. */
+/* f16 only: scales each row of p in place by a power of two that brings it into the dtype's range; back: what scales
+ * back. */
 void scale_rows(Kernel *k, Tile p, Val back[2]);
 Tile tile_copy(Kernel *k, Tile t);
 /* 0 (i32) if all of a lane's elements are +0 or -0. */

@@ -52,6 +52,18 @@ static Val next_slot(Ring *ring, Val offset)
 	return val_select(b, past, val_i32(b, 0), next);
 }
 
+int ring_terms(const Ring *ring, const Stream *stream)
+{
+	return stream->terms_a_tile > 0 ? stream->terms_a_tile : ring->tile_rows;
+}
+
+Val ring_terms_at(Ring *ring, const Stream *stream, int term)
+{
+	Builder *b = ring->k->b;
+	Val terms = ring_group_base(ring, stream->terms[term], ring->write_group, stream->terms_group_stride);
+	return val_offset(b, terms, val_mul_i32(b, ring->write_tile, ring_terms(ring, stream) * 4));
+}
+
 /* (tile, group) of the next round: tiles run fastest. */
 void ring_advance(Ring *ring, Val *tile, Val *group)
 {
@@ -82,11 +94,8 @@ static void copy_ahead(Ring *ring)
 		from.base = ring_group_base(ring, from.base, ring->write_group, stream->group_stride);
 		Val first = val_mul_i32(b, ring->write_tile, ring->tile_rows);
 		shared_copy(k, to.data, from, first);
-		for (int i = 0; i < stream->term_count; i++) {
-			Val terms = ring_group_base(ring, stream->terms[i], ring->write_group, stream->terms_group_stride);
-			terms = val_offset(b, terms, val_mul_i32(b, first, 4));
-			shared_copy_terms(k, to.terms[i], terms, ring->tile_rows);
-		}
+		for (int i = 0; i < stream->term_count; i++)
+			shared_copy_terms(k, to.terms[i], ring_terms_at(ring, stream, i), ring_terms(ring, stream));
 	}
 	copies_commit(k);
 	ring->write_slot = next_slot(ring, ring->write_slot);

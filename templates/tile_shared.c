@@ -6,7 +6,7 @@ Shared shared_at(Kernel *k, Val base, int rows, int cols)
 {
 	bool swizzled = kernel_uses_groups(k);
 	int row_bytes = swizzled ? PLAN_PANEL_BYTES : plan_row_bytes(k->spec, cols);
-	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), swizzled };
+	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), rows * row_bytes, swizzled };
 }
 
 int shared_bytes(Shared s)
@@ -29,6 +29,15 @@ Shared shared_new(Kernel *k, int rows, int cols)
 	return s;
 }
 
+/* The distance of panels stays that of the whole matrix. */
+Shared shared_rows(Kernel *k, Shared s, int first, int rows)
+{
+	Shared part = s;
+	part.base = val_offset_const(k->b, s.base, (int64_t)first * s.row_bytes);
+	part.rows = rows;
+	return part;
+}
+
 int panel_cols(const Kernel *k)
 {
 	return PLAN_PANEL_BYTES / dtype_size(k->spec->dtype);
@@ -41,7 +50,7 @@ int shared_panels(Shared s)
 
 int shared_panel_bytes(Shared s)
 {
-	return s.rows * s.row_bytes;
+	return s.panel_bytes;
 }
 
 Val shared_address(Kernel *k, Shared s, Val row, int n)

@@ -1,22 +1,74 @@
 /*
- * Matrix products of tiles with wgmma (ENGINE_WGMMA): four warps multiply 64 rows at once. Operands in shared memory are named
- * by descriptors; accumulators, and A where it is a tile, are registers in the layout of tile.h.
+ * Matrix products of tiles with wgmma (ENGINE_WGMMA): four warps multiply 64 rows at once. Operands in shared memory are
+ * named by descriptors; accumulators, and A where it is a tile, are registers in the layout of tile.h.
  *
- * An instruction is 64 rows, 8 to 256 columns and 16 of depth. It runs on while its warps go on: what it reads and writes may not
- * be touched until wgmma_wait. In the IR the accumulators are results of the instruction already, so waiting takes them and
- * gives them back, or their uses could move before it.
+ * An instruction is 64 rows, 8 to 256 columns and 16 of depth. It runs on while its warps go on: what it reads and
+ * writes may not be touched until wgmma_wait. In the IR the accumulators are results of the instruction already, so
+ * waiting takes them and gives them back, or their uses could move before it.
  */
 #include "tile.h"
 #include "tile_parts.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { DEPTH = 16, DEPTH_BYTES = 32, GROUP_COLS = 64, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
 
+static int group_count(const Kernel *k)
+{
+	return k->launch->warps / PLAN_GROUP_WARPS;
+}
+
 /*
- * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are, which an
- * instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte swizzle, and 1024
- * bytes from eight rows to the next. Steps are added in the assembly, or LLVM would keep each sum in a register.
+ * Warp groups take turns at starting the products of rows: each waits for its turn, starts them, and passes the turn on.
+ * While one group's products run, the other works on what its own gave; all at once they would wait for the tensor cores
+ * together, and then leave them idle together.
+ */
+static void barrier_of_two(Kernel *k, const char *op, Val group)
+{
+	Builder *b = k->b;
+	Val id = turn_barrier_id(k, group);
+	Val threads = val_i32(b, 2 * PLAN_GROUP_WARPS * WARP);
+	ir_op(b, op, strcmp(op, "nvvm.barrier") == 0 ? "operandSegmentSizes = array<i32: 1, 1, 0>" : NULL, IR_TYPE_COUNT, 2,
+	      (Val[]){ id, threads });
+}
+
+static Val own_group(Kernel *k)
+{
+	return val_div_i32(k->b, k->warp, PLAN_GROUP_WARPS);
+}
+
+static void take_turn(Kernel *k)
+{
+	if (k->launch->turns)
+		barrier_of_two(k, "nvvm.barrier", own_group(k));
+}
+
+static void pass_turn(Kernel *k)
+{
+	Builder *b = k->b;
+	if (!k->launch->turns)
+		return;
+	Val next = val_add_i32(b, own_group(k), 1);
+	Val past = val_compare(b, IR_EQ, next, val_i32(b, group_count(k)));
+	barrier_of_two(k, "nvvm.barrier.arrive", val_select(b, past, val_i32(b, 0), next));
+}
+
+void wgmma_first_turn(Kernel *k)
+{
+	Builder *b = k->b;
+	if (!k->launch->turns)
+		return;
+	Val last = val_compare(b, IR_EQ, own_group(k), val_i32(b, group_count(k) - 1));
+	for (If f = if_begin(b, last, NULL, 0); if_next(&f);)
+		pass_turn(k);
+}
+
+/*
+ * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are,
+ * which an instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte
+ * swizzle, and 1024 bytes from eight rows to the next. Steps are added in the assembly, or LLVM would keep each sum in a
+ * register.
  */
 static const int32_t upper_half = 1 << 30 | SWIZZLE_BYTES / CHUNK;
 
@@ -76,7 +128,8 @@ static char *accumulator_constraints(Kernel *k, char kind, int count, bool tied)
 /* Sets d0 or d1 to the descriptor in operand number `operand`, plus bytes. */
 static char *set_descriptor(Kernel *k, char *text, int number, int operand, int bytes)
 {
-	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand, bytes / CHUNK, number);
+	return arena_printf(k->b->arena, "%s\\n\\tadd.s32 lo, $%d, %d;\\n\\tmov.b64 d%d, {lo, hi};", text, operand,
+	                    bytes / CHUNK, number);
 }
 
 /* "wgmma.mma_async...;" for one step: its operands but the accumulators, and whether it adds to them. */
@@ -97,7 +150,8 @@ static void start_chain(Kernel *k, Val *acc, const Chain *c, bool fresh)
 	IrType type = c->element == ELEMENT_INT8 ? IR_I32 : IR_F32;
 	int values = c->cols / 2, count = 0;
 	Val *operands = ARENA_ARRAY(arena, Val, values + MAX_STEPS * A_REGS + 2);
-	char *list = register_list(k, 0, values), *constraints = accumulator_constraints(k, type == IR_I32 ? 'r' : 'f', values, !fresh);
+	char *list = register_list(k, 0, values);
+	char *constraints = accumulator_constraints(k, type == IR_I32 ? 'r' : 'f', values, !fresh);
 	for (int i = 0; !fresh && i < values; i++)
 		operands[count++] = acc[i];
 	int b_operand = values + count, a_operand = b_operand + 1;
@@ -131,6 +185,9 @@ void wgmma_wait(Kernel *k)
 		count += tile_count(k->under_way[t]);
 	if (count == 0)
 		return;
+	if (k->has_turn)
+		pass_turn(k);
+	k->has_turn = false;
 	Val *values = ARENA_ARRAY(k->b->arena, Val, count);
 	Val **places = ARENA_ARRAY(k->b->arena, Val *, count);
 	int at = 0;
@@ -162,8 +219,7 @@ static Chain *rows_chain(Kernel *k, Element element, Shared a, Shared b, int dep
 	c->element = element;
 	c->cols = b.rows;
 	c->steps = (depth_bytes + DEPTH_BYTES - 1) / DEPTH_BYTES;
-	Val group = val_div_i32(builder, k->warp, PLAN_GROUP_WARPS);
-	Val first_row = val_mul_i32(builder, group, PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
+	Val first_row = val_mul_i32(builder, own_group(k), PLAN_GROUP_WARPS * PLAN_WARP_ROWS * PLAN_PANEL_BYTES);
 	c->from_a = descriptor(k, val_offset(builder, a.base, first_row), 0);
 	c->from_b = descriptor(k, b.base, 0);
 	for (int s = 0; s < c->steps; s++) {
@@ -183,7 +239,11 @@ void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b)
 
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b)
 {
+	wgmma_finish(k);
 	Chain *c = rows_chain(k, ELEMENT_HALF, a, b, a.cols * dtype_size(k->spec->dtype));
+	if (!k->has_turn)
+		take_turn(k);
+	k->has_turn = true;
 	start_chain(k, acc.e, c, tile_is_zero(acc));
 	put_under_way(k, acc);
 }
@@ -198,41 +258,82 @@ static Val group_any(Kernel *k, Val bits)
 	return val_intrinsic(b, "llvm.nvvm.barrier.cta.red.or.aligned.count", IR_I1, 3, (Val[]){ id, threads, own });
 }
 
-/* acc += p . b for columns [first, first + c->cols) of b and of acc; complete when this returns. */
-static void multiply(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fresh)
+/* Starts acc += p . b for columns [first, first + c->cols) of b and of acc. */
+static void start_tile(Kernel *k, Chain *c, Val *acc, Shared b, int first, bool fresh)
 {
 	c->from_b = descriptor(k, b.base, shared_panel_bytes(b));
 	for (int s = 0; s < c->steps; s++)
 		c->step_b[s] = first / GROUP_COLS * shared_panel_bytes(b) + s * DEPTH * PLAN_PANEL_BYTES;
 	start_chain(k, acc, c, fresh);
 	put_under_way(k, (Tile){ c->cols, acc });
-	wgmma_wait(k);
 }
 
+/* A product that mma_tile asked for, not started yet. */
+struct TileProduct {
+	Tile acc;
+	Chain chain;
+	Shared b;
+	Val bits;                          /* 0 if this lane's part of the factor is all zeros */
+	bool scaled;
+	Val back[2];                       /* f16: what scales the product's rows back */
+};
+
 /* f16: the product of a scaled tile, a panel of columns at a time, and scaled back as it is added. */
-static void multiply_scaled(Kernel *k, Tile acc, Chain *c, const Val back[2], Shared b)
+static void multiply_scaled(Kernel *k, TileProduct *p)
 {
-	for (int first = 0; first < acc.cols; first += GROUP_COLS) {
-		c->cols = acc.cols - first < GROUP_COLS ? acc.cols - first : GROUP_COLS;
-		Tile product = tile_new(k, c->cols);
-		multiply(k, c, product.e, b, first, true);
+	for (int first = 0; first < p->acc.cols; first += GROUP_COLS) {
+		p->chain.cols = p->acc.cols - first < GROUP_COLS ? p->acc.cols - first : GROUP_COLS;
+		Tile product = tile_new(k, p->chain.cols);
+		start_tile(k, &p->chain, product.e, p->b, first, true);
+		wgmma_wait(k);
 		for (int e = 0; e < tile_count(product); e++) {
-			Val *sum = &acc.e[first / 2 + e];
-			*sum = val_fma(k->b, product.e[e], back[e % 4 / 2], *sum);
+			Val *sum = &p->acc.e[first / 2 + e];
+			*sum = val_fma(k->b, product.e[e], p->back[e % 4 / 2], *sum);
 		}
 	}
 }
 
-static void multiply_tile(Kernel *k, Tile acc, Chain *c, const Val *back, Shared b)
+static void multiply_all(Kernel *k)
 {
-	if (back)
-		multiply_scaled(k, acc, c, back, b);
-	else
-		multiply(k, c, acc.e, b, 0, false);
+	for (int i = 0; i < k->product_count; i++) {
+		TileProduct *p = &k->products[i];
+		if (p->scaled)
+			multiply_scaled(k, p);
+		else
+			start_tile(k, &p->chain, p->acc.e, p->b, 0, false);
+	}
+	wgmma_wait(k);
+}
+
+/* Where exact zeros are proved, one vote for all of them. Nothing may be under way across its branch. */
+void wgmma_finish(Kernel *k)
+{
+	Builder *b = k->b;
+	if (k->product_count == 0)
+		return;
+	wgmma_wait(k);
+	if (!k->plan->zeros_proved) {
+		multiply_all(k);
+		k->product_count = 0;
+		return;
+	}
+	Val bits = k->products[0].bits;
+	int values = 0, count = 0;
+	for (int i = 0; i < k->product_count; i++) {
+		bits = i > 0 ? val_or(b, bits, k->products[i].bits) : bits;
+		values += tile_count(k->products[i].acc);
+	}
+	Val **changed = ARENA_ARRAY(b->arena, Val *, values);
+	for (int i = 0; i < k->product_count; i++)
+		count = carry_array(changed, count, k->products[i].acc.e, tile_count(k->products[i].acc));
+	Val needed = group_any(k, bits);
+	for (If f = if_begin(b, needed, changed, count); if_next(&f);)
+		multiply_all(k);
+	k->product_count = 0;
 }
 
 /* The operand's bits, or of f16 the tile's own: some that are not 0 there become 0 without their scale. */
-static Val chain_bits(Kernel *k, const Chain *c, Tile p)
+static Val operand_bits(Kernel *k, const Chain *c, Tile p)
 {
 	Builder *b = k->b;
 	if (k->spec->dtype == DTYPE_F16)
@@ -244,28 +345,28 @@ static Val chain_bits(Kernel *k, const Chain *c, Tile p)
 	return val_and(b, bits, val_i32(b, 0x7fff7fff));
 }
 
+/* Started together with others of the round, before the next product of rows or at the round's end: shared tiles stay
+ * till then. */
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b)
 {
-	Builder *builder = k->b;
-	Chain *c = ARENA_NEW(builder->arena, Chain);
-	*c = (Chain){ .cols = acc.cols, .steps = p.cols / DEPTH, .transposed = true, .in_registers = true };
-	Val scale[2], *back = NULL;
+	if (k->product_count == KERNEL_MAX_PRODUCTS)
+		wgmma_finish(k);
+	TileProduct *product = &k->products[k->product_count++];
+	*product = (TileProduct){ .acc = acc, .b = b, .scaled = k->spec->dtype == DTYPE_F16 };
+	product->chain = (Chain){ .cols = acc.cols, .steps = p.cols / DEPTH, .transposed = true, .in_registers = true };
 	Tile a = p;
-	if (k->spec->dtype == DTYPE_F16) {
+	if (product->scaled) {
 		a = tile_copy(k, p);
-		scale_rows(k, a, scale);
-		back = scale;
+		scale_rows(k, a, product->back);
 	}
-	for (int s = 0; s < c->steps; s++)
-		tile_operand(k, a, s, c->a[s]);
-	wgmma_wait(k);                     /* nothing may be under way across a branch */
-	if (!k->plan->zeros_proved) {
-		multiply_tile(k, acc, c, back, b);
-		return;
-	}
-	Val **changed = ARENA_ARRAY(builder->arena, Val *, tile_count(acc));
-	int count = carry_array(changed, 0, acc.e, tile_count(acc));
-	Val needed = group_any(k, chain_bits(k, c, p));
-	for (If f = if_begin(builder, needed, changed, count); if_next(&f);)
-		multiply_tile(k, acc, c, back, b);
+	for (int s = 0; s < product->chain.steps; s++)
+		tile_operand(k, a, s, product->chain.a[s]);
+	if (k->plan->zeros_proved)
+		product->bits = operand_bits(k, &product->chain, p);
+}
+
+void wgmma_begin(Kernel *k)
+{
+	k->under_way = ARENA_ARRAY(k->b->arena, Tile, KERNEL_MAX_UNDER_WAY);
+	k->products = ARENA_ARRAY(k->b->arena, TileProduct, KERNEL_MAX_PRODUCTS);
 }

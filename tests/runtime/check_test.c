@@ -232,9 +232,9 @@ static const struct { const char *args[4]; int count, status; const char *said; 
 	{ { "--check", "--time" }, 2, 2, "test: error: --check, --time and --info exclude each other\n" },
 	{ { "--check", "--device", "tpu" }, 3, 2, "test: error: --device is gpu, sim or reference, not 'tpu'\n" },
 	{ { "--check", "--out", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
-	  "--in only with --check\n" },
-	{ { "--time", "--in", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
-	  "--in only with --check\n" },
+	  "--in not with --info\n" },
+	{ { "--info", "--in", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
+	  "--in not with --info\n" },
 	{ { "--check", "--quick", "--in", "x" }, 4, 2, "test: error: --quick shortens the list of cases: it does not go "
 	  "with --in\n" },
 	{ { "--in", "x" }, 2, 2, "test: error: say what to do: --check, --time, --info, or --in and --out\n" },
