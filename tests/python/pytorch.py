@@ -4,9 +4,11 @@
 Everything else is the same on a GPU: operators, gradients, graphs, layouts, refusals.
 """
 import copy
+import json
 import os
 import pathlib
 import pickle
+import subprocess
 import sys
 import tempfile
 import threading
@@ -433,7 +435,20 @@ def test_dlpack():
     expect(same([torch.from_dlpack(x) for x in got], wanted), "results by DLPack")
 
 
+def test_example():
+    """runtime/examples/train_lm.py, as small as it goes."""
+    out = pathlib.Path(scratch.name, "train_lm")
+    arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
+    ran = subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, f"{ROOT}/runtime"],
+                         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
+    results = json.loads((out / "results.json").read_text())
+    expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")
+    for name, result in results.items():
+        expect(len(result["losses"]) == 20 and 0 < result["losses"][-1] < result["losses"][0], f"{name}: losses")
+
+
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_refusals, test_operators,
           test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative, test_export,
-          test_ddp, test_threads, test_module, test_dlpack)
+          test_ddp, test_threads, test_module, test_dlpack, test_example)
