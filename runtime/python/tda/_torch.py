@@ -141,7 +141,7 @@ class _TorchPlan(Plan):
         views = program.views
         q, k, v, params = tensors[:views], tensors[views:2 * views], tensors[2 * views], tensors[2 * views + 1:]
         shape = _check(program, q, k, v, params, given, layer)
-        self.device, self.dtype, self.given_mask = v.device, v.dtype, sum(1 << n for n in given)
+        self.device, self.dtype = v.device, v.dtype
         inputs = (*q, *k, v)
         self.fits = all(map(_strides_fit, inputs))
         self.strides = [x.stride() for x in tensors]
@@ -158,16 +158,16 @@ class _TorchPlan(Plan):
         if self.on_gpu:
             self.functions = library.tda_forward, library.tda_backward
         else:
+            self.functions = library.tda_reference_forward, library.tda_reference_backward
             self.saved_bytes = self.forward_scratch = self.backward_scratch = 0
             _warn_once("tensors on the CPU run through the float64 reference, thousands of times slower than a GPU")
 
     def caller(self, backward):
-        handle = self.program.kernel._handle
+        function, handle = self.functions[backward], self.program.kernel._handle
         if not self.on_gpu:
-            function = _lib.library().tda_reference_backward if backward else _lib.library().tda_reference_forward
             return lambda pointer: _lib._check(function(handle, pointer))
         index = self.device.index
-        return Caller(self.functions[backward], handle, torch._C._cuda_getCurrentRawStream(index), index)
+        return Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index)
 
     def work(self, size):
         return torch.empty(size, dtype=torch.uint8, device=self.device)
