@@ -46,7 +46,7 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
-	PLAN_TILE_GROUP = 4,               /* key tiles whose bounds are read together */
+	PLAN_TILE_GROUP = 4,               /* key tiles that a sparse plan prepares together, existing or not */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };
@@ -87,7 +87,7 @@ typedef struct Launch {
 	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
 	int register_estimate;
 	int register_limit;                /* what ptxas may use a thread */
-	int producer_registers, consumer_registers;    /* what warp groups change that to, once they know their part */
+	int producer_registers, consumer_registers;    /* what warp groups change that to, once they know their part; 0: nothing */
 	LaunchArg args[PLAN_MAX_ARGS];     /* filled by the template as it asks for them */
 	int arg_count;
 } Launch;
@@ -107,6 +107,7 @@ typedef struct Plan {
 	bool screens;                      /* and the score increases with s: a sparse plan is possible */
 	const Expr *factor;                /* which factor proves it, or NULL */
 	const Expr *obstacle;              /* what stands in the way, or NULL */
+	bool int8_tiles;                   /* int8 keys lie as wgmma reads them (plan_int8_tile_bytes), not row by row */
 	int tau_views;                     /* buffers of thresholds: 1 when no view differs, else views */
 	int backward_q_passes;
 	int shared_limit;                  /* bytes a CTA may use on the target */
@@ -138,6 +139,10 @@ bool plan_splits_output_gradient(const Spec *spec);
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
 /* Bytes of a row of int8 in the screen's images of q and k: head_dim rounded up to the depth of a matrix instruction. */
 int plan_int8_bytes(const Spec *spec);
+/* Bytes of PLAN_TILE_GROUP key tiles as wgmma reads them: swizzled panels of 128 bytes a row, of which two keys of up to 64 bytes
+ * share one (plan_int8_keys_a_row). templates/quantise.c has the order. */
+int plan_int8_tile_bytes(const Spec *spec);
+int plan_int8_keys_a_row(const Spec *spec);
 /* Marks kept for a row block at most. */
 int plan_mark_capacity(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix

@@ -42,5 +42,8 @@ tda_status validate_shape(const tda_shape *shape, int64_t *vars);
 /* Check every argument and fill the binding; nothing is launched when they fail. */
 tda_status validate_forward(const Manifest *manifest, const tda_forward_args *args, Binding *binding);
 tda_status validate_backward(const Manifest *manifest, const tda_backward_args *args, Binding *binding);
+/* The same without workspaces, which the reference has no use for. */
+tda_status validate_host_forward(const Manifest *manifest, const tda_forward_args *args, Binding *binding);
+tda_status validate_host_backward(const Manifest *manifest, const tda_backward_args *args, Binding *binding);
 
 #endif

@@ -202,6 +202,16 @@ TDA_API tda_status tda_backward(tda_kernel *kernel, const tda_backward_args *arg
 /* Loads the kernels into the current context now. Call it before a stream capture: loading inside one is refused. */
 TDA_API tda_status tda_preload(tda_kernel *kernel);
 
+/* ---- without a GPU ---- */
+
+/*
+ * The same by the float64 reference, on all of this CPU's cores: for tests and small examples, thousands of times slower.
+ * Pointers are of host memory, with the rules of tda_tensor; results are rounded to the kernel's dtype once. saved and
+ * scratch are neither read nor written and may be NULL: the backward computes anew what it needs. Returns when done.
+ */
+TDA_API tda_status tda_reference_forward(const tda_kernel *kernel, const tda_forward_args *args);
+TDA_API tda_status tda_reference_backward(const tda_kernel *kernel, const tda_backward_args *args);
+
 #ifdef __cplusplus
 }
 #endif

@@ -296,10 +296,9 @@ static tda_status add_workspace(Regions *regions, const char *name, const void *
 
 /* ---- calls ---- */
 
-tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
+/* Everything but the workspaces, whose sizes are given. */
+static tda_status add_forward(Regions *regions, const Manifest *m, const tda_forward_args *args, int64_t *sizes, Binding *b)
 {
-	Regions regions = { .count = 0 };
-	int64_t sizes[BUFFER_KIND_COUNT];
 	const tda_shape *shape = &args->shape;
 	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
 	Extent keys = { shape->batch, shape->kv_heads, shape->k_len, m->head_dim };
@@ -307,14 +306,55 @@ tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Bin
 	tda_status status;
 
 	values.dim = outputs.dim = m->value_dim;
+	regions->count = 0;
 	memset(b, 0, sizeof(*b));
 	if ((status = check_struct("args", args->size, args->version, sizeof(*args))) ||
 	    (status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
-	    (status = add_tensors(&regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
-	    (status = add_params(&regions, m, "", args->params, b->vars, false, b->param)) ||
-	    (status = add_tensors(&regions, m, TENSOR_O, &args->o, 1, outputs, true, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
+	    (status = add_params(regions, m, "", args->params, b->vars, false, b->param)))
+		return status;
+	return add_tensors(regions, m, TENSOR_O, &args->o, 1, outputs, true, b);
+}
+
+static tda_status add_backward(Regions *regions, const Manifest *m, const tda_backward_args *args, int64_t *sizes,
+                               Binding *b)
+{
+	const tda_shape *shape = &args->shape;
+	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
+	Extent keys = { shape->batch, shape->kv_heads, shape->k_len, m->head_dim };
+	Extent values = keys, outputs = rows;
+	const void *dparams[TDA_MAX_PARAMS];
+	tda_status status;
+
+	values.dim = outputs.dim = m->value_dim;
+	regions->count = 0;
+	memset(b, 0, sizeof(*b));
+	if ((status = check_struct("args", args->size, args->version, sizeof(*args))))
+		return status;
+	for (int p = 0; p < TDA_MAX_PARAMS; p++)
+		dparams[p] = args->dparams[p];
+	if ((status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
+	    (status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_DO, &args->grad_o, 1, outputs, false, b)) ||
+	    (status = add_params(regions, m, "", args->params, b->vars, false, b->param)) ||
+	    (status = add_tensors(regions, m, TENSOR_DQ, args->dq, m->views, rows, true, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_DK, args->dk, m->views, keys, true, b)) ||
+	    (status = add_tensors(regions, m, TENSOR_DV, &args->dv, 1, values, true, b)))
+		return status;
+	return add_params(regions, m, "d", dparams, b->vars, true, b->dparam);
+}
+
+tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
+{
+	Regions regions;
+	int64_t sizes[BUFFER_KIND_COUNT];
+	tda_status status;
+
+	if ((status = add_forward(&regions, m, args, sizes, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], true,
 	                            &b->workspace[BUFFER_SAVED])) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_FORWARD], true,
@@ -325,35 +365,33 @@ tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Bin
 
 tda_status validate_backward(const Manifest *m, const tda_backward_args *args, Binding *b)
 {
-	Regions regions = { .count = 0 };
+	Regions regions;
 	int64_t sizes[BUFFER_KIND_COUNT];
-	const tda_shape *shape = &args->shape;
-	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
-	Extent keys = { shape->batch, shape->kv_heads, shape->k_len, m->head_dim };
-	Extent values = keys, outputs = rows;
-	const void *dparams[TDA_MAX_PARAMS];
 	tda_status status;
 
-	values.dim = outputs.dim = m->value_dim;
-	memset(b, 0, sizeof(*b));
-	if ((status = check_struct("args", args->size, args->version, sizeof(*args))))
-		return status;
-	for (int p = 0; p < TDA_MAX_PARAMS; p++)
-		dparams[p] = args->dparams[p];
-	if ((status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
-	    (status = add_tensors(&regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_DO, &args->grad_o, 1, outputs, false, b)) ||
-	    (status = add_params(&regions, m, "", args->params, b->vars, false, b->param)) ||
+	if ((status = add_backward(&regions, m, args, sizes, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], false,
 	                            &b->workspace[BUFFER_SAVED])) ||
-	    (status = add_tensors(&regions, m, TENSOR_DQ, args->dq, m->views, rows, true, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_DK, args->dk, m->views, keys, true, b)) ||
-	    (status = add_tensors(&regions, m, TENSOR_DV, &args->dv, 1, values, true, b)) ||
-	    (status = add_params(&regions, m, "d", dparams, b->vars, true, b->dparam)) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_BACKWARD], true,
 	                            &b->workspace[BUFFER_BACKWARD])))
 		return status;
 	return check_apart(&regions);
+}
+
+tda_status validate_host_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
+{
+	Regions regions;
+	int64_t sizes[BUFFER_KIND_COUNT];
+	tda_status status = add_forward(&regions, m, args, sizes, b);
+
+	return status ? status : check_apart(&regions);
+}
+
+tda_status validate_host_backward(const Manifest *m, const tda_backward_args *args, Binding *b)
+{
+	Regions regions;
+	int64_t sizes[BUFFER_KIND_COUNT];
+	tda_status status = add_backward(&regions, m, args, sizes, b);
+
+	return status ? status : check_apart(&regions);
 }

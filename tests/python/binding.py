@@ -70,6 +70,51 @@ def test_kernel():
     expect_refusal(_lib.Status.BAD_ARGUMENT, "kernel: the pointer is null", kernel.info)
 
 
+class Rows:
+    """One batch entry and head of rows of 8 floats in this process's memory, 16 of them apart."""
+
+    def __init__(self, rows):
+        self.memory = (_lib.ctypes.c_float * (16 * len(rows) + 4))()
+        address = _lib.ctypes.addressof(self.memory)
+        self.first = -address % 16 // 4                    # libtda wants multiples of 16 bytes
+        self.tensor = _lib.Tensor(address + 4 * self.first, 0, 0, 16)
+        for n, row in enumerate(rows):
+            at = self.first + 16 * n
+            self.memory[at:at + 8] = row
+
+    def rows(self):
+        return [list(self.memory[self.first + at:self.first + at + 8]) for at in range(0, len(self.memory) - 4, 16)]
+
+
+def test_reference():
+    """linear weighs with the score itself: o = (q.k1) v1 + (q.k2) v2, which is small whole numbers here."""
+    def ones(*values):
+        return [[float(x)] * 8 for x in values]
+
+    def expect_rows(got, wanted, what):
+        expect(got.rows() == [[float(x)] * 8 for x in wanted], f"{what} is {got.rows()}")
+
+    q, k, v, grad_o = Rows(ones(1)), Rows(ones(2, 3)), Rows(ones(5, 7)), Rows(ones(1))
+    o, dq, dk, dv = Rows(ones(0)), Rows(ones(0)), Rows(ones(0, 0)), Rows(ones(0, 0))
+    shape = _lib.Shape(batch=1, heads=1, kv_heads=1, q_len=1, k_len=2)
+    forward = _lib.ForwardArgs(shape=shape, v=v.tensor, o=o.tensor)
+    backward = _lib.BackwardArgs(shape=shape, v=v.tensor, grad_o=grad_o.tensor, dv=dv.tensor)
+    for args in (forward, backward):
+        args.q[0], args.k[0] = q.tensor, k.tensor
+    backward.dq[0], backward.dk[0] = dq.tensor, dk.tensor
+    with _lib.open_file(PTX) as kernel:
+        kernel.reference_forward(forward)
+        kernel.reference_backward(backward)
+        expect_rows(o, [8 * 2 * 5 + 8 * 3 * 7], "o")
+        expect_rows(dq, [8 * 5 * 2 + 8 * 7 * 3], "dq")
+        expect_rows(dk, [8 * 5, 8 * 7], "dk")
+        expect_rows(dv, [8 * 2, 8 * 3], "dv")
+        forward.o.row_stride = backward.grad_o.row_stride = 3
+        expect_refusal(_lib.Status.BAD_ARGUMENT, "o.row_stride is 3", kernel.reference_forward, forward)
+        expect_refusal(_lib.Status.BAD_ARGUMENT, "grad_o.row_stride is 3", kernel.reference_backward, backward)
+    expect_refusal(_lib.Status.BAD_ARGUMENT, "kernel: the pointer is null", kernel.reference_forward, forward)
+
+
 def test_opening():
     text = pathlib.Path(PTX).read_bytes()
     with _lib.open_memory(text) as kernel:
@@ -102,4 +147,4 @@ def test_finding():
 
 os.environ["TDA_LIBRARY"] = LIBRARY
 _lib.library()
-run_tests(test_layout, test_functions, test_kernel, test_opening, test_finding)
+run_tests(test_layout, test_functions, test_kernel, test_reference, test_opening, test_finding)

@@ -136,6 +136,8 @@ _FUNCTIONS = {
     "tda_forward": (ctypes.c_int, [_KERNEL, ctypes.POINTER(ForwardArgs), ctypes.c_void_p]),
     "tda_backward": (ctypes.c_int, [_KERNEL, ctypes.POINTER(BackwardArgs), ctypes.c_void_p]),
     "tda_preload": (ctypes.c_int, [_KERNEL]),
+    "tda_reference_forward": (ctypes.c_int, [_KERNEL, ctypes.POINTER(ForwardArgs)]),
+    "tda_reference_backward": (ctypes.c_int, [_KERNEL, ctypes.POINTER(BackwardArgs)]),
 }
 
 
@@ -210,6 +212,13 @@ class Kernel:
 
     def backward(self, args, stream=None):
         _check(library().tda_backward(self._handle, args, stream))
+
+    def reference_forward(self, args):
+        """Addresses are of host memory here and in reference_backward."""
+        _check(library().tda_reference_forward(self._handle, args))
+
+    def reference_backward(self, args):
+        _check(library().tda_reference_backward(self._handle, args))
 
     def preload(self):
         _check(library().tda_preload(self._handle))

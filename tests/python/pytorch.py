@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""pytorch.py ROOT TDAGEN LIBRARY: the package tda on PyTorch's CPU tensors, by the f64 reference instead of kernels.
+
+Everything else is the same on a GPU: operators, gradients, graphs, layouts, refusals.
+"""
+import copy
+import json
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+
+import torch
+
+ROOT, TDAGEN, LIBRARY = sys.argv[1:4]
+scratch = tempfile.TemporaryDirectory()
+os.environ.update(TDA_LIBRARY=LIBRARY, TDAGEN=TDAGEN, TDA_CACHE_DIR=f"{scratch.name}/cache",
+                  TORCHINDUCTOR_CACHE_DIR=f"{scratch.name}/inductor")
+sys.path.insert(0, f"{ROOT}/runtime/python")
+import tda  # noqa: E402
+import tda.nn  # noqa: E402
+from tda import _torch  # noqa: E402
+from testing import expect, run_tests  # noqa: E402
+
+SPECS = sorted(path.stem for path in pathlib.Path(ROOT, "dsl/specs").glob("*.lua"))
+LAYERS = 3
+
+
+class Case:
+    """Random inputs of an attention; heads = 4, two of k and v."""
+
+    def __init__(self, attn, q_len=40, k_len=48, bthd=False, seed=1):
+        torch.manual_seed(seed)
+        self.attn = attn
+
+        def tensor(heads, length, dim):
+            sizes = (2, length, heads, dim) if bthd else (2, heads, length, dim)
+            x = torch.randn(sizes).to(attn.dtype)
+            return (x.transpose(1, 2) if bthd else x).requires_grad_()
+
+        self.q = [tensor(4, q_len, attn.head_dim) for _ in range(attn.views)]
+        self.k = [tensor(2, k_len, attn.head_dim) for _ in range(attn.views)]
+        self.v = tensor(2, k_len, attn.value_dim)
+        self.params = {p.name: (0.3 + 0.3 * torch.rand(attn.program.param_length(p, 4, LAYERS))).requires_grad_()
+                       for p in attn.params}
+        self.layer = 1 if any("LAYER" in p.shape.name for p in attn.params) else 0
+        self.grad_o = torch.randn(2, 4, q_len, attn.value_dim).to(attn.dtype)
+
+    def inputs(self):
+        return [*self.q, *self.k, self.v, *self.params.values()]
+
+    def run(self, attn=None):
+        return (attn or self.attn)(q=self.q, k=self.k, v=self.v, layer=self.layer, **self.params)
+
+    def results(self, attn=None):
+        """[o, gradients of all inputs]"""
+        o = self.run(attn)
+        return [o.detach(), *torch.autograd.grad(o, self.inputs(), self.grad_o.to(o.dtype))]
+
+
+def small(spec="tda", **settings):
+    return tda.compile(spec, **{"dtype": "f32", "head_dim": 16, **settings})
+
+
+def relative(x, wanted):
+    return ((x.double() - wanted.double()).norm() / wanted.double().norm()).item()
+
+
+def same(a, b):
+    return len(a) == len(b) and all(map(torch.equal, a, b))
+
+
+def expect_error(kind, words, call):
+    try:
+        call()
+        expect(False, f"{words}: not refused")
+    except kind as error:
+        expect(words in str(error), f"{words}: the message is {error}")
+
+
+# ---- results ----
+
+def test_specs():
+    """Outputs and all gradients against the formulas in plain PyTorch."""
+    for spec in SPECS:
+        case = Case(small(spec))
+        for n, (got, wanted) in enumerate(zip(case.results(), case.results(tda.reference(case.attn)))):
+            error = relative(got, wanted)
+            expect(got.shape == wanted.shape and error < 1e-6, f"{spec}: result {n} is off by {error}")
+    for dtype in ("bf16", "f16"):
+        case = Case(small(dtype=dtype))
+        bound = 5e-3 if dtype == "bf16" else 1e-3
+        for got, wanted in zip(case.results(), case.results(tda.reference(case.attn))):
+            expect(relative(got, wanted) < bound, f"{dtype}: off by {relative(got, wanted)}")
+
+
+def test_reference():
+    """The plain formulas against differences, kinks among them; and empty rows."""
+    formulas = tda.reference("""return attention { name = "kinks", head_dim = 8, params = { a = learned(scalar, 0.5) },
+        threshold = function(c) return c.a * sqrt(max(c.i - 1, 0)) end,
+        weight = function(s, tau) return relu(s - tau) ^ 0.5 * min(s, 1) + clamp(s, -0.5, 0.5) end, mask = causal() }
+        """)
+    torch.manual_seed(2)
+    q, k, v = (torch.randn(1, 1, 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    a = torch.tensor(0.01, dtype=torch.float64, requires_grad=True)
+    expect(torch.autograd.gradcheck(lambda *x: formulas(x[0], x[1], x[2], a=x[3]), (q, k, v, a)), "its gradients")
+    zeros = torch.zeros(1, 1, 5, 8, requires_grad=True)
+    formulas(zeros, k, v, a=a).sum().backward()
+    expect(zeros.grad.abs().max() == 0 and a.grad.isfinite(), "the gradient of rows of zeros")
+    case = Case(small(), q_len=48, k_len=40)
+    results = case.results(tda.reference(case.attn))
+    expect(all(x.isfinite().all() for x in results), "rows that see no key give NaN")
+    expect(results[0][:, :, :8].abs().max() == 0, "rows that see no key are not 0")
+    expect(same([x.to(y.dtype) for x, y in zip(results, case.results())], case.results()), "rows before the first key")
+
+
+def test_layouts():
+    """Memory is laid out as the inputs'; the views are taken without copies; layout="bthd"."""
+    attn = small()
+    plain, swapped = Case(attn), Case(attn, bthd=True)
+    for got, like in zip(swapped.results(), [swapped.q[0], *swapped.inputs()]):
+        expect(got.stride() == like.stride(), f"strides are {got.stride()}, not {like.stride()}")
+    o = plain.run()
+    expect(o.stride() == plain.q[0].stride(), "packed heads")
+    rows = [x.detach().transpose(1, 2) for x in (*plain.q, *plain.k, plain.v)]
+    other = attn(q=rows[:2], k=rows[2:4], v=rows[4], layout="bthd", **plain.params)
+    expect(torch.equal(other.transpose(1, 2), o), 'layout="bthd"')
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        packed = torch.randn(2, 48, 5, 4, 16)                  # q1, k1, q2, k2, v in one tensor
+        q1, k1, q2, k2, v = packed.permute(2, 0, 3, 1, 4)
+        one = attn(q=[q1, q2], k=[k1, k2[:1].expand_as(k2)], v=v)
+        expect(torch.equal(one, attn(q=[q1.clone(), q2.clone()], k=[k1.clone(), k2[:1].repeat(2, 1, 1, 1)], v=v.clone())),
+               "views of a packed tensor")
+
+
+def test_copies():
+    """Tensors that libtda can't read are copied, which is said once; results and gradients are the same."""
+    attn = small()
+    case = Case(attn)
+    wanted = case.results()
+    odd = Case(attn)
+    odd.q[0] = odd.q[0].detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
+    storage = torch.zeros(odd.v.numel() + 1)
+    odd.v = storage[1:].view(odd.v.shape).copy_(odd.v.detach()).requires_grad_()
+    _torch._warned.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        got = odd.results()
+        odd.results()
+    said = [str(w.message) for w in caught if "copied" in str(w.message)]
+    expect(same(got, wanted), "results of copies")
+    expect(len(said) == 2 and "q[0]" in said[0] and "v is" in said[1], f"said {said}")
+
+
+def test_parameters():
+    attn = small("tda_layers")
+    case = Case(attn)
+    beta, lam = case.params["beta"], case.params["lambda"]
+
+    def run(**params):
+        return attn(q=case.q, k=case.k, v=case.v, **params)
+
+    o = run(beta=beta, lam=lam, layer=2)
+    expect(torch.equal(o, run(layer=2, **{"beta": beta, "lambda": lam})), "lam stands for lambda")
+    expect(torch.equal(o, run(beta=beta[8:].repeat(3), lam=lam[2:].repeat(3), layer=2)), "only the layer's entries count")
+    expect(not torch.equal(o, run(beta=beta, lam=lam, layer=1)), "the layer does not count")
+    expect(torch.equal(run(layer=2), run(beta=1, lam=0.5, layer=2)), "what is left out has its initial value")
+    grads = torch.autograd.grad(o, [beta, lam], case.grad_o)
+    expect(grads[0][:8].abs().max() == 0 and grads[1][:2].abs().max() == 0 and grads[1][2] != 0, "gradients of other layers")
+    half = lam.detach().half().requires_grad_()
+    torch.autograd.grad(run(beta=beta, lam=half, layer=2), half, case.grad_o)
+    some, = torch.autograd.grad(run(beta=beta.detach(), lam=lam, layer=2), lam, case.grad_o)
+    expect(torch.equal(some, grads[1]), "the gradient of one parameter alone")
+    expect_error(TypeError, "gamma is no parameter of tda_layers; its parameters: beta, lambda", lambda: run(gamma=1))
+    expect_error(TypeError, "given twice", lambda: run(lam=lam, lambda_=lam))
+    expect_error(ValueError, "layer is 3: it must be in 0..2", lambda: run(beta=beta, layer=3))
+    expect_error(ValueError, "beta has 11 entries", lambda: run(beta=beta[1:]))
+
+
+def test_refusals():
+    attn = small()
+    case = Case(attn)
+    q, k, v = case.q, case.k, case.v
+    for words, arguments in (("q and k are 1 and 2 tensors", (q[:1], k, v)),
+                             ("q[1] is torch.float64", ([q[0], q[1].double()], k, v)),
+                             ("k[0] has dim 8", (q, [k[0][..., :8], k[1]], v)),
+                             ("k[1] has length 40", (q, [k[0], k[1][:, :, :40]], v)), ("has 3 dimensions", (q, k, v[0])),
+                             ("that must divide the 3 of q", ([x[:, :3] for x in q], k, v))):
+        expect_error(ValueError, words, lambda: attn(*arguments))
+    compiled = torch.compile(attn, backend="eager", fullgraph=True)
+    expect_error(Exception, "q[1] is torch.float64", lambda: compiled([q[0], q[1].double()], k, v))
+    expect_error(ValueError, "all must be on one device", lambda: attn(q=q, k=k, v=v.to("meta")))
+    expect_error(ValueError, 'layout is "bhtd" or "bthd"', lambda: attn(q=q, k=k, v=v, layout="thd"))
+    expect_error(tda.CompileError, "the spec has no option 'heads'", lambda: small(heads=3))
+    expect_error(RuntimeError, "is not loaded here", lambda: torch.ops.tda.forward(q, k, v, [], "unknown", 0, 0))
+
+
+# ---- PyTorch's own machinery ----
+
+def test_operators():
+    """torch.library's own check: schema, gradients, fake kernels, tracing with static and symbolic sizes."""
+    for spec, wanted in (("tda", 3), ("tda_rmsnorm", 5)):
+        case = Case(small(spec))
+        params = list(case.params.values())
+        arguments = (case.q, case.k, case.v, params, case.attn.key, (1 << len(params)) - 1, 0)
+        found = torch.library.opcheck(torch.ops.tda.forward.default, arguments, raise_exception=False)
+        expect(set(found.values()) == {"SUCCESS"}, f"{spec}: forward {found}")
+        detached = [[x.detach() for x in xs] for xs in (case.q, case.k, [case.v], params)]
+        saved = torch.ops.tda.forward(*arguments)[1]
+        arguments = (case.grad_o, detached[0], detached[1], detached[2][0], detached[3], saved, *arguments[4:], wanted)
+        found = torch.library.opcheck(torch.ops.tda.backward.default, arguments, raise_exception=False)
+        expect(set(found.values()) == {"SUCCESS"}, f"{spec}: backward {found}")
+
+
+def test_symbolic_sizes():
+    """The fake kernel's size of `saved` on a GPU is what libtda says, for numbers and for symbols."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from tda._program import Shape
+    for spec in SPECS:
+        program = small(spec).program
+        for sizes in ((1, 2, 2, 64, 64), (2, 4, 1, 1, 130), (0, 1, 1, 100, 3)):
+            shape = Shape(*sizes, 0, 1)
+            expect(program.saved_bytes(shape) == program.sizes(shape).saved, f"{spec}: saved bytes of {sizes}")
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        case = Case(small())
+        o = case.run()
+        expect(o.shape == case.q[0].shape and o.requires_grad, "fake tensors")
+
+
+def test_compile():
+    """Whole graphs, whose results are eager's bit for bit; lengths may change without compiling anew."""
+    attn = small("tda_layers")
+
+    def block(q, k, v, beta, lam, layer):
+        o = attn(q=[x * 2 for x in q], k=k, v=v, beta=beta, lam=lam, layer=layer)
+        return o.transpose(1, 2).reshape(o.shape[0], o.shape[2], -1)
+
+    for backend in ("aot_eager", "inductor"):
+        torch._dynamo.reset()
+        counted = torch._dynamo.testing.CompileCounterWithBackend(backend)
+        compiled = torch.compile(block, backend=counted, fullgraph=True, dynamic=True)
+        for q_len, bthd in ((40, False), (33, False), (48, False)):
+            case = Case(attn, q_len=q_len, bthd=bthd)
+            results = []
+            for function in (block, compiled):
+                o = function(case.q, case.k, case.v, *case.params.values(), 1)
+                results.append([o.detach(), *torch.autograd.grad(o.sum(), case.inputs())])
+            expect(same(*results), f"{backend}, length {q_len}: not the bits of eager")
+        expect(counted.frame_count == 1, f"{backend}: compiled {counted.frame_count} times")
+
+
+def test_checkpoint():
+    from torch.utils.checkpoint import (CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts)
+    case = Case(small())
+    wanted = case.results()
+
+    def keep_ours(context, op, *arguments, **keywords):
+        return CheckpointPolicy.MUST_SAVE if op is torch.ops.tda.forward.default else CheckpointPolicy.PREFER_RECOMPUTE
+
+    for how in ({"use_reentrant": False}, {"use_reentrant": True},
+                {"use_reentrant": False, "context_fn": lambda: create_selective_checkpoint_contexts(keep_ours)}):
+        def attn(q, k, v, layer, **params):
+            names = list(params)
+            return checkpoint(
+                lambda q1, q2, k1, k2, v, *rest: case.attn(q=[q1, q2], k=[k1, k2], v=v, **dict(zip(names, rest))),
+                *q, *k, v, *params.values(), **how)
+        if how["use_reentrant"]:
+            for x in case.inputs():
+                x.grad = None
+            o = case.run(attn)
+            o.backward(case.grad_o)
+            got = [o.detach(), *(x.grad for x in case.inputs())]
+        else:
+            got = case.results(attn)
+        expect(same(got, wanted), f"checkpoint with {sorted(how)}")
+
+
+def test_moved():
+    """Saved tensors that come back elsewhere, and without the gaps that they had."""
+    attn = small()
+    q1, k1, q2, k2, v = torch.randn(2, 48, 5, 2, 16, requires_grad=True).permute(2, 0, 3, 1, 4)
+    results = []
+    for pack in (lambda x: x, lambda x: x.contiguous().clone()):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            o = attn(q=[q1, q2], k=[k1, k2], v=v)
+        results.append(torch.autograd.grad(o.sum(), [q1, k1, q2, k2, v]))
+    expect(same(*results), "gradients with hooks that pack")
+
+
+def test_autocast():
+    case = Case(small(dtype="bf16"))
+    wanted = case.results()
+    wide = Case(case.attn)
+    for name in ("q", "k"):
+        setattr(wide, name, [x.detach().float().requires_grad_() for x in getattr(wide, name)])
+    wide.v = wide.v.detach().float().requires_grad_()
+    expect_error(ValueError, "compiled for bf16", wide.run)
+    formulas = tda.reference(case.attn, dtype=torch.float32)
+    plain = wide.run(formulas)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expect(torch.equal(wide.run(formulas), plain), "the reference under autocast")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = wide.results()
+        compiled = wide.results(torch.compile(case.attn, backend="aot_eager", fullgraph=True))
+    expect(same([x.to(y.dtype) for x, y in zip(got, wanted)], wanted), "autocast")
+    expect(got[0].dtype == torch.bfloat16 and got[1].dtype == torch.float32, "dtypes under autocast")
+    expect(same(compiled, got), "autocast in a compiled graph")
+
+
+def test_second_derivative():
+    case = Case(small())
+
+    def operator(q, k, v, layer, **params):
+        return torch.ops.tda.forward(q, k, v, list(params.values()), case.attn.key, 3, layer)[0]
+
+    for attn in (case.attn, operator):
+        first = torch.autograd.grad(case.run(attn), case.q, case.grad_o, create_graph=True)
+        expect(torch.equal(first[0], case.results()[1]), "first derivatives with create_graph")
+        expect_error(RuntimeError, "second derivatives are not available", lambda: first[0].sum().backward())
+
+
+class Block(torch.nn.Module):
+    def __init__(self, attn):
+        super().__init__()
+        self.attn, self.beta = attn, torch.nn.Parameter(torch.full((4,), 0.5))
+
+    def forward(self, q1, q2, k1, k2, v):
+        return self.attn(q=[q1, q2], k=[k1, k2], v=v, beta=self.beta)
+
+
+def test_export():
+    case = Case(small())
+    block = Block(case.attn)
+    inputs = tuple(x.detach() for x in (*case.q, *case.k, case.v))
+    wanted = block(*inputs)
+    path = f"{scratch.name}/block.pt2"
+    torch.export.save(torch.export.export(block, inputs), path)
+    expect(torch.equal(torch.export.load(path).module()(*inputs), wanted), "an exported program")
+    for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        expect(torch.equal(other(*inputs), wanted) and other.attn.program is case.attn.program, "a copied module")
+
+
+def test_ddp():
+    import torch.distributed as dist
+    dist.init_process_group("gloo", init_method=f"file://{scratch.name}/rendezvous", rank=0, world_size=1)
+
+    case = Case(small())
+    block, inputs = Block(case.attn), [x.detach() for x in (*case.q, *case.k, case.v)]
+    block(*inputs).backward(case.grad_o)
+    alone, block.beta.grad = block.beta.grad, None
+    torch.nn.parallel.DistributedDataParallel(block)(*inputs).backward(case.grad_o)
+    expect(torch.equal(block.beta.grad, alone), "gradients under DistributedDataParallel")
+    dist.destroy_process_group()
+
+
+def test_threads():
+    """One shape from many threads: each call has arguments of its own."""
+    attn = small()
+    cases = [Case(attn, seed=n) for n in range(4)]
+    wanted = [case.results() for case in cases]
+    bad = []
+
+    def work(n):
+        for _ in range(10):
+            if not same(cases[n].results(), wanted[n]):
+                bad.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expect(not bad, f"threads {bad} had others' results")
+
+
+# ---- modules ----
+
+def test_module():
+    """The module is the formulas of its spec between its projections, and causal; parameters keep their bounds."""
+    torch.manual_seed(4)
+    x = torch.randn(2, 24, 64, requires_grad=True)
+    for spec, kv_heads in (("tda_rmsnorm", 2), ("tda_layers", 4), ("tra", 1)):
+        module = tda.nn.ThresholdDifferentialAttention(64, 4, kv_heads=kv_heads, spec=spec, layer=2, dtype="f32")
+        formulas = copy.deepcopy(module)
+        formulas.attention = Formulas(module.attention)
+        results = []
+        for each in (module, formulas):
+            o = each(x)
+            results.append([o, *torch.autograd.grad(o.square().sum(), [x, *each.parameters()])])
+        for n, (got, wanted) in enumerate(zip(*results)):
+            error = relative(got, wanted)
+            expect(error < 1e-4 and wanted.abs().max() > 0, f"{spec}: result {n} is off by {error}")
+        changed = torch.cat((x[:, :12], torch.randn(2, 12, 64)), 1)
+        expect(torch.allclose(module(changed)[:, :12], results[0][0][:, :12], atol=1e-6), f"{spec}: later rows are seen")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            expect(relative(module(x), results[0][0]) < 0.05, f"{spec}: autocast")
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+        expect(torch.equal(compiled(x), module(x)), f"{spec}: compiled")
+    module = tda.nn.ThresholdDifferentialAttention(64, 4, dtype="f32")
+    module.learned["lambda"].data.fill_(1.25)
+    beyond = module(x)
+    beyond.sum().backward()
+    expect(module.learned["lambda"].grad != 0, "a parameter outside of its bounds can't come back")
+    module.learned["lambda"].data.fill_(1)
+    expect(torch.equal(beyond, module(x)), "lambda is not clamped")
+
+
+class Formulas:
+    """tda.reference in a module."""
+
+    def __init__(self, attn):
+        self.attn, self.reference = attn, tda.reference(attn)
+
+    def __getattr__(self, name):
+        return getattr(self.attn, name)
+
+    def __call__(self, **arguments):
+        return self.reference(**arguments).float()
+
+
+def test_dlpack():
+    """PyTorch's tensors through the calls for other arrays, bfloat16 too."""
+    case = Case(small(dtype="bf16"))
+    wanted = case.results()
+    plain = [x.detach() for x in case.inputs()]
+    result = tda.forward(case.attn, q=plain[:2], k=plain[2:4], v=plain[4], beta=plain[5], lam=plain[6])
+    grads = tda.backward(result, case.grad_o)
+    got = [result.o, *grads.q, *grads.k, grads.v, *grads.params.values()]
+    expect(same([torch.from_dlpack(x) for x in got], wanted), "results by DLPack")
+
+
+def test_example():
+    """runtime/examples/train_lm.py, as small as it goes."""
+    out = pathlib.Path(scratch.name, "train_lm")
+    arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
+    ran = subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, f"{ROOT}/runtime"],
+                         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
+    results = json.loads((out / "results.json").read_text())
+    expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")
+    for name, result in results.items():
+        expect(len(result["losses"]) == 20 and 0 < result["losses"][-1] < result["losses"][0], f"{name}: losses")
+
+
+warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
+run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_refusals, test_operators,
+          test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative, test_export,
+          test_ddp, test_threads, test_module, test_dlpack, test_example)
