@@ -73,6 +73,10 @@ static const struct { const char *from, *to, *message; } refusals[] = {
 	{ " 64 128\n", " 64 257\n", "line 42 of the manifest: a number is malformed or out of range" DAMAGED },
 	{ "k_len 2*k1.row_stride", "k1.row_stride 2*k1.row_stride",
 	  "line 42 of the manifest: the formula reads a variable that has no value there" DAMAGED },
+	{ "slack 1e-6\n", "slack 1e-6\n//! marks 65 32 128\n",
+	  "line 23 of the manifest: a number is malformed or out of range" DAMAGED },
+	{ "slack 1e-6\n", "slack 1e-6\n//! marks 64 32\n",
+	  "line 23 of the manifest: there are too few or too many words" DAMAGED },
 	{ "row_terms 128", "row_terms 2048", "line 26 of the manifest: a number is malformed or out of range" DAMAGED },
 	{ "sm_80", "gfx90", "line 3 of the manifest: the target is not sm_ and a number" DAMAGED },
 };
