@@ -47,7 +47,7 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.0\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.1\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
 	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->sparse ? "sparse" : "dense");
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),
@@ -78,6 +78,8 @@ static void print_program(const Plan *plan, FILE *out)
 		[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
 	};
 	static const char *const args[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", [ARG_MAP] = "map" };
+	if (plan->sparse)
+		fprintf(out, "//! marks %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_mark_capacity(plan));
 	for (int i = 0; i < plan->buffer_count; i++)
 		fprintf(out, "//! buffer %s %s %s\n", plan->buffers[i].name, kinds[plan->buffers[i].kind],
 		        plan->buffers[i].bytes);

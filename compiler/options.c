@@ -1,6 +1,7 @@
 /* The command line: one table of options, read by the parser, by --help and by the suggestions. */
 #include "options.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "suggest.h"
@@ -10,7 +11,8 @@ enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_R
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
-	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_RUNTIME, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
+	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_LICENSES, OPTION_VERSION,
+	OPTION_HELP
 } OptionId;
 
 typedef struct OptionRow {
@@ -37,9 +39,11 @@ static const OptionRow rows[] = {
 	{ OPTION_RUNTIME, "--in", "PATH", FOR_CHECK | FOR_RUN, "a folder of .npy files or an .npz: q1, k1, ..., v, do, parameters" },
 	{ OPTION_RUNTIME, "--out", "DIR", FOR_RUN, "where o, dq1, dk1, ..., dv and gradients of parameters go, as .npy" },
 	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
+	{ OPTION_RUNTIME, "--stats", NULL, FOR_RUN, "instead of --out: which pairs a sparse plan visits" },
 	{ OPTION_RUNTIME, "--layer", "N", FOR_CHECK | FOR_RUN, "the layer whose parameters are used, from 0" },
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
 	{ OPTION_DEFECT, "--defect", "KIND", FOR_ALL, NULL },
+	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_ALL, NULL },
 	{ OPTION_LICENSES, "--licenses", NULL, FOR_ALL, "print the licences of tdagen and of what is linked into it" },
 	{ OPTION_VERSION, "--version", NULL, FOR_ALL, "print the version" },
 	{ OPTION_HELP, "--help", NULL, FOR_ALL, "print this" },
@@ -50,8 +54,8 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run" };
 static const char *const plan_names[] = { "dense", "sparse" };
 static const PlanKind plan_kinds[] = { PLAN_DENSE, PLAN_SPARSE };
-static const char *const defect_names[] = { "drop-tile", "shift-tau" };
-static const Defect defects[] = { DEFECT_DROP_TILE, DEFECT_SHIFT_TAU };
+static const char *const defect_names[] = { "drop-tile", "shift-tau", "drop-mark" };
+static const Defect defects[] = { DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK };
 
 void options_print_help(FILE *out)
 {
@@ -192,10 +196,13 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 		options->plan.kind = plan_kinds[chosen];
 		return true;
 	case OPTION_DEFECT:
-		if (!set_choice(arena, row->name, value, defect_names, 2, &chosen))
+		if (!set_choice(arena, row->name, value, defect_names, 3, &chosen))
 			return false;
 		options->plan.defect = defects[chosen];
 		return true;
+	case OPTION_MARK_CAPACITY:
+		options->plan.mark_capacity = atoi(value);
+		return options->plan.mark_capacity > 0 || usage_error("--mark-capacity takes a number from 1, not", value, NULL);
 	case OPTION_RUNTIME:
 		options->runtime_args[options->runtime_arg_count++] = row->name;
 		if (row->value)

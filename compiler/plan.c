@@ -78,6 +78,22 @@ int plan_int8_bytes(const Spec *spec)
 	return (spec->head_dim + depth - 1) / depth * depth;
 }
 
+int plan_int8_keys_a_row(const Spec *spec)
+{
+	return plan_int8_bytes(spec) <= PLAN_PANEL_BYTES / 2 ? 2 : 1;
+}
+
+int plan_int8_tile_bytes(const Spec *spec)
+{
+	int panels = (plan_int8_bytes(spec) + PLAN_PANEL_BYTES - 1) / PLAN_PANEL_BYTES;
+	return PLAN_TILE_GROUP * PLAN_MARK / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
+}
+
+int plan_mark_capacity(const Plan *plan)
+{
+	return plan->options.mark_capacity > 0 ? plan->options.mark_capacity : PLAN_MARK_CAPACITY;
+}
+
 bool plan_has_partials(const Plan *plan, int param)
 {
 	const Spec *spec = plan->spec;
@@ -141,6 +157,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 	k->rows = PLAN_TERM_ROWS;
 	k->warps = 4;
 	k->grid = arena_printf(arena, "batch*kv_heads*ceil_div(k_len,%d)", PLAN_TERM_ROWS);
+	if (plan->sparse)
+		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", PLAN_TILE_GROUP, PLAN_TILE_GROUP * PLAN_MARK);
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
@@ -154,18 +172,19 @@ static void plan_screen(Plan *plan, Arena *arena)
 	const char *q = arena_printf(arena, "%d*batch*heads", spec->views);
 	const char *k = arena_printf(arena, "%d*batch*kv_heads", spec->views);
 	const char *q_rows = arena_printf(arena, "round_up(q_len,%d)", PLAN_TERM_ROWS);
-	const char *k_rows = arena_printf(arena, "round_up(k_len,%d)", PLAN_TERM_ROWS);
+	const char *groups = arena_printf(arena, "ceil_div(k_len,%d)", PLAN_TILE_GROUP * PLAN_MARK);
 	const char *blocks = arena_printf(arena, "ceil_div(q_len,%d)", PLAN_MARK);
 	const char *tiles = arena_printf(arena, "ceil_div(k_len,%d)", PLAN_MARK);
 	int bytes = plan_int8_bytes(spec);
 	add_buffer(plan, arena, BUFFER_FORWARD, "q8", arena_printf(arena, "%d*%s*%s", bytes, q, q_rows));
-	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", bytes, k, k_rows));
+	int group_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : PLAN_TILE_GROUP * PLAN_MARK * bytes;
+	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
-	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "16*%s*round_up(%s,%d)", k, tiles, PLAN_TILE_GROUP));
+	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * PLAN_TILE_GROUP, k, groups));
 	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
 	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",
-	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, PLAN_MARK_CAPACITY));
+	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
@@ -295,6 +314,7 @@ static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 	plan->zeros_proved = expr_prove_zero_below(spec->pool, spec->weight, &plan->factor, &plan->obstacle);
 	plan->screens = plan->zeros_proved && expr_is_increasing_in_s(spec->pool, spec->score);
 	plan->sparse = plan->options.kind == PLAN_SPARSE;
+	plan->int8_tiles = plan->sparse && plan->options.target == TARGET_SM_90A;
 	if (plan->sparse && !plan->zeros_proved) {
 		diag_error(diag, spec->weight_loc, "--plan sparse needs a weight that is proved to be 0 wherever s <= tau");
 		diag_note(diag, (Loc){ 0, 0 }, "--explain says what stands in the way; --plan dense takes every spec");

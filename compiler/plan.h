@@ -15,12 +15,13 @@ typedef enum Target { TARGET_SM_80, TARGET_SM_90A, TARGET_COUNT } Target;
 typedef enum PlanKind { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE } PlanKind;
 
 /* A deliberate defect, so that tests can show that the checks find it. */
-typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU } Defect;
+typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK } Defect;
 
 typedef struct PlanOptions {
 	Target target;
 	PlanKind kind;
 	Defect defect;
+	int mark_capacity;                 /* 0: PLAN_MARK_CAPACITY; less, so that tests can exceed it */
 	bool line_info;                    /* .loc lines in the PTX */
 } PlanOptions;
 
@@ -45,7 +46,7 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
-	PLAN_TILE_GROUP = 4,               /* key tiles whose bounds are read together */
+	PLAN_TILE_GROUP = 4,               /* key tiles that a sparse plan prepares together, existing or not */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };
@@ -106,6 +107,7 @@ typedef struct Plan {
 	bool screens;                      /* and the score increases with s: a sparse plan is possible */
 	const Expr *factor;                /* which factor proves it, or NULL */
 	const Expr *obstacle;              /* what stands in the way, or NULL */
+	bool int8_tiles;                   /* int8 keys lie as wgmma reads them (plan_int8_tile_bytes), not row by row */
 	int tau_views;                     /* buffers of thresholds: 1 when no view differs, else views */
 	int backward_q_passes;
 	int shared_limit;                  /* bytes a CTA may use on the target */
@@ -137,6 +139,12 @@ bool plan_splits_output_gradient(const Spec *spec);
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
 /* Bytes of a row of int8 in the screen's images of q and k: head_dim rounded up to the depth of a matrix instruction. */
 int plan_int8_bytes(const Spec *spec);
+/* Bytes of PLAN_TILE_GROUP key tiles as wgmma reads them: swizzled panels of 128 bytes a row, of which two keys of up to 64 bytes
+ * share one (plan_int8_keys_a_row). templates/quantise.c has the order. */
+int plan_int8_tile_bytes(const Spec *spec);
+int plan_int8_keys_a_row(const Spec *spec);
+/* Marks kept for a row block at most. */
+int plan_mark_capacity(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

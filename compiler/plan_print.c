@@ -105,15 +105,43 @@ static void explain_small_tiles(const Plan *plan, FILE *out)
 	}
 }
 
+/* What the plan does, or what keeps it from doing less. */
+static void explain_kind(const Plan *plan, FILE *out)
+{
+	if (plan->sparse) {
+		fprintf(out, "plan          sparse: the screen, in int8, marks each key that may survive for a row of a block of %d; the other"
+		        " kernels visit marked keys alone\n", PLAN_MARK);
+		return;
+	}
+	fputs("plan          dense: every tile that the mask leaves is computed; ", out);
+	if (!plan->zeros_proved)
+		fputs("a sparse plan needs a weight that is proved to be 0 wherever s <= tau\n", out);
+	else if (plan->screens)
+		fputs("--plan sparse would compute exact scores only of pairs that may survive\n", out);
+	else if (plan->spec->score->vars & 1u << VAR_J)
+		fputs("a sparse plan needs a score that does not read c.j\n", out);
+	else
+		fputs("a sparse plan needs a score that is proved to increase with s\n", out);
+}
+
+static void explain_gathering(const Plan *plan, FILE *out)
+{
+	if (!plan->sparse)
+		return;
+	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole\n",
+	        plan_mark_capacity(plan));
+	if (plan->spec->views > 1)
+		fprintf(out, "note          views are visited one after the other, each with its own marked keys: values of a key that %s"
+		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");
+}
+
 void plan_explain(const Plan *plan, FILE *out)
 {
 	const Spec *spec = plan->spec;
 	fprintf(out, "spec          %s: %d view%s, %s, head_dim %d, value_dim %d\n", spec->name, spec->views,
 	        spec->views > 1 ? "s" : "", dtype_name(spec->dtype), spec->head_dim, spec->value_dim);
 	print_proof(plan, out);
-	fprintf(out, "plan          dense: every tile that the mask leaves is computed");
-	fprintf(out, plan->zeros_proved ? "; a sparse plan would be sound, but is not available in this version\n"
-	                                : "; a sparse plan needs proved zeros\n");
+	explain_kind(plan, out);
 	fprintf(out, plan->options.target == TARGET_SM_90A ? "target        %s alone; at most %d KB of shared memory a CTA\n"
 	        : "target        %s and later; at most %d KB of shared memory a CTA, so that it runs on every such chip\n",
 	        target_name(plan->options.target), plan->shared_limit / 1024);
@@ -121,12 +149,12 @@ void plan_explain(const Plan *plan, FILE *out)
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		char tile[24] = "-", slots[8] = "-";
-		if (is_tiled(launch)) {
+		if (is_tiled(launch) || launch->role == ROLE_SCREEN) {
 			snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
 			snprintf(slots, sizeof slots, "%d", launch->slots);
 		}
 		fprintf(out, "%-22s %8d %8s %6s %10d %10s  ", launch->entry, plan_threads(launch), tile, slots, launch->shared_bytes,
-		        is_tiled(launch) ? engine_name(launch) : "-");
+		        is_tiled(launch) || launch->role == ROLE_SCREEN ? engine_name(launch) : "-");
 		if (is_tiled(launch))
 			print_outputs(launch, out);
 		else if (launch->role == ROLE_REDUCE)
@@ -135,6 +163,7 @@ void plan_explain(const Plan *plan, FILE *out)
 			fputs(role_name(launch->role), out);
 		fputc('\n', out);
 	}
+	explain_gathering(plan, out);
 	explain_passes(plan, out);
 	explain_small_tiles(plan, out);
 }

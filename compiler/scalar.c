@@ -11,7 +11,6 @@ typedef struct Emit {
 	const Scope *scope;
 	struct { const Expr *e; Val v; } memo[MEMO_SIZE];
 	int memo_count;
-	Val *size;                         /* where the sum of all values' sizes is wanted, or NULL */
 } Emit;
 
 Scope scope_inside(const Scope *outer)
@@ -22,17 +21,17 @@ Scope scope_inside(const Scope *outer)
 	return scope;
 }
 
-static Val lookup(Emit *m, const Expr *e)
+Val scalar_lookup(Builder *b, const Expr *e, const Scope *scope)
 {
-	for (const Scope *s = m->scope; s; s = s->outer) {
+	for (const Scope *s = scope; s; s = s->outer) {
 		Val v = e->var == VAR_PARAM ? s->params[e->param] : s->var[e->var];
 		if (!val_is_null(v))
 			return v;
 	}
-	if (!m->b->failed)
-		diag_internal(m->b->diag, e->loc, "'%s' has no value where the kernel evaluates this expression",
+	if (!b->failed)
+		diag_internal(b->diag, e->loc, "'%s' has no value where the kernel evaluates this expression",
 		              expr_var_name(e->var));
-	m->b->failed = true;
+	b->failed = true;
 	return (Val){ NULL };
 }
 
@@ -201,28 +200,26 @@ static Val power_constant(Builder *b, Val x, double y)
 	return y > 0 ? result : divide(b, val_f32(b, 1), result);
 }
 
-static Val emit(Emit *m, const Expr *e);
-
 static Val clamp_of(Builder *b, const Val *a)
 {
 	return val_fmin(b, val_fmax(b, a[0], a[1]), a[2]);
 }
 
-static Val emit_op(Emit *m, const Expr *e)
+bool scalar_constant_power(const Expr *e)
 {
-	Builder *b = m->b;
-	Val a[EXPR_MAX_ARITY];
-	bool constant_power = e->op == EXPR_POW && e->arg[1]->op == EXPR_CONST;
-	for (int i = 0; i < e->arity - constant_power; i++)
-		a[i] = emit(m, e->arg[i]);
-	ir_at(b, e->loc);
+	return e->op == EXPR_POW && e->arg[1]->op == EXPR_CONST;
+}
+
+Val scalar_apply(Builder *b, const Expr *e, const Val *a)
+{
 	switch (e->op) {
 	case EXPR_ADD: return val_fadd(b, a[0], a[1]);
 	case EXPR_SUB: return val_fsub(b, a[0], a[1]);
 	case EXPR_MUL: return val_fmul(b, a[0], a[1]);
 	case EXPR_DIV: return divide(b, a[0], a[1]);
 	case EXPR_NEG: return val_fneg(b, a[0]);
-	case EXPR_POW: return constant_power ? power_constant(b, a[0], e->arg[1]->value) : power_general(b, a[0], a[1]);
+	case EXPR_POW:
+		return scalar_constant_power(e) ? power_constant(b, a[0], e->arg[1]->value) : power_general(b, a[0], a[1]);
 	case EXPR_SQRT: return sqrt_of(b, a[0]);
 	case EXPR_LOG: return log_of(b, a[0]);
 	case EXPR_EXP: return exp_of(b, a[0]);
@@ -249,20 +246,27 @@ static Val emit_op(Emit *m, const Expr *e)
 	return (Val){ NULL };
 }
 
+static Val emit(Emit *m, const Expr *e);
+
+static Val emit_op(Emit *m, const Expr *e)
+{
+	Val a[EXPR_MAX_ARITY];
+	for (int i = 0; i < e->arity - scalar_constant_power(e); i++)
+		a[i] = emit(m, e->arg[i]);
+	ir_at(m->b, e->loc);
+	return scalar_apply(m->b, e, a);
+}
+
 static Val emit(Emit *m, const Expr *e)
 {
 	if (e->op == EXPR_VAR)
-		return lookup(m, e);
+		return scalar_lookup(m->b, e, m->scope);
 	for (int i = 0; i < m->memo_count; i++)
 		if (m->memo[i].e == e)
 			return m->memo[i].v;
 	if (e->op == EXPR_CONST)
 		ir_at(m->b, e->loc);
 	Val v = e->op == EXPR_CONST ? val_f32(m->b, e->value) : emit_op(m, e);
-	if (m->size && !e->is_bool) {
-		Val size = val_fabs(m->b, v);
-		*m->size = val_fadd(m->b, *m->size, size);
-	}
 	if (m->memo_count < MEMO_SIZE) {
 		m->memo[m->memo_count].e = e;
 		m->memo[m->memo_count++].v = v;
@@ -270,18 +274,11 @@ static Val emit(Emit *m, const Expr *e)
 	return v;
 }
 
-Val scalar_emit_sized(Builder *b, const Expr *e, const Scope *scope, Val *size)
+Val scalar_emit(Builder *b, const Expr *e, const Scope *scope)
 {
-	Emit m = { .b = b, .scope = scope, .size = size };
-	if (size)
-		*size = val_f32(b, 0);
+	Emit m = { .b = b, .scope = scope };
 	MlirLocation before = b->location;
 	Val v = emit(&m, e);
 	b->location = before;
 	return v;
-}
-
-Val scalar_emit(Builder *b, const Expr *e, const Scope *scope)
-{
-	return scalar_emit_sized(b, e, scope, NULL);
 }

@@ -39,6 +39,15 @@ tda_status launch_sizes(const Manifest *m, const int64_t *vars, int64_t sizes[BU
 	return status;
 }
 
+tda_status launch_buffer(const Manifest *m, const int64_t *vars, int buffer, int64_t *offset, int64_t *bytes)
+{
+	BufferLayout layout;
+	tda_status status = lay_out(m, vars, &layout);
+
+	*offset = layout.offset[buffer];
+	return status ? status : formula_eval(m->buffers[buffer].bytes, vars, bytes);
+}
+
 static uint64_t pointer_address(const Manifest *m, const Binding *b, const BufferLayout *layout, Pointer pointer)
 {
 	switch (pointer.kind) {

@@ -28,6 +28,9 @@ typedef tda_status (*LaunchFunction)(void *user, const Manifest *manifest, int k
 /* Bytes of the workspaces for the shape in vars (SHAPE_* entries). */
 tda_status launch_sizes(const Manifest *manifest, const int64_t *vars, int64_t sizes[BUFFER_KIND_COUNT]);
 
+/* Where a buffer lies in its workspace, in bytes, and its size. */
+tda_status launch_buffer(const Manifest *manifest, const int64_t *vars, int buffer, int64_t *offset, int64_t *bytes);
+
 /* Launches every kernel of the phase. Grids and arguments are computed for all of them before the first is launched. */
 tda_status launch_phase(const Manifest *manifest, Phase phase, const Binding *binding, LaunchFunction launch,
                         void *user);

@@ -180,6 +180,16 @@ static tda_status read_slack(Reader *r)
 	return word_read_real(r, 0, 0, &r->m->slack);
 }
 
+static tda_status read_marks(Reader *r)
+{
+	ManifestMarks *marks = &r->m->marks;
+	tda_status status = word_read_int(r, 0, 1, 64, &marks->side);
+
+	if (!status)
+		status = word_read_int(r, 1, 1, 32, &marks->word);
+	return status ? status : word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
+}
+
 /* BYTES may depend on the shape alone: workspaces are sized before there are tensors. */
 static const bool shape_vars[FORMULA_VARS] = {
 	[SHAPE_BATCH] = true, [SHAPE_HEADS] = true, [SHAPE_KV_HEADS] = true, [SHAPE_Q_LEN] = true, [SHAPE_K_LEN] = true,
@@ -445,6 +455,7 @@ static const Keyword keywords[] = {
 	{ "zeros",      1, 1, 1, ONCE,     read_zeros },
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
+	{ "marks",      1, 3, 3, OPTIONAL, read_marks },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
 	{ "rms_norm",   2, 2, 2, OPTIONAL, read_rms_norm },
 	{ "threshold",  2, 1, MAX_LINE_WORDS, ONCE, read_threshold },

@@ -64,6 +64,13 @@ typedef struct ManifestParam {
 	double init, min, max;
 } ManifestParam;
 
+/* How the marks of a sparse plan lie in its buffers (docs/screen.md). */
+typedef struct ManifestMarks {
+	int side;                      /* rows, and keys, of a mark; 0: the plan has none */
+	int word;                      /* key tiles of a word */
+	int capacity;                  /* marks of a row block */
+} ManifestMarks;
+
 typedef struct Manifest {
 	char compiler[MANIFEST_NAME_BYTES];
 	char target[MANIFEST_NAME_BYTES];
@@ -88,6 +95,7 @@ typedef struct Manifest {
 	int param_count;
 	Postfix *threshold, *score, *weight;
 	Postfix *combine[TDA_MAX_VIEWS];
+	ManifestMarks marks;
 	ManifestBuffer buffers[MANIFEST_MAX_BUFFERS];
 	int buffer_count;
 	ManifestKernel kernels[MANIFEST_MAX_KERNELS];
@@ -99,6 +107,7 @@ typedef struct Manifest {
 tda_status manifest_parse(const char *text, size_t length, Manifest **manifest);
 void manifest_free(Manifest *manifest);                /* NULL is allowed */
 
+int manifest_find_buffer(const Manifest *manifest, const char *name);  /* -1: none */
 int manifest_find_param(const Manifest *manifest, const char *name, size_t length);    /* -1: none */
 int manifest_dtype_size(const Manifest *manifest);     /* bytes of an element */
 const char *dtype_text(tda_dtype dtype);               /* f32, f16, bf16 */

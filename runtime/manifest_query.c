@@ -11,6 +11,14 @@ int manifest_find_param(const Manifest *m, const char *name, size_t length)
 	return -1;
 }
 
+int manifest_find_buffer(const Manifest *m, const char *name)
+{
+	for (int b = 0; b < m->buffer_count; b++)
+		if (strcmp(m->buffers[b].name, name) == 0)
+			return b;
+	return -1;
+}
+
 int manifest_dtype_size(const Manifest *m)
 {
 	return m->dtype == TDA_F32 ? 4 : 2;

@@ -429,18 +429,34 @@ static bool fill_reference(const Problem *p, bool backward, Reference *r)
 	return ok && fill_noise(p, &r->noise, q_rows, k_rows) && fill_noise(p, &r->change, q_rows, k_rows);
 }
 
-tda_status problem_reference(const Problem *p, bool backward, Reference *r)
+static tda_status run_reference(const Problem *p, bool backward, PairObserver *observe, void *user, Reference *r)
 {
 	enum { THREADS = 8 };
 	tda_status status;
 
 	*r = (Reference){
+		.observe = observe, .observer = user,
 		.manifest = p->manifest, .batch = p->shape.batch, .heads = p->shape.heads, .kv_heads = p->shape.kv_heads,
 		.q_len = p->shape.q_len, .k_len = p->shape.k_len, .layer = p->shape.layer, .layers = p->shape.layers,
 	};
 	status = fill_reference(p, backward, r) ? reference_run(r, THREADS) : tda_fail_memory();
 	if (status)
 		problem_reference_free(r);
+	return status;
+}
+
+tda_status problem_reference(const Problem *p, bool backward, Reference *r)
+{
+	return run_reference(p, backward, NULL, NULL, r);
+}
+
+tda_status problem_observe(const Problem *p, PairObserver *observe, void *user)
+{
+	Reference r;
+	tda_status status = run_reference(p, false, observe, user, &r);
+
+	if (!status)
+		problem_reference_free(&r);
 	return status;
 }
 

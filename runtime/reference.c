@@ -128,20 +128,19 @@ static void keys_backward(const Worker *w, int64_t group)
 
 /* ---- a group of rows that share keys ---- */
 
-static void visible_keys(const Reference *ref, RowPlace *at)
+KeySpan reference_visible_keys(const Manifest *m, int64_t i, int64_t k_len)
 {
-	const Manifest *m = ref->manifest;
+	KeySpan keys = { 0, k_len };
 
-	at->first = 0;
-	at->end = ref->k_len;
-	if (m->causal && at->i + 1 < at->end)
-		at->end = at->i + 1;
-	if (m->window && at->i - m->window + 1 > at->first)
-		at->first = at->i - m->window + 1;
-	if (m->window && m->window < ref->k_len - at->i)
-		at->end = at->i + m->window < at->end ? at->i + m->window : at->end;
-	if (at->end < at->first)
-		at->end = at->first;
+	if (m->causal && i + 1 < keys.end)
+		keys.end = i + 1;
+	if (m->window && i - m->window + 1 > keys.first)
+		keys.first = i - m->window + 1;
+	if (m->window && m->window < k_len - i)
+		keys.end = i + m->window < keys.end ? i + m->window : keys.end;
+	if (keys.end < keys.first)
+		keys.end = keys.first;
+	return keys;
 }
 
 static void prepare_keys(Worker *w, int64_t group)
@@ -177,9 +176,9 @@ static void run_row(Worker *w, const RowPlace *at)
 {
 	const Reference *ref = w->ref;
 
-	if (at->first == at->end)
+	if (at->keys.first == at->keys.end)
 		return;                        /* outputs were cleared */
-	w->visible += (at->end - at->first) * ref->manifest->views;
+	w->visible += (at->keys.end - at->keys.first) * ref->manifest->views;
 	reference_row_forward(w, at);
 	if (!ref->grad_o)
 		return;
@@ -198,7 +197,7 @@ static void run_rows(Worker *w, int64_t group, int64_t head, int64_t first, int 
 			.group = group, .head = head, .row = bh * ref->q_len + first + n,
 			.i = first + n + ref->k_len - ref->q_len, .slot = n,
 		};
-		visible_keys(ref, &places[n]);
+		places[n].keys = reference_visible_keys(ref->manifest, places[n].i, ref->k_len);
 	}
 	reference_prepare_rows(w, places, count);
 	for (int n = 0; n < count; n++)

@@ -25,6 +25,18 @@ typedef struct ReferenceNoise {
  */
 double reference_delta(const Manifest *m);
 
+/* A row's pairs with neighbouring keys under one view, evaluated. */
+typedef struct PairRun {
+	int view;
+	int64_t batch_head, row;       /* batch * heads + head; the row in it */
+	int64_t first;                 /* key */
+	int count;
+	const double *score, *weight;  /* [count]; the score as modified */
+	double tau;
+} PairRun;
+/* Called for every visible pair: in order within a (batch, head), from one thread; for different ones from several. */
+typedef void PairObserver(void *user, const PairRun *pairs);
+
 /*
  * All tensors are contiguous f64 in host memory and belong to the caller:
  *     q[view], dq[view]       [batch, heads, q_len, head_dim]
@@ -54,10 +66,18 @@ typedef struct Reference {
 	                                * Scores that are exactly 0, as those of zero rows are, are not among them */
 	/* the same for each row of k and v [batch, kv_heads, k_len], over all query heads of the group */
 	int32_t *key_survivors, *key_near;
+	PairObserver *observe;         /* in; may be NULL */
+	void *observer;
 
 	int64_t survivors, near;       /* out: sums of the above */
 	int64_t visible;               /* out: (row, key) pairs that the mask allows, times views */
 } Reference;
+
+/* The keys that the masks let position i see: [first, end), empty where first == end. */
+typedef struct KeySpan {
+	int64_t first, end;
+} KeySpan;
+KeySpan reference_visible_keys(const Manifest *manifest, int64_t i, int64_t k_len);
 
 /* Uses up to `threads` threads (1 or more); the result does not depend on how many. */
 tda_status reference_run(Reference *reference, int threads);

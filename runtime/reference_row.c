@@ -214,10 +214,10 @@ void reference_prepare_rows(Worker *w, const RowPlace *places, int rows)
 	int64_t first = ref->k_len, end = 0;
 
 	for (int r = 0; r < rows; r++) {
-		if (places[r].first == places[r].end)
+		if (places[r].keys.first == places[r].keys.end)
 			continue;
-		first = places[r].first < first ? places[r].first : first;
-		end = places[r].end > end ? places[r].end : end;
+		first = places[r].keys.first < first ? places[r].keys.first : first;
+		end = places[r].keys.end > end ? places[r].keys.end : end;
 	}
 	for (int v = 0; v < m->views; v++) {
 		for (int r = 0; r < rows; r++) {
@@ -247,11 +247,11 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 	live->count = 0;
 	input.var[POSTFIX_VAR_TAU] = live->tau;
 	input.row[POSTFIX_VAR_J] = position;
-	for (int64_t first = at->first; first < at->end; first += POSTFIX_CHUNK) {
+	for (int64_t first = at->keys.first; first < at->keys.end; first += POSTFIX_CHUNK) {
 		PostfixSlot copy;
 		int64_t from;
 
-		input.count = at->end - first < POSTFIX_CHUNK ? (int)(at->end - first) : POSTFIX_CHUNK;
+		input.count = at->keys.end - first < POSTFIX_CHUNK ? (int)(at->keys.end - first) : POSTFIX_CHUNK;
 		for (int k = 0; k < input.count; k++)
 			position[k] = (double)(first + k);
 		memcpy(score, w->scores[view] + at->slot * ref->k_len + first, sizeof(double) * (size_t)input.count);
@@ -266,6 +266,11 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 		postfix_eval(m->weight, &input, wrt, w->stack);
 		count_pairs(w, at->row, at->group * ref->k_len + first, input.count, score, input.row[POSTFIX_VAR_S],
 		            live->tau, w->stack->value);
+		if (ref->observe)
+			ref->observe(ref->observer, &(PairRun){
+				.view = view, .batch_head = at->row / ref->q_len, .row = at->row % ref->q_len, .first = first,
+				.count = input.count, .score = input.row[POSTFIX_VAR_S], .weight = w->stack->value, .tau = live->tau,
+			});
 		from = live->count;
 		keep_live(w, live, &input, first, score, modified, w->stack);
 		if (ref->noise)

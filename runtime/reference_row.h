@@ -52,7 +52,7 @@ typedef struct RowPlace {
 	int64_t head, row;             /* row of all rows: (batch * heads + head) * q_len + r */
 	int64_t i;                     /* position */
 	int slot;                      /* in the block of rows */
-	int64_t first, end;            /* visible keys */
+	KeySpan keys;                  /* visible */
 } RowPlace;
 
 /* 1 / norm of a row of q or k; 1 where rows are not normalised, 0 for a zero row, NaN outside of the supported

@@ -7,6 +7,7 @@
 #include "inputs.h"
 #include "number.h"
 #include "run.h"
+#include "stats.h"
 #include "timing.h"
 
 enum { EXIT_OK = 0, EXIT_BAD = 1, EXIT_USAGE = 2, EXIT_DEFECT = 3 };
@@ -14,11 +15,11 @@ enum { EXIT_OK = 0, EXIT_BAD = 1, EXIT_USAGE = 2, EXIT_DEFECT = 3 };
 /* ---- options ---- */
 
 typedef struct RunOptions {
-	bool check, time, info, quick, backward, by_kernel;
+	bool check, stats, time, info, quick, backward, by_kernel;
 	const char *in, *out;
 	const char *device;
 	int64_t layer, seed, repeats;
-	int64_t batch, heads, kv_heads, q_len, k_len;  /* of --time; 0: not given */
+	int64_t batch, heads, kv_heads, q_len, k_len;  /* of --time and --stats; 0: not given */
 } RunOptions;
 
 typedef enum OptionType { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER } OptionType;
@@ -35,21 +36,23 @@ static const struct {
 	{ "--seed",     OPTION_NUMBER, offsetof(RunOptions, seed),     " N",    "of random data (1)" },
 	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz; "
 	                                                                         "with --check: instead of its cases; with "
-	                                                                         "--time: instead of random ones" },
+	                                                                         "--time and --stats: instead of random ones" },
 	{ "--out",      OPTION_TEXT,   offsetof(RunOptions, out),      " DIR",  "where outputs are written as .npy" },
 	{ "--backward", OPTION_FLAG,   offsetof(RunOptions, backward), "",      "gradients too; the inputs then hold do" },
 	{ "--layer",    OPTION_NUMBER, offsetof(RunOptions, layer),    " N",    "which entry of per-layer parameters (0)" },
 	{ "--device",   OPTION_TEXT,   offsetof(RunOptions, device),   " D",    "gpu, sim; with --in also reference "
 	                                                                         "(gpu where there is one, else sim)" },
+	{ "--stats",    OPTION_FLAG,   offsetof(RunOptions, stats),    "",      "of a sparse plan: which pairs it visits, by view "
+	                                                                         "and head" },
 	{ "--info",     OPTION_FLAG,   offsetof(RunOptions, info),     "",      "what the file says about itself" },
 	{ "--time",     OPTION_FLAG,   offsetof(RunOptions, time),     "",      "median times of forward and backward" },
 	{ "--by-kernel", OPTION_FLAG,  offsetof(RunOptions, by_kernel), "",     "with --time: each kernel alone, too" },
 	{ "--repeats",  OPTION_NUMBER, offsetof(RunOptions, repeats),  " N",    "with --time: launches for the median (20)" },
-	{ "--batch",    OPTION_NUMBER, offsetof(RunOptions, batch),    " N",    "with --time (1)" },
-	{ "--heads",    OPTION_NUMBER, offsetof(RunOptions, heads),    " N",    "with --time (16)" },
-	{ "--kv-heads", OPTION_NUMBER, offsetof(RunOptions, kv_heads), " N",    "with --time (as --heads)" },
-	{ "--q-len",    OPTION_NUMBER, offsetof(RunOptions, q_len),    " N",    "with --time (4096)" },
-	{ "--k-len",    OPTION_NUMBER, offsetof(RunOptions, k_len),    " N",    "with --time (as --q-len)" },
+	{ "--batch",    OPTION_NUMBER, offsetof(RunOptions, batch),    " N",    "with --time and --stats (1)" },
+	{ "--heads",    OPTION_NUMBER, offsetof(RunOptions, heads),    " N",    "with --time and --stats (16)" },
+	{ "--kv-heads", OPTION_NUMBER, offsetof(RunOptions, kv_heads), " N",    "with --time and --stats (as --heads)" },
+	{ "--q-len",    OPTION_NUMBER, offsetof(RunOptions, q_len),    " N",    "with --time and --stats (4096)" },
+	{ "--k-len",    OPTION_NUMBER, offsetof(RunOptions, k_len),    " N",    "with --time and --stats (as --q-len)" },
 };
 enum { OPTION_COUNT = sizeof(options_table) / sizeof(options_table[0]) };
 
@@ -103,7 +106,7 @@ static tda_status parse_options(int argc, const char *const *argv, RunOptions *o
 static tda_status check_options(const RunOptions *o)
 {
 	static const char *const devices[] = { "gpu", "sim", "reference" };
-	bool tensors = !o->check && !o->time && !o->info;
+	bool tensors = !o->check && !o->stats && !o->time && !o->info;
 	bool known = !o->device;
 
 	for (int d = 0; d < 3 && o->device; d++)
@@ -112,13 +115,13 @@ static tda_status check_options(const RunOptions *o)
 		return tda_fail(TDA_BAD_ARGUMENT, "--device is gpu, sim or reference, not '%s'", o->device);
 	if (!tensors && o->device && strcmp(o->device, "reference") == 0)
 		return tda_fail(TDA_BAD_ARGUMENT, "--device reference is for --in and --out alone");
-	if (o->check + o->time + o->info > 1)
-		return tda_fail(TDA_BAD_ARGUMENT, "--check, --time and --info exclude each other");
+	if (o->check + o->stats + o->time + o->info > 1)
+		return tda_fail(TDA_BAD_ARGUMENT, "--check, --stats, --time and --info exclude each other");
 	if (tensors && !(o->in && o->out))
-		return tda_fail(TDA_BAD_ARGUMENT, "say what to do: --check, --time, --info, or --in and --out");
+		return tda_fail(TDA_BAD_ARGUMENT, "say what to do: --check, --stats, --time, --info, or --in and --out");
 	if (!tensors && (o->out || o->backward || (o->in && o->info)))
-		return tda_fail(TDA_BAD_ARGUMENT, "--out and --backward don't go with --check, --time or --info, --in not with "
-		                "--info");
+		return tda_fail(TDA_BAD_ARGUMENT, "--out and --backward don't go with --check, --stats, --time or --info, --in not "
+		                "with --info");
 	if (o->in && (o->batch || o->heads || o->kv_heads || o->q_len || o->k_len))
 		return tda_fail(TDA_BAD_ARGUMENT, "--batch, --heads, --kv-heads, --q-len and --k-len don't go with --in, whose arrays "
 		                "have a shape");
@@ -193,19 +196,32 @@ static tda_status run_check(tda_kernel *kernel, Device *device, const RunOptions
 	return o->in ? check_inputs(kernel, device, o, out, failures) : check_run(kernel, device, &options, out, failures);
 }
 
+static tda_shape shape_of(const RunOptions *o)
+{
+	tda_shape shape = TDA_SHAPE_INIT;
+
+	shape.batch = o->batch ? o->batch : 1;
+	shape.heads = o->heads ? o->heads : 16;
+	shape.kv_heads = o->kv_heads ? o->kv_heads : shape.heads;
+	shape.q_len = o->q_len ? o->q_len : 4096;
+	shape.k_len = o->k_len ? o->k_len : shape.q_len;
+	shape.layer = (int32_t)o->layer;
+	return shape;
+}
+
 static tda_status run_time(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out)
 {
 	TimeOptions options = { .repeats = (int)o->repeats, .by_kernel = o->by_kernel, .seed = (uint64_t)o->seed, .in = o->in,
-		.shape = TDA_SHAPE_INIT };
-	tda_shape *shape = &options.shape;
+		.shape = shape_of(o) };
 
-	shape->batch = o->batch ? o->batch : 1;
-	shape->heads = o->heads ? o->heads : 16;
-	shape->kv_heads = o->kv_heads ? o->kv_heads : shape->heads;
-	shape->q_len = o->q_len ? o->q_len : 4096;
-	shape->k_len = o->k_len ? o->k_len : shape->q_len;
-	shape->layer = (int32_t)o->layer;
 	return time_run(kernel, device, &options, out);
+}
+
+static tda_status run_stats(tda_kernel *kernel, Device *device, const RunOptions *o, FILE *out)
+{
+	StatsOptions options = { .seed = (uint64_t)o->seed, .in = o->in, .shape = shape_of(o) };
+
+	return stats_run(kernel, device, &options, out);
 }
 
 static tda_status run_on_device(Problem *p, Device *device, const RunOptions *o, FILE *out)
@@ -273,6 +289,7 @@ int run_main(const RunInput *input, RunMode mode, int argc, const char *const *a
 	if (!status)
 		status = options.info    ? print_info(kernel, out)
 		         : options.check ? run_check(kernel, device, &options, out, &failures)
+		         : options.stats ? run_stats(kernel, device, &options, out)
 		         : options.time  ? run_time(kernel, device, &options, out)
 		                         : run_tensors(kernel, device, &options, out);
 	tda_close(kernel);              /* before the device: its modules lie in the device's context */

@@ -9,7 +9,7 @@
 #include <stdio.h>
 
 typedef enum RunMode {
-	RUN_BY_FLAGS,                  /* --check, --time or --info choose; otherwise tensors are run */
+	RUN_BY_FLAGS,                  /* --check, --stats, --time or --info choose; otherwise tensors are run */
 	RUN_CHECK,
 	RUN_TENSORS
 } RunMode;

@@ -6,7 +6,6 @@
 #include "quantise.h"
 
 #include <math.h>
-#include <string.h>
 #include "tile_parts.h"
 
 enum { CTA_WARPS = 4, CTA_THREADS = CTA_WARPS * WARP, MAX_ELEMENTS = 16, LEVELS = 127 };
@@ -24,11 +23,12 @@ typedef struct Share {
 	Val chunk, row;                    /* this thread's first chunk; its row among those at once */
 } Share;
 
-static Share share_of(Kernel *k)
+/* bytes: of an int8 row, with its padding. */
+static Share share_of(Kernel *k, int bytes)
 {
 	int size = dtype_size(k->spec->dtype);
 	Share s = { .lanes = CTA_THREADS / PLAN_TERM_ROWS, .elements = CHUNK / size };
-	s.chunks = plan_int8_bytes(k->spec) / s.elements;
+	s.chunks = bytes / s.elements;
 	s.stored = k->spec->head_dim / s.elements;
 	while (s.lanes < s.chunks && s.lanes < WARP)
 		s.lanes *= 2;
@@ -121,6 +121,31 @@ static Val pack_bytes(Builder *b, const Val *x)
 	return val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ low, high, both });
 }
 
+/*
+ * Where 16 bytes of an int8 key lie. Row by row; or, for wgmma, in groups of PLAN_TILE_GROUP key tiles: panels of 128 bytes a row, in
+ * which chunk c of row r lies at place c ^ (r % 8). Keys of up to 64 bytes share a row with one of the group's other half:
+ *
+ *     head_dim 64: row r, places 0..3 ^ (r % 8): key r; places 4..7 ^ (r % 8): key 128 + r
+ */
+static Val chunk_address(Kernel *k, Matrix to, Val row, Val byte)
+{
+	Builder *b = k->b;
+	if (!to.in_tiles)
+		return val_offset(b, val_offset(b, to.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, to, 1))), byte);
+	int keys = PLAN_TILE_GROUP * PLAN_MARK, shared = plan_int8_keys_a_row(k->spec), rows = keys / shared;
+	Val in_group = val_rem_i32(b, row, keys);
+	Val r = val_rem_i32(b, in_group, rows), half = val_div_i32(b, in_group, rows);
+	Val panel = val_div_i32(b, byte, PLAN_PANEL_BYTES);
+	Val in_row = val_add(b, val_rem_i32(b, byte, PLAN_PANEL_BYTES), val_mul_i32(b, half, PLAN_PANEL_BYTES / 2));
+	Val place = val_xor(b, val_div_i32(b, in_row, CHUNK), val_rem_i32(b, r, 8));
+	Val at = val_add(b, val_mul_i32(b, place, CHUNK), val_rem_i32(b, in_row, CHUNK));
+	at = val_add(b, at, val_mul_i32(b, r, PLAN_PANEL_BYTES));
+	at = val_add(b, at, val_mul_i32(b, panel, rows * PLAN_PANEL_BYTES));
+	Val group = val_to_i64(b, val_div_i32(b, row, keys));
+	Val start = val_offset(b, to.base, val_mul(b, group, val_i64(b, plan_int8_tile_bytes(k->spec))));
+	return val_offset(b, start, at);
+}
+
 /* Writes this thread's part of an int8 row; returns at least the 2-norm of what rounding left of the whole row. */
 static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *x, int count, RowFacts facts, Scale scale)
 {
@@ -137,13 +162,13 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 		Val rest = val_fma(b, level, minus, unit);
 		error = val_fma(b, rest, rest, error);
 	}
-	Val start = val_offset(b, to.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, to, 1)));
-	start = val_offset(b, start, val_mul_i32(b, s->chunk, s->elements));
 	for (int c = 0, at = 0; c < s->chunks; c += s->lanes, at += s->elements) {
 		Val inside = val_compare(b, IR_LT, s->chunk, val_i32(b, s->chunks - c));
-		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);)
+		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
+			Val to_chunk = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->chunk, c), s->elements));
 			for (int i = 0; i < s->elements; i += 4)
-				val_store(b, val_offset_const(b, start, c * s->elements + i), pack_bytes(b, bytes + at + i));
+				val_store(b, val_offset_const(b, to_chunk, i), pack_bytes(b, bytes + at + i));
+		}
 	}
 	error = val_fsqrt(b, lane_sum(k, error, s->lanes));
 	return val_fma(b, error, val_f32(b, UP), val_f32(b, HIDDEN));
@@ -179,22 +204,39 @@ static Val cta_max(Kernel *k, Val x)
 	return x;
 }
 
-Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length)
+/* A buffer's part number `index` (i32), of `bytes` for each `rows` of a length. */
+static Matrix int8_part(Kernel *k, const char *buffer, Val index, const char *length, int rows, int bytes)
 {
 	Builder *b = k->b;
-	int bytes = plan_int8_bytes(k->spec);
+	int row = plan_int8_bytes(k->spec);
 	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
-	Val stride = kernel_i64(k, "%d*round_up(%s,%d)", bytes, length, PLAN_TERM_ROWS);
+	Val stride = kernel_i64(k, "%d*ceil_div(%s,%d)", bytes, length, rows);
 	Matrix m = { .base = val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride)) };
-	m.row_bytes = arena_printf(b->arena, "%d", bytes);
-	m.rows = kernel_i32(k, "round_up(%s,%d)", length, PLAN_TERM_ROWS);
+	m.row_bytes = arena_printf(b->arena, "%d", row);
+	m.rows = kernel_i32(k, "round_up(%s,%d)", length, rows);
 	/* As rows of the spec's dtype, which is what tensor maps and copies count in. */
-	m.cols = bytes / dtype_size(k->spec->dtype);
-	const char *heads = strcmp(length, "q_len") == 0 ? "heads" : "kv_heads";
-	m.map = arena_printf(b->arena, "buffer.%s %d round_up(%s,%d) %d %d*batch*%s %d*round_up(%s,%d) 1 0", buffer, m.cols, length,
-	                     PLAN_TERM_ROWS, bytes, k->spec->views, heads, bytes, length, PLAN_TERM_ROWS);
+	m.cols = row / dtype_size(k->spec->dtype);
 	m.head = index;
 	m.batch = val_i32(b, 0);
+	return m;
+}
+
+Matrix int8_queries(Kernel *k, Val index)
+{
+	int row = plan_int8_bytes(k->spec);
+	Matrix m = int8_part(k, "q8", index, "q_len", PLAN_TERM_ROWS, PLAN_TERM_ROWS * row);
+	m.map = arena_printf(k->b->arena, "buffer.q8 %d round_up(q_len,%d) %d %d*batch*heads %d*round_up(q_len,%d) 1 0", m.cols,
+	                     PLAN_TERM_ROWS, row, k->spec->views, row, PLAN_TERM_ROWS);
+	return m;
+}
+
+Matrix int8_keys(Kernel *k, Val index)
+{
+	int keys = PLAN_TILE_GROUP * PLAN_MARK;
+	bool in_tiles = k->plan->int8_tiles;
+	int bytes = in_tiles ? plan_int8_tile_bytes(k->spec) : keys * plan_int8_bytes(k->spec);
+	Matrix m = int8_part(k, "k8", index, "k_len", keys, bytes);
+	m.in_tiles = in_tiles;
 	return m;
 }
 
@@ -214,7 +256,7 @@ Val row_bounds(Kernel *k, Val index)
 Val tile_bounds(Kernel *k, Val index)
 {
 	return bounds_of(k, "tile_bound", index,
-	                 arena_printf(k->b->arena, "round_up(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_TILE_GROUP));
+	                 arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", PLAN_TILE_GROUP, PLAN_TILE_GROUP * PLAN_MARK));
 }
 
 static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
@@ -225,11 +267,17 @@ static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
 	val_store(b, val_offset_const(b, at, 8), val_vector_pair(b, z, z, IR_V2F32));
 }
 
-/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. */
+/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for
+ * one, but starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
 static double score_error(const Spec *spec)
 {
-	double sums = (2 * spec->head_dim + 16) * 0x1p-23;
-	return spec->dtype == DTYPE_F32 && spec->precision == PRECISION_TF32 ? sums + 0x1.1p-10 : sums;
+	int d = spec->head_dim;
+	double unit = 0x1p-23, sums = (2 * d + 16) * unit;
+	if (spec->dtype != DTYPE_F32)
+		return sums;
+	if (spec->precision == PRECISION_TF32)
+		return sums + 0x1.1p-10;
+	return (4 * (d < 32 ? d : 32) + d / 16 + 24) * unit;
 }
 
 /* Integers in the order of the floats whose bits they hold, and back: the same map. */
@@ -246,8 +294,9 @@ static int32_t ordered_constant(float x)
 }
 
 /*
- * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score rises
- * with x. -inf where there is none, +inf where the score stays below tau for all x.
+ * The largest product x for which the kernels cannot find a score above tau, however they round: by bisection, as the score
+ * rises with x. -inf where there is none, +inf where the score stays below tau for all x. The width of the bounds counts
+ * twice: once for the score at x, once for scores below it where only the slope proves that they rise.
  */
 static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Val tau)
 {
@@ -267,16 +316,16 @@ static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Va
 		Scope scope = scope_inside(head);
 		scope.var[VAR_I] = val_i32_to_f32(b, query_position(k, row));
 		scope.var[VAR_S] = val_bitcast(b, ordered(b, middle), IR_F32);
-		Val size;
-		Val score = scalar_emit_sized(b, math.score, &scope, &size);
-		Val above = val_fma(b, size, val_f32(b, 0x1p-17), score);
+		Bounds score = scalar_bounds(b, math.score, &scope);
+		Val above = val_fadd(b, score.hi, val_fsub(b, score.hi, score.lo));
 		Val below = val_fcompare(b, IR_LE, above, tau);
 		low = val_select(b, below, middle, low);
 		high = val_select(b, below, high, middle);
 	}
-	Val infinity = val_f32(b, INFINITY);
+	/* No product of unit rows is beyond `most`; others may be. */
+	Val infinity = val_f32(b, INFINITY), beyond = spec->normalize == NORMALIZE_L2 ? infinity : val_f32(b, most);
 	Val x = val_bitcast(b, ordered(b, low), IR_F32);
-	x = val_select(b, val_compare(b, IR_EQ, high, all), infinity, x);
+	x = val_select(b, val_compare(b, IR_EQ, high, all), beyond, x);
 	return val_select(b, val_compare(b, IR_EQ, low, none), val_fneg(b, infinity), x);
 }
 
@@ -354,14 +403,14 @@ static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first
 void quantise_queries(Kernel *k, const Scope *head, Place place)
 {
 	Builder *b = k->b;
-	Share share = share_of(k);
+	Share share = share_of(k, plan_int8_bytes(k->spec));
 	int step = share.rows_at_once * batch_rows(&share);
 	Val steps = row_values(k), errors = row_values(k), norms = row_values(k);
 	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "heads", place);
 		Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
-		Matrix to = int8_matrix(k, "q8", index, "q_len");
+		Matrix to = int8_queries(k, index);
 		for (Loop l = loop_begin(b, zero, past, step, NULL, 0); loop_next(&l);) {
 			Batch batch = load_batch(k, &share, from, place.row0, l.index);
 			for (int r = 0; r < batch.rows; r++) {
@@ -395,19 +444,6 @@ void quantise_queries(Kernel *k, const Scope *head, Place place)
 	}
 }
 
-/* Key tiles beyond the last, up to a whole group of them: something to read, of zeros. */
-static void store_bounds_beyond(Kernel *k, Val bounds, Val block)
-{
-	Builder *b = k->b;
-	Val tiles = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK);
-	Val groups_end = kernel_i32(k, "round_up(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_TILE_GROUP);
-	Val last = val_compare(b, IR_EQ, val_add_i32(b, block, 1), tiles);
-	Val zero = val_f32(b, 0);
-	for (If f = if_begin(b, last, NULL, 0); if_next(&f);)
-		for (Loop l = loop_begin(b, tiles, groups_end, 1, NULL, 0); loop_next(&l);)
-			store_bound(k, bounds, l.index, zero, zero, zero);
-}
-
 /* +inf for what is not finite, so that the screen's comparison visits. */
 static Val or_infinite(Builder *b, Val x)
 {
@@ -418,14 +454,17 @@ static Val or_infinite(Builder *b, Val x)
 void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
-	Share share = share_of(k);
+	int keys = PLAN_TILE_GROUP * PLAN_MARK;
+	Share share = share_of(k, k->plan->int8_tiles ? plan_int8_tile_bytes(k->spec) / keys : plan_int8_bytes(k->spec));
 	int step = share.rows_at_once * batch_rows(&share);
 	Val inverses = row_values(k);
 	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
+	/* Blocks up to a whole group of key tiles are made as well, of zeros: without row terms. */
+	Val exists = val_compare(b, IR_LT, place.row0, kernel_i32(k, "k_len"));
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "kv_heads", place);
 		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
-		Matrix to = int8_matrix(k, "k8", index, "k_len");
+		Matrix to = int8_keys(k, index);
 		Val largest = zero, norm = zero, error = zero;
 		Val *carry[] = { &largest, &norm };
 		for (Loop l = loop_begin(b, first, past, step, carry, 2); loop_next(&l);) {
@@ -434,12 +473,13 @@ void quantise_keys(Kernel *k, Place place)
 				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
 				largest = val_fmax(b, largest, facts.largest);
 				norm = val_fmax(b, norm, facts.norm);
-				for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, first), NULL, 0); if_next(&f);) {
-					if (k->spec->normalize == NORMALIZE_L2)
-						store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), batch.row[r],
-						           facts.inverse);
+				Val own = val_compare(b, IR_EQ, share.chunk, first);
+				for (If f = if_begin(b, own, NULL, 0); if_next(&f);)
 					val_store(b, row_value_at(k, inverses, batch.in_block[r]), facts.inverse);
-				}
+				own = val_and(b, own, exists);
+				for (If f = if_begin(b, own, NULL, 0); k->spec->normalize == NORMALIZE_L2 && if_next(&f);)
+					store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), batch.row[r],
+					           facts.inverse);
 			}
 		}
 		Scale scale = scale_of(k, cta_max(k, largest));
@@ -458,9 +498,7 @@ void quantise_keys(Kernel *k, Place place)
 			Val one = val_f32(b, 1);
 			Val has_step = val_fcompare(b, IR_GT, scale.step, zero);
 			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
-			Val bounds = tile_bounds(k, index);
-			store_bound(k, bounds, place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
-			store_bounds_beyond(k, bounds, place.block);
+			store_bound(k, tile_bounds(k, index), place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
 		}
 	}
 }

@@ -16,8 +16,9 @@ Val inverse_norm(Kernel *k, Val squares, Val largest);
 Val row_threshold(Kernel *k, const Scope *head, int view, Val row);
 void store_term(Kernel *k, Val terms, Val row, Val x);
 
-/* Rows of int8, PLAN_TERM_ROWS at least, as bytes: of `buffer` ("q8", "k8"), number `index` (i32). */
-Matrix int8_matrix(Kernel *k, const char *buffer, Val index, const char *length);
+/* Int8 images of one (view, batch, head), by their number in this order (i32). */
+Matrix int8_queries(Kernel *k, Val index);
+Matrix int8_keys(Kernel *k, Val index);
 /* Bounds, 16 bytes each: of a row, of a key tile. docs/screen.md. */
 Val row_bounds(Kernel *k, Val index);
 Val tile_bounds(Kernel *k, Val index);

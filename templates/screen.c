@@ -263,6 +263,8 @@ static void write_word(Screen *s, Val tile)
 		Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
 		Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
 		Val kept = val_and(b, marked, val_compare(b, IR_LT, number, s->marks.capacity));
+		if (k->plan->options.defect == DEFECT_DROP_MARK)
+			keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
 		for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
 			Val at = marks_at(k, &s->marks, s->row_block);
 			at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
@@ -328,11 +330,11 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	Place place = find_place(&s);
 	s.marks = marks_of(k, s.index);
 	s.hits = s.count = val_i32(b, 0);
-	Shared q = resident_matrix(k, int8_matrix(k, "q8", s.index, "q_len"), place.row0);
+	Shared q = resident_matrix(k, int8_queries(k, s.index), place.row0);
 	shared_arrived(k);
 	Int8Rows rows = int8_rows(k, q);
-	Stream keys = { .matrix = int8_matrix(k, "k8", s.kv_index, "k_len"), .terms = { tile_bounds(k, s.kv_index) },
-		.term_count = 1, .terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
+	Stream keys = { .matrix = int8_keys(k, s.kv_index), .terms = { tile_bounds(k, s.kv_index) },
+		.tile_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : 0, .term_count = 1, .terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
 	Ring ring = ring_new(k, &keys, 1, launch->cols, launch->slots, 0);
 	new_slots(&s);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);

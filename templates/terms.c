@@ -152,7 +152,8 @@ bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	Place place = kernel_place(k, "kv_heads", "k_len", launch->rows);
+	const char *length = plan->sparse ? arena_printf(b->arena, "round_up(k_len,%d)", PLAN_TILE_GROUP * PLAN_MARK) : "k_len";
+	Place place = kernel_place(k, "kv_heads", length, launch->rows);
 	if (plan->sparse)
 		quantise_keys(k, place);
 	else

@@ -87,6 +87,7 @@ typedef struct Matrix {
 	int cols;
 	const char *map;                   /* pointer, extents and strides as a tensor map's words in the manifest */
 	Val head, batch;                   /* i32: coordinates in it */
+	bool in_tiles;                     /* int8 keys as wgmma reads them: rows can't be addressed one by one */
 	const char *broadcast;             /* the tensor whose strides may be 0; NULL: not one */
 } Matrix;
 /* tensor is its name ("q1", "dv"); length names its number of rows. */
@@ -137,7 +138,8 @@ typedef struct Shared {
 Shared shared_new(Kernel *k, int rows, int cols);
 Shared shared_at(Kernel *k, Val base, int rows, int cols);
 int shared_bytes(Shared s);
-/* Rows [first, first + rows) of a matrix, for mma_int8 as its b; first a multiple of 8. */
+/* Rows [first, first + rows) of a matrix as mma_int8's b, first a multiple of 8. Past its last row they are those that share its
+ * rows' second halves (plan_int8_keys_a_row). */
 Shared shared_rows(Kernel *k, Shared s, int first, int rows);
 /* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
 void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
@@ -194,6 +196,7 @@ typedef struct Stream {
 	Val terms_group_stride;            /* i64 bytes; null: one group */
 	int term_count;
 	int terms_a_tile;                  /* float32 of each that belong to a tile, at most its rows; 0: one a row */
+	int tile_bytes;                    /* ENGINE_WGMMA: a tile is so many bytes in a row, in the order of shared memory; 0: rows */
 } Stream;
 
 typedef struct RingTile {

@@ -82,7 +82,12 @@ void terms_fetch(Kernel *k, Val to, Val from, int count, Val barrier)
 
 static Shared stream_shape(Ring *ring, int stream)
 {
-	return shared_at(ring->k, ring->base, ring->tile_rows, ring->streams[stream].matrix.cols);
+	const Stream *s = &ring->streams[stream];
+	Shared shape = shared_at(ring->k, ring->base, ring->tile_rows, s->matrix.cols);
+	if (s->tile_bytes == 0)
+		return shape;
+	int rows = s->tile_bytes / shared_panels(shape) / PLAN_PANEL_BYTES;
+	return shared_at(ring->k, ring->base, rows, s->matrix.cols);
 }
 
 void ring_boxes_layout(Ring *ring)
@@ -206,7 +211,12 @@ static void fetch_tile(Ring *ring, int i)
 	if (!val_is_null(stream->group_stride))
 		box.from.head = val_add(b, box.from.head, ring->write_group);
 	barrier_expect(k, barrier, box_bytes(box) + stream->term_count * ring_terms(ring, stream) * 4);
-	box_fetch(k, box, barrier);
+	if (stream->tile_bytes > 0) {
+		Val skipped = val_mul(b, val_to_i64(b, ring->write_tile), val_i64(b, stream->tile_bytes));
+		terms_fetch(k, tile.data.base, val_offset(b, stream->matrix.base, skipped), stream->tile_bytes / 4, barrier);
+	} else {
+		box_fetch(k, box, barrier);
+	}
 	for (int t = 0; t < stream->term_count; t++)
 		fetch_terms(ring, tile.terms[t], stream, t, &box, barrier);
 }

@@ -21,12 +21,12 @@ Marks marks_of(Kernel *k, Val index)
 	Val word_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*ceil_div(k_len,%d)", WORD_BYTES, PLAN_MARK,
 	                            PLAN_MARK * PLAN_WORD_MARKS);
 	Val mark_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*min(ceil_div(k_len,%d),%d)", MARK_BYTES, PLAN_MARK, PLAN_MARK,
-	                            PLAN_MARK_CAPACITY);
+	                            plan_mark_capacity(k->plan));
 	Marks m;
 	m.words = val_offset(b, words, val_mul(b, index64, word_bytes));
 	m.marks = val_offset(b, marks, val_mul(b, index64, mark_bytes));
 	m.words_a_row = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK * PLAN_WORD_MARKS);
-	m.capacity = kernel_i32(k, "min(ceil_div(k_len,%d),%d)", PLAN_MARK, PLAN_MARK_CAPACITY);
+	m.capacity = kernel_i32(k, "min(ceil_div(k_len,%d),%d)", PLAN_MARK, plan_mark_capacity(k->plan));
 	return m;
 }
 

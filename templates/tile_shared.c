@@ -33,7 +33,7 @@ Shared shared_new(Kernel *k, int rows, int cols)
 Shared shared_rows(Kernel *k, Shared s, int first, int rows)
 {
 	Shared part = s;
-	part.base = val_offset_const(k->b, s.base, (int64_t)first * s.row_bytes);
+	part.base = val_offset_const(k->b, s.base, (int64_t)(first % s.rows) * s.row_bytes + first / s.rows * PLAN_PANEL_BYTES / 2);
 	part.rows = rows;
 	return part;
 }

@@ -10,7 +10,6 @@
 #include "tile_parts.h"
 
 #include <stdio.h>
-#include <string.h>
 
 enum { DEPTH = 16, DEPTH_BYTES = 32, GROUP_COLS = 64, A_REGS = 4, MAX_STEPS = SPEC_MAX_HEAD_DIM / DEPTH };
 
@@ -24,13 +23,11 @@ static int group_count(const Kernel *k)
  * While one group's products run, the other works on what its own gave; all at once they would wait for the tensor cores
  * together, and then leave them idle together.
  */
-static void barrier_of_two(Kernel *k, const char *op, Val group)
+static void turn_barrier(Kernel *k, const char *op, const char *attrs, Val group)
 {
-	Builder *b = k->b;
 	Val id = turn_barrier_id(k, group);
-	Val threads = val_i32(b, 2 * PLAN_GROUP_WARPS * WARP);
-	ir_op(b, op, strcmp(op, "nvvm.barrier") == 0 ? "operandSegmentSizes = array<i32: 1, 1, 0>" : NULL, IR_TYPE_COUNT, 2,
-	      (Val[]){ id, threads });
+	Val threads = val_i32(k->b, 2 * PLAN_GROUP_WARPS * WARP);      /* this group's, and those of the one before it */
+	ir_op(k->b, op, attrs, IR_TYPE_COUNT, 2, (Val[]){ id, threads });
 }
 
 static Val own_group(Kernel *k)
@@ -41,7 +38,7 @@ static Val own_group(Kernel *k)
 static void take_turn(Kernel *k)
 {
 	if (k->launch->turns)
-		barrier_of_two(k, "nvvm.barrier", own_group(k));
+		turn_barrier(k, "nvvm.barrier", "operandSegmentSizes = array<i32: 1, 1, 0>", own_group(k));
 }
 
 static void pass_turn(Kernel *k)
@@ -51,7 +48,7 @@ static void pass_turn(Kernel *k)
 		return;
 	Val next = val_add_i32(b, own_group(k), 1);
 	Val past = val_compare(b, IR_EQ, next, val_i32(b, group_count(k)));
-	barrier_of_two(k, "nvvm.barrier.arrive", val_select(b, past, val_i32(b, 0), next));
+	turn_barrier(k, "nvvm.barrier.arrive", NULL, val_select(b, past, val_i32(b, 0), next));
 }
 
 void wgmma_first_turn(Kernel *k)

@@ -229,15 +229,17 @@ static void test_tensors(void)
 
 static const struct { const char *args[4]; int count, status; const char *said; } usages[] = {
 	{ { "--frob" }, 1, 2, "test: error: unknown option '--frob'\n" },
-	{ { "--check", "--time" }, 2, 2, "test: error: --check, --time and --info exclude each other\n" },
+	{ { "--check", "--time" }, 2, 2, "test: error: --check, --stats, --time and --info exclude each other\n" },
 	{ { "--check", "--device", "tpu" }, 3, 2, "test: error: --device is gpu, sim or reference, not 'tpu'\n" },
-	{ { "--check", "--out", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
+	{ { "--check", "--out", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --stats, --time or --info, "
 	  "--in not with --info\n" },
-	{ { "--info", "--in", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --time or --info, "
+	{ { "--info", "--in", "x" }, 3, 2, "test: error: --out and --backward don't go with --check, --stats, --time or --info, "
 	  "--in not with --info\n" },
+	{ { "--stats", "--device", "sim" }, 3, 1, "test: error: --stats needs a sparse plan: a dense one visits every visible pair; "
+	  "compile the spec with --plan sparse\n" },
 	{ { "--check", "--quick", "--in", "x" }, 4, 2, "test: error: --quick shortens the list of cases: it does not go "
 	  "with --in\n" },
-	{ { "--in", "x" }, 2, 2, "test: error: say what to do: --check, --time, --info, or --in and --out\n" },
+	{ { "--in", "x" }, 2, 2, "test: error: say what to do: --check, --stats, --time, --info, or --in and --out\n" },
 	{ { "--check", "--seed" }, 2, 2, "test: error: --seed needs a value: N\n" },
 	{ { "--check", "--seed", "-3" }, 3, 2, "test: error: --seed needs a number from 0 to 2147483647, not '-3'\n" },
 	{ { "--time", "--device", "sim" }, 3, 1, "test: error: the simulator has no clock: --time needs --device gpu\n" },
