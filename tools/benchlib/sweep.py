@@ -64,10 +64,11 @@ def plan(options, kernels, trained):
 
 
 def run(options, backend, kernels, trained=None, save=lambda records: None, progress_out=sys.stderr):
-    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8". save is given all that there are
-    after each."""
+    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8". save is given all that there
+    are after each."""
     groups = plan(options, kernels, trained)
-    progress = Progress(sum(len(options.peers) + len(kinds) * (1 + len(ours)) for _, _, _, kinds, ours in groups), progress_out)
+    steps = sum(len(options.peers) + len(kinds) * (1 + len(ours)) for _, _, _, kinds, ours in groups)
+    progress = Progress(steps, progress_out)
     records = []
     tops = backend.int8_tops() if options.int8 else None
     if tops:
