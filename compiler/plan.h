@@ -87,7 +87,7 @@ typedef struct Launch {
 	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
 	int register_estimate;
 	int register_limit;                /* what ptxas may use a thread */
-	int producer_registers, consumer_registers;    /* what warp groups change that to, once they know their part */
+	int producer_registers, consumer_registers;    /* what warp groups change that to, once they know their part; 0: nothing */
 	LaunchArg args[PLAN_MAX_ARGS];     /* filled by the template as it asks for them */
 	int arg_count;
 } Launch;

@@ -4,7 +4,6 @@
  * few warps are resident to hide latency. SM_REGISTERS and SM_SHARED are those of sm_90, where most of these kernels run.
  */
 #include "plan_tile.h"
-#include <stdlib.h>
 
 enum { WARP_LANES = 32, MAX_SLOTS = 4, SM_REGISTERS = 65536, SM_SHARED = 228 * 1024, MANY_REGISTERS = 168,
        F32_REGISTERS = 208, WORTHWHILE_COLS = 16, WORTHWHILE_GROUP_COLS = 32, GATHER_COLS = 32,
@@ -183,28 +182,25 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 }
 
 /*
- * ENGINE_WGMMA: the products of one warp group run while others look at theirs. Four groups keep the tensor cores busy; the register
- * limit is what a CTA of so many threads gets, which setmaxnreg shares out.
+ * ENGINE_WGMMA: the products of one warp group run while others look at theirs, and one CTA begins while the other works: two CTAs an
+ * SM, each of two groups and one warp that fetches, which share the SM's registers evenly.
  */
 void choose_screen_tile(const Plan *plan, Launch *launch)
 {
-	launch->slots = 4;
+	enum { GROUPS = 2, REGISTERS = 112 };
 	if (plan->options.target != TARGET_SM_90A) {
 		launch->rows = launch->cols = PLAN_MARK;
-		launch->warps = PLAN_MARK / PLAN_WARP_ROWS;
+		launch->warps = PLAN_GROUP_WARPS;
+		launch->slots = 4;
 		return;
 	}
-	int groups = getenv("SG") ? atoi(getenv("SG")) : 3;
 	launch->engine = ENGINE_WGMMA;
-	launch->rows = groups * PLAN_MARK;
-	launch->cols = 4 * PLAN_MARK;
-	launch->warps = groups * PLAN_GROUP_WARPS;
-	launch->producer_warps = PLAN_GROUP_WARPS;
-	launch->register_limit = groups == 3 ? 128 : 96;
-	launch->producer_registers = getenv("SP")?atoi(getenv("SP")):40;
-	launch->consumer_registers = groups == 3 ? 152 : 104;
-	if (plan_int8_bytes(plan->spec) > PLAN_PANEL_BYTES)
-		launch->slots = 2;
+	launch->rows = GROUPS * PLAN_MARK;
+	launch->cols = PLAN_TILE_GROUP * PLAN_MARK;
+	launch->warps = GROUPS * PLAN_GROUP_WARPS;
+	launch->producer_warps = 1;
+	launch->register_limit = REGISTERS;
+	launch->slots = plan_int8_tile_bytes(plan->spec) > 16 * 1024 ? 2 : 4;
 }
 
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */

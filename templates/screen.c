@@ -130,6 +130,13 @@ static void largest_products(Kernel *k, Tile products, Val largest[2])
 	}
 }
 
+/* The products of one key tile, and for each of the lane's two rows: up to where no product can be a survivor's, and does any
+ * pass? Hidden ones count there, too. */
+typedef struct Part {
+	Tile products;
+	Val threshold[2], passes[2];
+} Part;
+
 static Val any_in_warp(Kernel *k, Val condition)
 {
 	Val all = val_i32(k->b, -1);
@@ -142,19 +149,24 @@ static Val warp_or(Kernel *k, Val x)
 	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
 }
 
-/* Bit e: element e of the tile is above its row's threshold and visible. */
-static Val passing(Screen *s, Tile products, const Val above[2], Axis row, Val key0)
+/* Bit e: element e is above its row's threshold and visible. Most often one row of the warp passes, so rows are asked first. */
+static Val passing(Screen *s, const Part *part, Axis row, Val key0)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
 	Val zero = val_i32(b, 0), bits = zero;
-	for (int e = 0; e < tile_count(products); e++) {
-		Val pass = val_compare(b, IR_GT, products.e[e], above[e % 4 / 2]);
-		bits = val_or(b, bits, val_select(b, pass, val_i32(b, (int32_t)(1u << e)), zero));
-	}
+	Val *changed[] = { &bits };
+	for (int r = 0; r < 2; r++)
+		for (If f = if_begin(b, any_in_warp(k, part->passes[r]), changed, 1); if_next(&f);) {
+			Val above = val_floor_i32(b, part->threshold[r]);
+			for (int e = 2 * r; e < tile_count(part->products); e += e % 2 ? 3 : 1) {
+				Val pass = val_compare(b, IR_GT, part->products.e[e], above);
+				bits = val_or(b, bits, val_select(b, pass, val_i32(b, (int32_t)(1u << e)), zero));
+			}
+		}
 	Axis key = axis_index(k, ALONG_COLS, PLAN_MARK, key0);
 	Val has_hidden = tile_has_hidden(k, block_range(k, s->row0, PLAN_MARK), block_range(k, key0, PLAN_MARK), true);
-	return val_and(b, bits, visible_bits(k, products, row, key, has_hidden, true));
+	return val_and(b, bits, visible_bits(k, part->products, row, key, has_hidden, true));
 }
 
 /* Elements to columns: bits 4n + {0, 1} of both rows, for n < 4, become bits 8n + 2 (lane % 4) + {0, 1}. */
@@ -180,14 +192,11 @@ static Val bit_if_any(Builder *b, Val bits, uint32_t mask, Val position)
 }
 
 /* Masks of what passes in this warp's rows; notes the tile in `hits` where anything does. */
-static void leave_masks(Screen *s, Tile products, const Val threshold[2], Axis row, Val tile)
+static void leave_masks(Screen *s, const Part *part, Axis row, Val tile)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	Val above[2];
-	for (int r = 0; r < 2; r++)
-		above[r] = val_floor_i32(b, threshold[r]);
-	Val bits = passing(s, products, above, row, val_mul_i32(b, tile, PLAN_MARK));
+	Val bits = passing(s, part, row, val_mul_i32(b, tile, PLAN_MARK));
 	Val low = warp_or(k, column_bits(k, bits));
 	Val high = warp_or(k, column_bits(k, val_shr(b, bits, val_i32(b, 16))));
 	Val upper = val_div_i32(b, k->lane, 4), lower = val_add_i32(b, upper, 8);
@@ -205,17 +214,6 @@ static void leave_masks(Screen *s, Tile products, const Val threshold[2], Axis r
 	Val zero = val_i32(b, 0);
 	Val some = val_compare(b, IR_NE, rows, zero);
 	s->hits = val_or(b, s->hits, val_select(b, some, val_shl(b, val_i32(b, 1), in_word), zero));
-}
-
-/* Does any product of the lane's rows pass? Hidden ones count, too. */
-static Val lane_passes(Screen *s, Tile products, const Val threshold[2])
-{
-	Builder *b = s->k->b;
-	Val largest[2];
-	largest_products(s->k, products, largest);
-	Val one = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[0]), threshold[0]);
-	Val other = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[1]), threshold[1]);
-	return val_or(b, one, other);
 }
 
 /* The first warp's lane l joins what the four left for the word's key tile l. */
@@ -287,19 +285,23 @@ static void screen_tiles(Screen *s, Tile products, const TileBound *bounds, Axis
 	Kernel *k = s->k;
 	Builder *b = k->b;
 	int tiles = products.cols / PLAN_MARK;
-	Tile parts[MAX_TILES];
-	Val threshold[MAX_TILES][2], passes[MAX_TILES], any = { NULL };
+	Part parts[MAX_TILES];
+	Val passes[MAX_TILES], any = { NULL };
 	for (int t = 0; t < tiles; t++) {
-		parts[t] = (Tile){ PLAN_MARK, products.e + t * PLAN_MARK / 2 };
-		thresholds(s, bounds[t], threshold[t]);
-		passes[t] = lane_passes(s, parts[t], threshold[t]);
+		Val largest[2];
+		parts[t].products = (Tile){ PLAN_MARK, products.e + t * PLAN_MARK / 2 };
+		thresholds(s, bounds[t], parts[t].threshold);
+		largest_products(k, parts[t].products, largest);
+		for (int r = 0; r < 2; r++)
+			parts[t].passes[r] = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[r]), parts[t].threshold[r]);
+		passes[t] = val_or(b, parts[t].passes[0], parts[t].passes[1]);
 		any = t == 0 ? passes[t] : val_or(b, any, passes[t]);
 	}
 	Val *changed[] = { &s->hits };
 	for (If f = if_begin(b, any_in_warp(k, any), changed, 1); if_next(&f);)
 		for (int t = 0; t < tiles; t++)
 			for (If p = if_begin(b, any_in_warp(k, passes[t]), changed, 1); if_next(&p);)
-				leave_masks(s, parts[t], threshold[t], row, val_add_i32(b, first, t));
+				leave_masks(s, &parts[t], row, val_add_i32(b, first, t));
 }
 
 /* The key tiles of one tile of the ring, from `first`. */

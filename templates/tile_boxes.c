@@ -247,8 +247,7 @@ void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
 	init_barriers(ring);
 	Val fetches = val_compare(b, IR_GE, k->thread, val_i32(b, first_thread));
 	for (If f = if_begin(b, fetches, NULL, 0); if_next(&f);) {
-		ir_op(b, "nvvm.setmaxregister", arena_printf(b->arena, "action = #nvvm<action decrease>, regCount = %d : i32",
-		                                             k->launch->producer_registers), IR_TYPE_COUNT, 0, NULL);
+		change_registers(k, "decrease", k->launch->producer_registers);
 		Val chosen = val_compare(b, IR_EQ, k->thread, val_i32(b, first_thread));
 		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);)
 			produce(ring, rounds);

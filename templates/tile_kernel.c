@@ -188,14 +188,20 @@ void kernel_barrier(Kernel *k)
 	named_barrier(k, val_i32(b, CONSUMERS), k->launch->warps);
 }
 
+void change_registers(Kernel *k, const char *how, int registers)
+{
+	if (registers > 0)
+		ir_op(k->b, "nvvm.setmaxregister", arena_printf(k->b->arena, "action = #nvvm<action %s>, regCount = %d : i32", how,
+		                                                registers), IR_TYPE_COUNT, 0, NULL);
+}
+
 void kernel_split(Kernel *k)
 {
 	Builder *b = k->b;
 	Val computes = val_compare(b, IR_LT, k->thread, val_i32(b, k->launch->warps * WARP));
 	k->consumer = if_begin(b, computes, NULL, 0);
 	if_next(&k->consumer);
-	ir_op(b, "nvvm.setmaxregister", arena_printf(b->arena, "action = #nvvm<action increase>, regCount = %d : i32",
-	                                             k->launch->consumer_registers), IR_TYPE_COUNT, 0, NULL);
+	change_registers(k, "increase", k->launch->consumer_registers);
 }
 
 Place kernel_place(Kernel *k, const char *heads, const char *length, int rows)

@@ -48,6 +48,8 @@ void wgmma_finish(Kernel *k);          /* products of tiles that were asked for 
 void wgmma_begin(Kernel *k);
 /* Before the first product of a walk: gives the first turn to the first warp group. */
 void wgmma_first_turn(Kernel *k);
+/* The warp group's registers a thread from here on, where the plan changes them; how: "increase" or "decrease". */
+void change_registers(Kernel *k, const char *how, int registers);
 /* The named barrier of this thread's warp group; of its turn at products of rows. */
 Val group_barrier_id(Kernel *k);
 Val turn_barrier_id(Kernel *k, Val group);
