@@ -26,8 +26,8 @@ class FakeCuda(ctypes.Structure):
     """Of tests/runtime/fake_cuda.h, as far as it is looked at."""
     _fields_ = [("set", ctypes.c_int * 3), ("context_id", ctypes.c_ulonglong * 3), ("loads", ctypes.c_int),
                 ("unloads", ctypes.c_int), ("launches", ctypes.c_int), ("forbidden", ctypes.c_int),
-                ("shared_bytes", ctypes.c_int), ("grid", ctypes.c_uint), ("block", ctypes.c_uint), ("stream", ctypes.c_void_p),
-                ("blocks", ctypes.c_int), ("waits", ctypes.c_int)]
+                ("shared_bytes", ctypes.c_int), ("grid", ctypes.c_uint), ("block", ctypes.c_uint),
+                ("stream", ctypes.c_void_p), ("blocks", ctypes.c_int), ("waits", ctypes.c_int)]
 
 
 # libtda and the package open libcuda.so.1 by that name, which is this library's from here on

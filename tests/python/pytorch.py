@@ -453,8 +453,9 @@ def test_example():
     """runtime/examples/train_lm.py, as small as it goes."""
     out = pathlib.Path(scratch.name, "train_lm")
     arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
-    ran = subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, f"{ROOT}/runtime"],
-                         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    program = f"{ROOT}/runtime/examples/train_lm.py"
+    ran = subprocess.run([sys.executable, program, "--out", out, *arguments, f"{ROOT}/runtime"], capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
     expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
     results = json.loads((out / "results.json").read_text())
     expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")

@@ -362,7 +362,8 @@ class _Short(torch.autograd.Function):
 def _refuse_tangents(tensors):
     """PyTorch would drop them without a word."""
     if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
-        raise NotImplementedError("tda: forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad) are not available")
+        raise NotImplementedError("tda: forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad) are not "
+                                  "available")
 
 
 _DEVICES = ("cuda", "cpu")      # that kernels and the reference run on
