@@ -228,12 +228,12 @@ void gathered_through_norm(Kernel *k, Tile g, Shared x, Axis inv, const Gather *
 	Val **changed = ARENA_ARRAY(b->arena, Val *, tile_count(g));
 	int count = carry_array(changed, 0, g.e, tile_count(g));
 	Val some = val_compare(b, IR_GT, gather->found, val_i32(b, 0));
-	Kernel outside = *k;
+	/* What is read again in the branch has no value behind it. */
+	Val thread = k->thread, lane = k->lane, warp = k->warp, cta = k->cta;
 	for (If f = if_begin(b, some, changed, count); if_next(&f);)
 		gradient_through_norm(k, g, x, inv);
-	/* What it read anew of the thread's place is known inside alone. */
-	k->thread = outside.thread;
-	k->lane = outside.lane;
-	k->warp = outside.warp;
-	k->cta = outside.cta;
+	k->thread = thread;
+	k->lane = lane;
+	k->warp = warp;
+	k->cta = cta;
 }

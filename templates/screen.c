@@ -330,20 +330,24 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Screen s = { .k = k };
 	Place place = find_place(&s);
-	s.marks = marks_of(k, s.index);
-	s.hits = s.count = val_i32(b, 0);
 	Shared q = resident_matrix(k, int8_queries(k, s.index), place.row0);
 	shared_arrived(k);
 	Int8Rows rows = int8_rows(k, q);
 	Stream keys = { .matrix = int8_keys(k, s.kv_index), .terms = { tile_bounds(k, s.kv_index) },
-		.tile_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : 0, .term_count = 1, .terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
+		.tile_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : 0, .term_count = 1,
+		.terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
 	Ring ring = ring_new(k, &keys, 1, launch->cols, launch->slots, 0);
-	new_slots(&s);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
-	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
+	s.hits = s.count = val_i32(b, 0);
 	Val *carry[] = { &s.hits, &s.count };
 	ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2);
-	load_row_bounds(&s, row);          /* not before: the producer, with its few registers, would come by here */
+	/* Derived anew: what lives across the walk's beginning must fit into the few registers of the producer, which comes by there. */
+	kernel_after_loop(k);
+	find_place(&s);
+	new_slots(&s);
+	s.marks = marks_of(k, s.index);
+	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
+	load_row_bounds(&s, row);
 	while (ring_round(&ring)) {
 		RingTile at_hand = ring_next(&ring);
 		Val first = val_mul_i32(b, ring.read_tile, launch->cols / PLAN_MARK);

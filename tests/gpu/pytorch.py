@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""pytorch.py ROOT TDAGEN LIBRARY [--target TARGET] [--only TEST]...: the package tda on a GPU, what tests/python/pytorch.py can't show.
+"""pytorch.py ROOT TDAGEN LIBRARY [--target TARGET] [--only TEST]...: the package tda on a GPU, what the CPU can't show.
 
 Tests: specs, graphs, streams, memory, arrays, training, times. Ends with "N passed, N failed".
 """

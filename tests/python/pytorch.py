@@ -325,6 +325,20 @@ def test_second_derivative():
         expect_error(RuntimeError, "second derivatives are not available", lambda: first[0].sum().backward())
 
 
+def test_forward_mode():
+    case = Case(small())
+    q, k, v = ([x.detach() for x in xs] for xs in (case.q, case.k, [case.v]))
+
+    def call(x):
+        return case.attn(q=[x, q[1]], k=k, v=v[0])
+
+    expect_error(NotImplementedError, "forward-mode derivatives", lambda: torch.func.jvp(call, (q[0],), (q[0],)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q[0], q[0])
+        expect_error(NotImplementedError, "forward-mode derivatives", lambda: call(dual))
+        expect(torch.equal(call(q[0]), case.attn(q=q, k=k, v=v[0])), "a call without tangents")
+
+
 class Block(torch.nn.Module):
     def __init__(self, attn):
         super().__init__()
@@ -439,8 +453,9 @@ def test_example():
     """runtime/examples/train_lm.py, as small as it goes."""
     out = pathlib.Path(scratch.name, "train_lm")
     arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
-    ran = subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, f"{ROOT}/runtime"],
-                         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    program = f"{ROOT}/runtime/examples/train_lm.py"
+    ran = subprocess.run([sys.executable, program, "--out", out, *arguments, f"{ROOT}/runtime"], capture_output=True, text=True,
+                         env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
     expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
     results = json.loads((out / "results.json").read_text())
     expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")
@@ -450,5 +465,5 @@ def test_example():
 
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_refusals, test_operators,
-          test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative, test_export,
-          test_ddp, test_threads, test_module, test_dlpack, test_example)
+          test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
+          test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example)

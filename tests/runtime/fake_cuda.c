@@ -4,6 +4,7 @@
  */
 #include <stdint.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include "../../runtime/cuda.h"
 #include "fake_cuda.h"
 
@@ -109,6 +110,12 @@ EXPORT int cuCtxGetDevice(int *device)
 	return current < 0 ? INVALID_CONTEXT : 0;
 }
 
+EXPORT int cuCtxSetCurrent(CUcontext context)
+{
+	current = (int)(uintptr_t)context - 1;
+	return 0;
+}
+
 EXPORT int cuCtxSynchronize(void)
 {
 	return forbidden();
@@ -168,6 +175,31 @@ EXPORT int cuStreamIsCapturing(CUstream stream, int *status)
 {
 	(void)stream;
 	*status = state.capturing;
+	return 0;
+}
+
+/* These three are what the Python package uses besides. "Device" memory is the host's. */
+EXPORT int cuMemAllocAsync(CUdeviceptr *address, size_t bytes, CUstream stream)
+{
+	(void)stream;
+	*address = (CUdeviceptr)(uintptr_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
+	state.blocks++;
+	return *address && current >= 0 ? 0 : INVALID_CONTEXT;
+}
+
+EXPORT int cuMemFreeAsync(CUdeviceptr address, CUstream stream)
+{
+	(void)stream;
+	free((void *)(uintptr_t)address);
+	state.blocks--;
+	return current >= 0 ? 0 : INVALID_CONTEXT;
+}
+
+EXPORT int cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags)
+{
+	(void)event, (void)flags;
+	state.stream = stream;
+	state.waits++;
 	return 0;
 }
 

@@ -16,7 +16,8 @@ typedef struct FakeCuda {
 	atomic_int loads, unloads, launches, forbidden;        /* forbidden: calls that a launch must never make */
 	int shared_bytes;              /* the last cuFuncSetAttribute */
 	unsigned grid, block;          /* of the last launch */
-	void *stream;
+	void *stream;                  /* of the last launch, or of the last cuStreamWaitEvent */
+	atomic_int blocks, waits;      /* of memory that are allocated; calls of cuStreamWaitEvent */
 	atomic_int maps;               /* tensor maps that were made */
 	unsigned long long map_extent[4], map_stride[3];       /* of the last one */
 	unsigned map_box[4];

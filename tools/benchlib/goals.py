@@ -41,8 +41,8 @@ def screen_ms(record):
 
 
 def screen_tops(record, heads=16, views=2):
-    """Int8 operations of the causal pairs' scores by the screen's time: 2 dim for each view, pair and head. B * T is 16384 or
-    more, so there are heads * max(1, 16384 / T) of them."""
+    """Int8 operations of the causal pairs' scores by the screen's time: 2 dim for each view, pair and head. B * T is 16384
+    or more, so there are heads * max(1, 16384 / T) of them."""
     ms = screen_ms(record)
     if not ms:
         return None
@@ -86,8 +86,8 @@ def speed_goals(r):
     goals = [limit("forward, bf16, mixed, T=16384", phase(mixed, "forward"), most=0.75, unit=" ms"),
              limit("backward, bf16, mixed, T=16384", phase(mixed, "backward"), most=0.40, unit=" ms"),
              limit("both by cuDNN softmax with one view, bf16, mixed", quotient(cudnn, total(mixed)), least=3.8, unit=" x"),
-             limit("both by the paper's TDA, bf16, mixed", quotient(total(r.peer("paper-tda", "bf16", 64, 16384)), total(mixed)),
-                   least=75, unit=" x")]
+             limit("both by the paper's TDA, bf16, mixed",
+                   quotient(total(r.peer("paper-tda", "bf16", 64, 16384)), total(mixed)), least=75, unit=" x")]
     for kind, least in (("mild", 2.0), ("skewed", 1.8)):
         goals.append(limit(f"both by cuDNN, bf16, {kind}, T=4096", quotient(
             total(r.peer("cudnn", "bf16", 64, 4096)), total(r.ours(kind, "bf16", 64, 4096))), least=least, unit=" x"))
@@ -121,7 +121,8 @@ def dense_goals(r):
 def memory_goals(r):
     goals = []
     for dtype, precision in (("bf16", None), ("f32", "ieee")):
-        record = r.ours("mixed", dtype, 64, 16384, precision=precision) or r.ours("tiles-7", dtype, 64, 16384, precision=precision)
+        record = (r.ours("mixed", dtype, 64, 16384, precision=precision)
+                  or r.ours("tiles-7", dtype, 64, 16384, precision=precision))
         memory = record and record["memory"]
         goals.append(limit(f"peak memory of a training step by output + gradients, {dtype}, T=16384",
                            memory and memory["peak"] / memory["results"], most=1.05, unit=" x"))
@@ -129,7 +130,8 @@ def memory_goals(r):
 
 
 def growth_goals(r):
-    """From 16384 to 65536 rows at batch 1, with one survivor a row and view: the screen grows with pairs, the rest with rows."""
+    """From 16384 to 65536 rows at batch 1, with one survivor a row and view: the screen grows with pairs, the rest with
+    rows."""
     short, long = (r.ours("rows", "bf16", 64, length) for length in (16384, 65536))
     rest = [total(record) - screen_ms(record) if record and screen_ms(record) else None for record in (short, long)]
     return [limit("T 16384 to 65536, one survivor a row: the screen", quotient(screen_ms(long), screen_ms(short)), most=16.5,
@@ -139,11 +141,13 @@ def growth_goals(r):
 
 def all_goals(records):
     r = Records(records)
-    return [goal for part in (screen_goals, speed_goals, balance_goals, dense_goals, memory_goals, growth_goals) for goal in part(r)]
+    parts = (screen_goals, speed_goals, balance_goals, dense_goals, memory_goals, growth_goals)
+    return [goal for part in parts for goal in part(r)]
 
 
 def goals_table(records):
     words = {True: "met", False: "NOT MET", None: ""}
     goals = all_goals(records)
     width = max(len(goal.what) for goal in goals)
-    return "\n".join(f"{goal.what:{width}}  {goal.wanted:32} {goal.measured:>16}  {words[goal.met]}".rstrip() for goal in goals)
+    return "\n".join(f"{goal.what:{width}}  {goal.wanted:32} {goal.measured:>16}  {words[goal.met]}".rstrip()
+                     for goal in goals)

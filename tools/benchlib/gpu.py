@@ -54,16 +54,17 @@ def describe():
 # ---- times ----
 
 def median_ms(calls, seconds):
-    """Median milliseconds of a call, by events on the current stream around each. The calls, each with memory of its own, take
-    turns; as many of them count as take about `seconds`. Two rounds go first, to warm up and to see how long they take."""
+    """Median milliseconds of a call, by events on the current stream around each. The calls, each with memory of its own,
+    take turns; as many of them count as take about `seconds`. Two rounds go first, to warm up and to see how long they
+    take."""
     timed(calls, len(calls))
     estimate = sum(timed(calls, len(calls))) / len(calls)
     return statistics.median(timed(calls, int(min(MOST, max(LEAST, 1000 * seconds / max(estimate, 1e-3))))))
 
 
 def timed(calls, count):
-    """Milliseconds of `count` calls. Nothing waits in between, so that the stream is not idle where a call is launched faster
-    than it runs."""
+    """Milliseconds of `count` calls. Nothing waits in between, so that the stream is not idle where a call is launched
+    faster than it runs."""
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
     torch.cuda.synchronize()
     for n, (start, end) in enumerate(marks):
@@ -82,7 +83,8 @@ def graph_of(call):
 
 
 def phase_times(runs, seconds):
-    """{"stream": {"forward": ms, "backward": ms}, "graph": ...} of runs (see OurRun); a "graph note" where capture failed."""
+    """{"stream": {"forward": ms, "backward": ms}, "graph": ...} of runs (see OurRun); a "graph note" where capture
+    failed."""
     times = {"stream": {}}
     for run in runs:
         run.prepare()

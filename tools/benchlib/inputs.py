@@ -163,8 +163,8 @@ def random_view(ops, heads, length, dim, seed):
 
 
 def beta_for(ops, q, k, share):
-    """The greatest beta at which that share of the tiles (of q and k [N, length, dim], as many heads as have some 4096 rows) has
-    a survivor. 99.5 % count as all: the last few would take a far lower one."""
+    """The greatest beta at which that share of the tiles (of q and k [N, length, dim], as many heads as have some 4096 rows)
+    has a survivor. 99.5 % count as all: the last few would take a far lower one."""
     heads = range(max(1, min(q.shape[0], 4096 // q.shape[1])))
     low, high = 0.0, 1.0
     for _ in range(10):

@@ -32,14 +32,20 @@ def variants(options):
 
 
 def compile_all(tdagen, options, folder):
-    """Compiles every variant into the folder. Returns a line for each that tdagen refuses."""
+    """Compiles every variant into the folder. Returns a line for each reason that tdagen refuses some for."""
     def compile_one(variant):
         name, arguments = variant
         result = subprocess.run([tdagen, *arguments, "-o", f"{folder}/{name}.ptx"], capture_output=True, text=True)
-        return f"{name}: {(result.stderr.strip().splitlines() or ['refused'])[0]}" if result.returncode else None
+        first = (result.stderr.strip().splitlines() or ["refused"])[0]
+        return name, first.partition("error: ")[2] or first if result.returncode else None
 
+    reasons = {}
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return list(filter(None, pool.map(compile_one, variants(options))))
+        for name, reason in pool.map(compile_one, variants(options)):
+            if reason:
+                reasons.setdefault(reason, []).append(name)
+    return [f"{', '.join(names[:2])}{f' and {len(names) - 2} more' if len(names) > 2 else ''}: {reason}"
+            for reason, names in reasons.items()]
 
 
 def runs_on(target, capability):

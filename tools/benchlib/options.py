@@ -17,8 +17,9 @@ causal softmax with one view, and paper-tra and paper-tda from --paper. What a p
 Exit status: 0; 1 if a result was wrong, or a kernel of ours could not be measured; 2 for a wrong command line.
 """
 
-CHOICES = {"input": ("inputs", inputs.KINDS, str), "length": ("lengths", sweep.LENGTHS, int), "dim": ("dims", sweep.DIMS, int),
-           "dtype": ("dtypes", sweep.DTYPES, str), "peer": ("peers", sweep.PEERS, str), "spec": ("specs", ("tda", "tra"), str),
+CHOICES = {"input": ("inputs", inputs.KINDS, str), "length": ("lengths", sweep.LENGTHS, int),
+           "dim": ("dims", sweep.DIMS, int), "dtype": ("dtypes", sweep.DTYPES, str),
+           "peer": ("peers", sweep.PEERS, str), "spec": ("specs", ("tda", "tra"), str),
            "plan": ("plans", ("dense", "sparse"), str), "target": ("targets", ("sm_80", "sm_90a"), str),
            "precision": ("precisions", ("ieee", "tf32"), str)}
 QUICK = {"inputs": ("tiles-7", "mixed"), "lengths": (4096, 16384), "dims": (64,), "dtypes": ("bf16",),
@@ -30,20 +31,22 @@ def parser():
         prog="tools/bench", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=EPILOG,
         description="Times our kernels and what one would use instead, in one run on one GPU. Needs PyTorch.")
     p.add_argument("--kernels", metavar="DIR", help="PTX files of tdagen, *.ptx; without it they are compiled by tdagen")
+    p.add_argument("--compile", metavar="DIR", help="measure nothing: compile into DIR what --kernels DIR takes, as for a "
+                   "machine where tdagen does not run")
     p.add_argument("--tdagen", metavar="FILE", help="the compiler; by default build/tdagen, or tdagen in PATH")
-    p.add_argument("--data", metavar="DIR", help="folder of heads_mild.npz and heads_skewed.npz: q1, k1, q2, k2, v [heads, length, "
-                   "dim], lam, beta")
+    p.add_argument("--data", metavar="DIR", help="folder of heads_mild.npz and heads_skewed.npz: q1, k1, q2, k2, v "
+                   "[heads, length, dim], lam, beta")
     p.add_argument("--paper", metavar="FILE", help="Python file of the paper's Triton kernels")
     p.add_argument("--out", metavar="DIR", default="bench-results", help="gets bench.json, bench.txt and bench.png "
                    "(default: %(default)s)")
-    p.add_argument("--quick", action="store_true", help="a run under a minute: length 4096 and 16384, head_dim 64, bf16, two inputs, "
-                   "three peers, unless --only says otherwise")
+    p.add_argument("--quick", action="store_true", help="a run under a minute: length 4096 and 16384, head_dim 64, bf16, "
+                   "two inputs, three peers, unless --only says otherwise")
     p.add_argument("--only", metavar="KEY=VALUE[,VALUE]...", action="append", default=[], help="measure these alone; KEY is "
                    + "; ".join(f"{key}: {', '.join(map(str, values))}" for key, (_, values, _) in CHOICES.items())
                    + "; an empty value means none. Lengths may be any multiple of 64")
     p.add_argument("--goals", action="store_true", help="print what the kernels are to reach beside what was measured")
-    p.add_argument("--from", dest="earlier", metavar="JSON", action="append", default=[], help="measure nothing: print the records of "
-                   "earlier runs. Several are taken together, later ones instead of earlier ones")
+    p.add_argument("--from", dest="earlier", metavar="JSON", action="append", default=[], help="measure nothing: print the "
+                   "records of earlier runs on one device. Several are taken together, later ones instead of earlier ones")
     p.add_argument("--seconds", type=float, help="what one measurement takes, about (default: 0.2; with --quick 0.1)")
     p.add_argument("--seed", type=int, default=1, help="other random inputs")
     p.add_argument("--commit", help="of what is measured, for the record; by default git is asked")

@@ -1,5 +1,5 @@
-"""What a user would pick instead: PyTorch's softmax attention, causal, with one view (q1, k1, v), and the paper's Triton kernels
-from a file of theirs."""
+"""What a user would pick instead: PyTorch's softmax attention, causal, with one view (q1, k1, v), and the paper's Triton
+kernels from a file of theirs."""
 import importlib.util
 import inspect
 
@@ -7,12 +7,14 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-SDPA = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+SDPA = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION}
+PAPER = {"paper-tra": ["q", "k", "v", "beta"], "paper-tda": ["q1", "q2", "k1", "k2", "v", "beta"]}
 
 
 def load_paper(path):
-    """{"paper-tra": function(q, k, v, beta), "paper-tda": function(q1, q2, k1, k2, v, beta, lambda)} of the file at `path`: the
-    functions whose parameters begin so by name, whatever they are called."""
+    """{peer: function} of the file at `path`: the functions whose parameters begin as PAPER says, whatever they are called.
+    The next parameter of paper-tda is lambda."""
     spec = importlib.util.spec_from_file_location("paper_kernels", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -20,11 +22,12 @@ def load_paper(path):
     for function in vars(module).values():
         if inspect.isfunction(function) and function.__module__ == module.__name__:
             names = list(inspect.signature(function).parameters)
-            for peer, begin in (("paper-tra", ["q", "k", "v", "beta"]), ("paper-tda", ["q1", "q2", "k1", "k2", "v", "beta"])):
+            for peer, begin in PAPER.items():
                 if names[:len(begin)] == begin:
                     found[peer] = function
     if not found:
-        raise SystemExit(f"tools/bench: {path} has no function with parameters q, k, v, beta or q1, q2, k1, k2, v, beta, lambda")
+        raise SystemExit(f"tools/bench: {path} has no function whose parameters begin with "
+                         + " or with ".join(", ".join(begin) for begin in PAPER.values()))
     return found
 
 

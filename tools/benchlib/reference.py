@@ -1,7 +1,7 @@
 """tda and tra in float64, by chunks of rows: what the kernels' results are compared with before their time counts.
 
-Written from the formulas, apart from the kernels: o_i = sum_n c_n sum_j relu(s_nij - tau_i)^2 v_j with s the cosine of rows of
-q_n and k_n, tau_i = beta sqrt(2 log(i + 1) / dim), c = (1, -lambda), j <= i.
+Written from the formulas, apart from the kernels: o_i = sum_n c_n sum_j relu(s_nij - tau_i)^2 v_j with s the cosine of
+rows of q_n and k_n, tau_i = beta sqrt(2 log(i + 1) / dim), c = (1, -lambda), j <= i.
 """
 import numpy as np
 
@@ -63,9 +63,9 @@ def expected(ops, problem, views, heads, chunk=1 << 24):
 
 
 def errors(ops, wanted, results):
-    """Relative 2-norms of the error of `results` (arrays [batch, heads, length, dim] by name; dbeta [heads], dlambda [1]) over the
-    heads of `wanted`, an expected(). Those of parameters are relative to the sum of their absolute terms, and dlambda takes all
-    heads. Where the reference is 0 everywhere, the error is 0 or infinite."""
+    """Relative 2-norms of the error of `results` (arrays [batch, heads, length, dim] by name; dbeta [heads], dlambda [1])
+    over the heads of `wanted`, an expected(). Those of parameters are relative to the sum of their absolute terms, and
+    dlambda takes all heads. Where the reference is 0 everywhere, the error is 0 or infinite."""
     wrong, size = {}, {}
     dbeta, dlambda = {}, np.zeros(2)
 

@@ -6,9 +6,9 @@ from . import reference
 COLUMNS = """
 A line of the table is a peer or one of our kernels. Its columns:
   stream      milliseconds of forward, backward and their sum, from the tensors of a caller to finished results, everything
-              included (norms, screens, reductions, launches), measured by CUDA events around each call on a stream. Calls are
-              enqueued one after another without waiting, so that launching costs time only where it takes longer than the
-              GPU does. Medians; each call has other memory than the one before, more in all than the L2 cache.
+              included (norms, screens, reductions, launches), measured by CUDA events around each call on a stream. Calls
+              are enqueued one after another without waiting, so that launching costs time only where it takes longer than
+              the GPU does. Medians; each call has other memory than the one before, more in all than the L2 cache.
   graph       the same, each call captured into a CUDA graph and replayed. "-": it can't be captured
   peak        MiB that a training step (forward, then backward) takes beyond its inputs and the gradient of the output
   results     MiB of the output and the gradients, which are part of `peak`: what no implementation can do without
@@ -19,8 +19,8 @@ Below each of our kernels:
               are compared on some of the heads. WRONG: the bound is passed, or calls on the stream gave other bits than
               those of the graph, so the times mean nothing
   kernels     milliseconds by kernel, from PyTorch's profiler: what runs between kernels is not in it
-Above them, of the input: the share of units of the causal area that hold a pair above the threshold, in exact float32 scores,
-for each view and for their union. Units are of 64 rows x 64, 16 and 1 keys. Then survivors a row.
+Above them, of the input: the share of units of the causal area that hold a pair above the threshold, in exact float32
+scores, for each view and for their union. Units are of 64 rows x 64, 16 and 1 keys. Then survivors a row.
 """
 
 
@@ -92,7 +92,8 @@ def our_lines(record, records):
         lines.append("        times faster than " + ", ".join(f"{peer} {ratio:.2f}" for peer, ratio in faster))
     worst = max(record["errors"], key=lambda name: excess(record, name))
     bound = record["bounds"][worst != "o"]
-    lines.append(f"        error {record['errors'][worst]:.1e} ({worst}), bound {bound:.0e}: {'WRONG' if is_wrong(record) else 'ok'}")
+    verdict = "WRONG" if is_wrong(record) else "ok"
+    lines.append(f"        error {record['errors'][worst]:.1e} ({worst}), bound {bound:.0e}: {verdict}")
     if "split" in record:
         lines.append("        kernels " + ", ".join(f"{name} {ms:.4f}" for name, ms in record["split"]))
     return lines + notes(record)
@@ -107,7 +108,8 @@ def excess(record, name):
 def input_lines(record):
     low, high = record["beta"]
     beta = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f}"
-    lines = [f"  input {record['input']}: batch {record['batch']}, heads {record['heads']}, beta {beta}, lambda {record['lambda']:.3f}"]
+    lines = [f"  input {record['input']}: batch {record['batch']}, heads {record['heads']}, beta {beta}, "
+             f"lambda {record['lambda']:.3f}"]
     for name, shares in record["occupancy"].items():
         units = ", ".join(f"{unit} {100 * share:.2f} %" for unit, share in shares.items() if unit != "survivors a row")
         lines.append(f"    {name}: {units}, {shares['survivors a row']:.3f} survivors a row")
@@ -156,7 +158,9 @@ def plot_lines(records, dtype, dim):
     """{name: [(length, ms of forward and backward)]}"""
     lines = {}
     for record in records:
-        if record["of"] not in ("peer", "ours") or "stream" not in record or (record["dtype"], record["dim"]) != (dtype, dim):
+        if record["of"] not in ("peer", "ours") or "stream" not in record:
+            continue
+        if (record["dtype"], record["dim"]) != (dtype, dim):
             continue
         if record["of"] == "ours" and (record["input"] not in PLOTTED or is_wrong(record)):
             continue

@@ -64,24 +64,25 @@ def plan(options, kernels, trained):
 
 
 def run(options, backend, kernels, trained=None, save=lambda records: None, progress_out=sys.stderr):
-    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8". save is given what there is after
-    each group."""
+    """A list of records; each says what it is of by "of": "input", "peer", "ours" or "int8". save is given all that there
+    are after each."""
     groups = plan(options, kernels, trained)
-    progress = Progress(sum(len(options.peers) + len(kinds) * (1 + len(ours)) for _, _, _, kinds, ours in groups), progress_out)
+    steps = sum(len(options.peers) + len(kinds) * (1 + len(ours)) for _, _, _, kinds, ours in groups)
+    progress = Progress(steps, progress_out)
     records = []
     tops = backend.int8_tops() if options.int8 else None
     if tops:
         records.append({"of": "int8", "tops": tops})
     for group in groups:
-        records += run_group(options, backend, trained, progress, *group)
-        save(records)
+        for record in group_records(options, backend, trained, progress, *group):
+            records.append(record)
+            save(records)
     return records
 
 
-def run_group(options, backend, trained, progress, dtype, dim, length, kinds, kernels):
+def group_records(options, backend, trained, progress, dtype, dim, length, kinds, kernels):
     where = {"dtype": dtype, "dim": dim, "length": length}
     name = f"{dtype}, head_dim {dim}, length {length}"
-    records = []
     for number, kind in enumerate(kinds):
         progress.step(f"{name}: input {kind}")
         problem = backend.rounded(inputs.make(backend.ops, kind, length, dim, options.seed, trained), dtype)
@@ -89,20 +90,20 @@ def run_group(options, backend, trained, progress, dtype, dim, length, kinds, ke
         if number == 0:                            # the time of softmax, and of the paper's kernels, does not depend on data
             for peer in options.peers:
                 progress.step(f"{name}: {peer}")
-                records.append({"of": "peer", "peer": peer, **where, **backend.peer(peer, sets, options.seconds)})
-        records.append({"of": "input", "input": kind, **where, "batch": problem.shape[0], "heads": problem.shape[1],
-                        "beta": [float(problem.beta.min()), float(problem.beta.max())], "lambda": problem.lam,
-                        "occupancy": inputs.occupancy(backend.ops, problem)})
+                yield {"of": "peer", "peer": peer, **where, **backend.peer(peer, sets, options.seconds)}
+        yield {"of": "input", "input": kind, **where, "batch": problem.shape[0], "heads": problem.shape[1],
+               "beta": [float(problem.beta.min()), float(problem.beta.max())], "lambda": problem.lam,
+               "occupancy": inputs.occupancy(backend.ops, problem)}
         for kernel in kernels:
             progress.step(f"{name}, {kind}: {kernel.label}")
-            records.append(ours_record(backend, kernel, kind, where, sets, options.seconds))
+            yield ours_record(backend, kernel, kind, where, sets, options.seconds)
         if kind == "one-head":
             alone = backend.sets(head_of(problem))
-            records += [ours_record(backend, kernel, "one-head-alone", where, alone, options.seconds)
-                        for kernel in kernels if kernel.plan == "dense"]
+            for kernel in kernels:
+                if kernel.plan == "dense":
+                    yield ours_record(backend, kernel, "one-head-alone", where, alone, options.seconds)
         del problem, sets
         backend.forget()
-    return records
 
 
 def ours_record(backend, kernel, kind, where, sets, seconds):

@@ -10,6 +10,7 @@ import functools
 import warnings
 
 import torch
+from torch.autograd import forward_ad
 
 from . import _lib
 from ._program import Caller, Plan, Shape, find, register
@@ -358,6 +359,13 @@ class _Short(torch.autograd.Function):
         return (None, None, None, *grads[:first], *_spread(grads[first:], wanted, given))
 
 
+def _refuse_tangents(tensors):
+    """PyTorch would drop them without a word."""
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError("tda: forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad) are not "
+                                  "available")
+
+
 _DEVICES = ("cuda", "cpu")      # that kernels and the reference run on
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -419,6 +427,8 @@ class Attention:
         if params:
             given, tensors = self._sorted(params, q[0], layer)
         inputs = [*q, *k, v, *tensors]
+        if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+            _refuse_tangents(inputs)
         if device not in _DEVICES or not _is_plain(inputs):
             return torch.ops.tda.forward(q, k, v, tensors, self.key, given, layer)[0]
         if len(q) != self.views or len(k) != self.views:
