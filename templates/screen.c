@@ -24,7 +24,6 @@ typedef struct Screen {
 	Val kv_index, index;               /* view * batch * (kv_heads, heads) + ..., the keys' and the rows' */
 	Axis limit, slope, offset;         /* the bounds of this lane's rows */
 	Val slots, found;                  /* shared: masks, [2][tiles of a word][4 warps]; found tiles, [2][4 warps] */
-	Marks marks;
 	Val hits;                          /* i32, carried: key tiles of the word at hand in which this warp found something */
 	Val count;                         /* i32, carried in the first warp: marks so far */
 } Screen;
@@ -240,6 +239,34 @@ static void join_slots(Screen *s, Val buffer, Val *keys, Val *rows)
 	}
 }
 
+/* The first warp's lane l has the masks of the word's key tile l, or none: writes marks and word. */
+static void store_marks(Screen *s, Val word, Val keys, Val rows)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val all = val_i32(b, -1), first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	Val marked = val_compare(b, IR_NE, keys, val_i64(b, 0));
+	Val bits = ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind ballot>", IR_I32, 2, (Val[]){ all, marked });
+	Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
+	Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
+	Marks marks = marks_of(k, s->index);
+	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, marks.capacity));
+	if (k->plan->options.defect == DEFECT_DROP_MARK)
+		keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
+	for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
+		Val at = marks_at(k, &marks, s->row_block);
+		at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
+		val_store(b, at, keys);
+		val_store(b, val_offset_const(b, at, 8), rows);
+	}
+	for (If m = if_begin(b, first_lane, NULL, 0); if_next(&m);) {
+		Val at = marks_words_at(k, &marks, s->row_block);
+		at = val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
+		val_store(b, at, val_vector_pair(b, bits, s->count, IR_V2I32));
+	}
+	s->count = val_add(b, s->count, val_popc(b, bits));
+}
+
 /* The word at hand is complete: the first warp writes it and its marks. */
 static void write_word(Screen *s, Val tile)
 {
@@ -255,26 +282,17 @@ static void write_word(Screen *s, Val tile)
 	for (If f = if_begin(b, val_compare(b, IR_EQ, s->warp, zero), changed, 1); if_next(&f);) {
 		Val keys, rows;
 		join_slots(s, buffer, &keys, &rows);
-		Val marked = val_compare(b, IR_NE, keys, val_i64(b, 0));
-		Val all = val_i32(b, -1);
-		Val bits = ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind ballot>", IR_I32, 2, (Val[]){ all, marked });
-		Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
-		Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
-		Val kept = val_and(b, marked, val_compare(b, IR_LT, number, s->marks.capacity));
-		if (k->plan->options.defect == DEFECT_DROP_MARK)
-			keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
-		for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
-			Val at = marks_at(k, &s->marks, s->row_block);
-			at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
-			val_store(b, at, keys);
-			val_store(b, val_offset_const(b, at, 8), rows);
-		}
-		for (If m = if_begin(b, first_lane, NULL, 0); if_next(&m);) {
-			Val at = marks_words_at(k, &s->marks, s->row_block);
-			at = val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
-			val_store(b, at, val_vector_pair(b, bits, s->count, IR_V2I32));
-		}
-		s->count = val_add(b, s->count, val_popc(b, bits));
+		/* Where they go is derived anew, as it would take registers all the while. */
+		Kernel outside = *k;
+		Screen anew = *s;
+		kernel_after_loop(k);
+		find_place(&anew);
+		store_marks(&anew, word, keys, rows);
+		s->count = anew.count;
+		k->thread = outside.thread;
+		k->lane = outside.lane;
+		k->warp = outside.warp;
+		k->cta = outside.cta;
 	}
 	s->hits = zero;
 }
@@ -345,7 +363,6 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	kernel_after_loop(k);
 	find_place(&s);
 	new_slots(&s);
-	s.marks = marks_of(k, s.index);
 	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
 	load_row_bounds(&s, row);
 	while (ring_round(&ring)) {
