@@ -228,12 +228,9 @@ void gathered_through_norm(Kernel *k, Tile g, Shared x, Axis inv, const Gather *
 	Val **changed = ARENA_ARRAY(b->arena, Val *, tile_count(g));
 	int count = carry_array(changed, 0, g.e, tile_count(g));
 	Val some = val_compare(b, IR_GT, gather->found, val_i32(b, 0));
-	/* What is read again in the branch has no value behind it. */
-	Val thread = k->thread, lane = k->lane, warp = k->warp, cta = k->cta;
-	for (If f = if_begin(b, some, changed, count); if_next(&f);)
+	Kernel outside = *k;
+	for (If f = if_begin(b, some, changed, count); if_next(&f);) {
 		gradient_through_norm(k, g, x, inv);
-	k->thread = thread;
-	k->lane = lane;
-	k->warp = warp;
-	k->cta = cta;
+		kernel_as_before(k, &outside);
+	}
 }

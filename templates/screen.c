@@ -289,10 +289,7 @@ static void write_word(Screen *s, Val tile)
 		find_place(&anew);
 		store_marks(&anew, word, keys, rows);
 		s->count = anew.count;
-		k->thread = outside.thread;
-		k->lane = outside.lane;
-		k->warp = outside.warp;
-		k->cta = outside.cta;
+		kernel_as_before(k, &outside);
 	}
 	s->hits = zero;
 }

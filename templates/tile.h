@@ -68,6 +68,8 @@ void kernel_split(Kernel *k);
 /* Reads thread and CTA once more, so that nothing derived from them before a long loop must stay in registers, or spill,
  * until after it. Places and addresses are to be derived anew then. */
 void kernel_after_loop(Kernel *k);
+/* At the end of a branch in which it was called: what it read there has no value behind it. */
+void kernel_as_before(Kernel *k, const Kernel *before);
 
 /* A row block of one (batch, head): CTAs are numbered (batch, head, block), the block fastest and from the last to the
  * first, so that under a causal mask the long ones start first. */

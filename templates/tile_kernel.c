@@ -42,6 +42,14 @@ bool kernel_uses_groups(const Kernel *k)
 	return k->launch->engine == ENGINE_WGMMA;
 }
 
+void kernel_as_before(Kernel *k, const Kernel *before)
+{
+	k->thread = before->thread;
+	k->lane = before->lane;
+	k->warp = before->warp;
+	k->cta = before->cta;
+}
+
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
