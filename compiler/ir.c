@@ -39,6 +39,11 @@ bool val_is_null(Val v)
 	return mlirValueIsNull(v);
 }
 
+bool val_same(Val x, Val y)
+{
+	return mlirValueEqual(x, y);
+}
+
 bool ir_failed(const Builder *b)
 {
 	return b->failed;
@@ -307,6 +312,11 @@ Val val_to_i64(Builder *b, Val x)
 	return unary(b, "arith.extsi", NULL, IR_I64, x);
 }
 
+Val val_sign_i32(Builder *b, Val x)
+{
+	return binary(b, "arith.shrsi", NULL, IR_I32, x, val_i32(b, 31));
+}
+
 Val val_low_i32(Builder *b, Val x)
 {
 	return unary(b, "arith.trunci", NULL, IR_I32, x);
@@ -376,6 +386,8 @@ static const char strict[] = "fastmath = #arith.fastmath<none>";
 FLOAT_BINARY(val_fadd, "arith.addf", contract)
 FLOAT_BINARY(val_fsub, "arith.subf", contract)
 FLOAT_BINARY(val_fmul, "arith.mulf", contract)
+FLOAT_BINARY(val_fmul_alone, "arith.mulf", strict)
+FLOAT_BINARY(val_fsub_alone, "arith.subf", strict)
 FLOAT_BINARY(val_fdiv, "arith.divf", strict)
 FLOAT_BINARY(val_fmin, "arith.minimumf", strict)
 FLOAT_BINARY(val_fmax, "arith.maximumf", strict)
@@ -426,6 +438,14 @@ Val val_i32_to_f32(Builder *b, Val x)
 Val val_floor_i32(Builder *b, Val x)
 {
 	return val_intrinsic(b, "llvm.nvvm.f2i.rm", IR_I32, 1, &x);
+}
+
+Val val_low_bytes(Builder *b, const Val x[4])
+{
+	Val pair = val_i32(b, 0x0040), both = val_i32(b, 0x5410);      /* which bytes, of the first and the second operand */
+	Val low = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[0], x[1], pair });
+	Val high = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[2], x[3], pair });
+	return val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ low, high, both });
 }
 
 Val val_bitcast(Builder *b, Val x, IrType type)

@@ -45,6 +45,7 @@ void ir_init(Builder *b, MlirContext context, Arena *arena, Diag *diag);
 void ir_at(Builder *b, Loc loc);
 bool ir_failed(const Builder *b);
 bool val_is_null(Val v);
+bool val_same(Val x, Val y);                       /* one value, known while generating */
 
 /* A builtin.module with an empty gpu.module "kernels" in it, and the array that stands for dynamic shared memory
  * (gpu.dynamic_shared_memory lowers to one static byte). */
@@ -80,6 +81,7 @@ Val val_or(Builder *b, Val x, Val y);
 Val val_xor(Builder *b, Val x, Val y);
 Val val_shl(Builder *b, Val x, Val y);
 Val val_shr(Builder *b, Val x, Val y);              /* unsigned */
+Val val_sign_i32(Builder *b, Val x);                /* -1 where x is negative, else 0 */
 Val val_add_i32(Builder *b, Val x, int32_t y);
 Val val_mul_i32(Builder *b, Val x, int32_t y);
 Val val_div_i32(Builder *b, Val x, int32_t y);
@@ -100,6 +102,9 @@ Val val_fadd(Builder *b, Val x, Val y);
 Val val_fsub(Builder *b, Val x, Val y);
 Val val_fmul(Builder *b, Val x, Val y);
 Val val_fma(Builder *b, Val x, Val y, Val z);
+/* Rounded as they stand: never fused with another operation. */
+Val val_fmul_alone(Builder *b, Val x, Val y);
+Val val_fsub_alone(Builder *b, Val x, Val y);
 Val val_fneg(Builder *b, Val x);
 Val val_fabs(Builder *b, Val x);
 Val val_fmin(Builder *b, Val x, Val y);             /* NaN if either is */
@@ -112,6 +117,7 @@ Val val_funless(Builder *b, IrCompare how, Val x, Val y);
 Val val_i32_to_f32(Builder *b, Val x);
 Val val_floor_i32(Builder *b, Val x);               /* saturates; 0 for NaN */
 Val val_bitcast(Builder *b, Val x, IrType type);
+Val val_low_bytes(Builder *b, const Val x[4]);      /* the lowest byte of four i32, the first one's lowest */
 Val val_intrinsic(Builder *b, const char *name, IrType type, int count, const Val *operands);
 
 /* Memory. Pointers advance in bytes. */

@@ -292,10 +292,10 @@ Axis visible_axis(const Visible *v, Axis axis)
 	if (!kernel_uses_groups(k) || v->branch.otherwise || axis.count == 0)
 		return axis;
 	/* A length is not negative, but nobody told the compilers. */
-	Val zero = ir_op(b, "arith.shrsi", NULL, IR_I32, 2, (Val[]){ kernel_i32(k, "q_len"), val_i32(b, 31) });
+	Val zero = val_sign_i32(b, kernel_i32(k, "q_len"));
 	Axis other = axis_new(k, axis.along, 4 * axis.count);
 	for (int n = 0; n < axis.count; n++) {
-		if (n > 0 && mlirValueEqual(axis.at[n], axis.at[0])) {
+		if (n > 0 && val_same(axis.at[n], axis.at[0])) {
 			other.at[n] = other.at[0];
 			continue;
 		}

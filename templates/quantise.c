@@ -111,16 +111,6 @@ static Scale scale_of(Kernel *k, Val largest)
 	return (Scale){ val_select(b, usable, step, zero), val_select(b, usable, inverse, zero) };
 }
 
-/* Bytes 0 of four values in one. */
-static Val pack_bytes(Builder *b, const Val *x)
-{
-	Val select = val_i32(b, 0x0040);
-	Val low = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[0], x[1], select });
-	Val high = val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ x[2], x[3], select });
-	Val both = val_i32(b, 0x5410);
-	return val_intrinsic(b, "llvm.nvvm.prmt", IR_I32, 3, (Val[]){ low, high, both });
-}
-
 /*
  * Where 16 bytes of an int8 key lie. Row by row; or, for wgmma, in groups of PLAN_TILE_GROUP key tiles: panels of 128 bytes a row, in
  * which chunk c of row r lies at place c ^ (r % 8). Keys of up to 64 bytes share a row with one of the group's other half:
@@ -155,10 +145,10 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 	Val minus = val_fneg(b, scale.step), error = val_f32(b, 0);
 	Val bytes[2 * MAX_ELEMENTS];
 	for (int i = 0; i < count; i++) {
-		Val unit = ir_op(b, "arith.mulf", NULL, IR_F32, 2, (Val[]){ x[i], facts.inverse });
+		Val unit = val_fmul_alone(b, x[i], facts.inverse);
 		Val shifted = val_fma(b, unit, scale.inverse, magic);
 		bytes[i] = val_bitcast(b, shifted, IR_I32);
-		Val level = ir_op(b, "arith.subf", NULL, IR_F32, 2, (Val[]){ shifted, magic });
+		Val level = val_fsub_alone(b, shifted, magic);
 		Val rest = val_fma(b, level, minus, unit);
 		error = val_fma(b, rest, rest, error);
 	}
@@ -167,7 +157,7 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
 			Val to_chunk = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->chunk, c), s->elements));
 			for (int i = 0; i < s->elements; i += 4)
-				val_store(b, val_offset_const(b, to_chunk, i), pack_bytes(b, bytes + at + i));
+				val_store(b, val_offset_const(b, to_chunk, i), val_low_bytes(b, bytes + at + i));
 		}
 	}
 	error = val_fsqrt(b, lane_sum(k, error, s->lanes));
@@ -283,7 +273,7 @@ static double score_error(const Spec *spec)
 /* Integers in the order of the floats whose bits they hold, and back: the same map. */
 static Val ordered(Builder *b, Val bits)
 {
-	Val sign = ir_op(b, "arith.shrsi", NULL, IR_I32, 2, (Val[]){ bits, val_i32(b, 31) });
+	Val sign = val_sign_i32(b, bits);
 	return val_xor(b, bits, val_and(b, sign, val_i32(b, INT32_MAX)));
 }
 

@@ -136,18 +136,6 @@ typedef struct Part {
 	Val threshold[2], passes[2];
 } Part;
 
-static Val any_in_warp(Kernel *k, Val condition)
-{
-	Val all = val_i32(k->b, -1);
-	return ir_op(k->b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, condition });
-}
-
-static Val warp_or(Kernel *k, Val x)
-{
-	Val all = val_i32(k->b, -1);
-	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
-}
-
 /* Bit e: element e is above its row's threshold and visible. Most often one row of the warp passes, so rows are asked first. */
 static Val passing(Screen *s, const Part *part, Axis row, Val key0)
 {
@@ -156,7 +144,7 @@ static Val passing(Screen *s, const Part *part, Axis row, Val key0)
 	Val zero = val_i32(b, 0), bits = zero;
 	Val *changed[] = { &bits };
 	for (int r = 0; r < 2; r++)
-		for (If f = if_begin(b, any_in_warp(k, part->passes[r]), changed, 1); if_next(&f);) {
+		for (If f = if_begin(b, warp_any(k, part->passes[r]), changed, 1); if_next(&f);) {
 			Val above = val_floor_i32(b, part->threshold[r]);
 			for (int e = 2 * r; e < tile_count(part->products); e += e % 2 ? 3 : 1) {
 				Val pass = val_compare(b, IR_GT, part->products.e[e], above);
@@ -244,9 +232,9 @@ static void store_marks(Screen *s, Val word, Val keys, Val rows)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	Val all = val_i32(b, -1), first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	Val first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
 	Val marked = val_compare(b, IR_NE, keys, val_i64(b, 0));
-	Val bits = ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind ballot>", IR_I32, 2, (Val[]){ all, marked });
+	Val bits = warp_ballot(k, marked);
 	Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
 	Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
 	Marks marks = marks_of(k, s->index);
@@ -313,9 +301,9 @@ static void screen_tiles(Screen *s, Tile products, const TileBound *bounds, Axis
 		any = t == 0 ? passes[t] : val_or(b, any, passes[t]);
 	}
 	Val *changed[] = { &s->hits };
-	for (If f = if_begin(b, any_in_warp(k, any), changed, 1); if_next(&f);)
+	for (If f = if_begin(b, warp_any(k, any), changed, 1); if_next(&f);)
 		for (int t = 0; t < tiles; t++)
-			for (If p = if_begin(b, any_in_warp(k, passes[t]), changed, 1); if_next(&p);)
+			for (If p = if_begin(b, warp_any(k, passes[t]), changed, 1); if_next(&p);)
 				leave_masks(s, &parts[t], row, val_add_i32(b, first, t));
 }
 

@@ -19,7 +19,7 @@ Tile tile_zero(Kernel *k, int cols)
 bool tile_is_zero(Tile t)
 {
 	for (int e = 1; e < tile_count(t); e++)
-		if (!mlirValueEqual(t.e[0], t.e[e]))
+		if (!val_same(t.e[0], t.e[e]))
 			return false;
 	return val_is_zero_f32(t.e[0]);
 }
@@ -110,6 +110,28 @@ static Val lane_exchange(Kernel *k, Val x, int distance)
 	Val offset = val_i32(b, distance);
 	Val clamp = val_i32(b, 31);
 	return ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind bfly>", IR_F32, 4, (Val[]){ all, x, offset, clamp });
+}
+
+static Val vote(Kernel *k, const char *attrs, IrType type, Val condition)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.vote.sync", attrs, type, 2, (Val[]){ all, condition });
+}
+
+Val warp_any(Kernel *k, Val condition)
+{
+	return vote(k, "kind = #nvvm<vote_sync_kind any>", IR_I1, condition);
+}
+
+Val warp_ballot(Kernel *k, Val condition)
+{
+	return vote(k, "kind = #nvvm<vote_sync_kind ballot>", IR_I32, condition);
+}
+
+Val warp_or(Kernel *k, Val x)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
 }
 
 Val lane_sum(Kernel *k, Val x, int lanes)

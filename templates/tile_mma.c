@@ -438,8 +438,7 @@ static Val warp_has_nonzero(Kernel *k, Tile t)
 	Builder *b = k->b;
 	Val bits = tile_bits(k, t);
 	Val own = val_compare(b, IR_NE, bits, val_i32(b, 0));
-	Val all = val_i32(b, -1);
-	return ir_op(b, "nvvm.vote.sync", "kind = #nvvm<vote_sync_kind any>", IR_I1, 2, (Val[]){ all, own });
+	return warp_any(k, own);
 }
 
 static void multiply_unless_zero(Kernel *k, Tile acc, Tile p, Shared b, int parts)

@@ -78,6 +78,10 @@ Val pack_pair(Kernel *k, Val low, Val high);
 void unpack_pair(Kernel *k, Val pair, Val *low, Val *high);
 /* Over aligned groups of `lanes` lanes, a power of two; every lane gets the result, summed in a fixed order. */
 Val lane_sum(Kernel *k, Val x, int lanes);
+/* Over all lanes of the warp: does the condition (i1) hold in any; a bit for each lane (i32) where it does; i32 values, or'ed. */
+Val warp_any(Kernel *k, Val condition);
+Val warp_ballot(Kernel *k, Val condition);
+Val warp_or(Kernel *k, Val x);
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif
