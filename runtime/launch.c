@@ -135,7 +135,7 @@ static tda_status eval_kernel(const Manifest *m, const ManifestKernel *kernel, c
 	if (wide > INT32_MAX)
 		return tda_fail(TDA_BAD_ARGUMENT, "the shape is too large: kernel %s would need %lld CTAs, and a grid has up to "
 		                "2147483647: split the batch", kernel->entry, (long long)wide);
-	for (int a = 0; a < kernel->arg_count; a++)
+	for (int a = 0; a < kernel->arg_count && wide > 0; a++)
 		if ((status = eval_arg(m, kernel, a, b, layout, &values[a])))
 			return status;
 	*grid = (uint32_t)wide;
