@@ -47,9 +47,9 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.1\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.2\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
-	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->sparse ? "sparse" : "dense");
+	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->next ? "auto" : plan_kind_name(plan));
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),
 	        spec->precision == PRECISION_TF32 ? "tf32" : "ieee");
 	fprintf(out, "//! head_dim %d\n//! value_dim %d\n//! views %d\n", spec->head_dim, spec->value_dim, spec->views);
@@ -72,21 +72,57 @@ static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *o
 	fprintf(out, "//! slack %s\n", number(arena, slack(spec)));
 }
 
-static void print_program(const Plan *plan, FILE *out)
+static const Buffer *find_buffer(const Plan *plan, const char *name)
+{
+	for (int i = 0; i < plan->buffer_count; i++)
+		if (strcmp(plan->buffers[i].name, name) == 0)
+			return &plan->buffers[i];
+	return NULL;
+}
+
+/* A size or a number of CTAs: 0 where the other plan is taken. */
+static const char *where_taken(Arena *arena, const Plan *plan, const char *formula)
+{
+	const char *taken = plan_taken(plan, arena);
+	return taken ? arena_printf(arena, "%s*(%s)", taken, formula) : formula;
+}
+
+/* A buffer that both plans have is one buffer, with the size that the plan which is taken gives it. */
+static const char *buffer_bytes(Arena *arena, const Plan *plan, const Buffer *buffer)
+{
+	const Buffer *other = plan->next ? find_buffer(plan->next, buffer->name) : NULL;
+	const char *bytes = where_taken(arena, plan, buffer->bytes);
+	if (!other)
+		return bytes;
+	if (strcmp(buffer->bytes, other->bytes) == 0)
+		return buffer->bytes;
+	return arena_printf(arena, "%s+%s", bytes, where_taken(arena, plan->next, other->bytes));
+}
+
+static void print_buffers(Arena *arena, const Plan *first, FILE *out)
 {
 	static const char *const kinds[] = {
 		[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
 	};
+	for (const Plan *plan = first; plan; plan = plan->next) {
+		if (plan->sparse)
+			fprintf(out, "//! marks %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_mark_capacity(plan));
+		for (int i = 0; i < plan->buffer_count; i++) {
+			const Buffer *buffer = &plan->buffers[i];
+			if (plan == first || !find_buffer(first, buffer->name))
+				fprintf(out, "//! buffer %s %s %s\n", buffer->name, kinds[buffer->kind],
+				        buffer_bytes(arena, plan, buffer));
+		}
+	}
+}
+
+static void print_launches(Arena *arena, const Plan *plan, FILE *out)
+{
 	static const char *const args[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", [ARG_MAP] = "map" };
-	if (plan->sparse)
-		fprintf(out, "//! marks %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_mark_capacity(plan));
-	for (int i = 0; i < plan->buffer_count; i++)
-		fprintf(out, "//! buffer %s %s %s\n", plan->buffers[i].name, kinds[plan->buffers[i].kind],
-		        plan->buffers[i].bytes);
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
 		fprintf(out, "//! kernel %s %s %d %d %s\n", launch->backward ? "backward" : "forward", launch->entry,
-		        plan_threads(launch), launch->shared_bytes, launch->grid);
+		        plan_threads(launch), launch->shared_bytes, where_taken(arena, plan, launch->grid));
 		if (launch->when)
 			fprintf(out, "//! when %s\n", launch->when);
 		for (int a = 0; a < launch->arg_count; a++)
@@ -102,7 +138,9 @@ char *manifest_attach(Arena *arena, const Spec *spec, const Plan *plan, const ch
 	if (!out)
 		return NULL;
 	print_spec(arena, spec, plan, out);
-	print_program(plan, out);
+	print_buffers(arena, plan, out);
+	for (; plan; plan = plan->next)
+		print_launches(arena, plan, out);
 	fclose(out);
 	char hex[65];
 	sha256_hex(ptx, strlen(ptx), hex);

@@ -27,7 +27,7 @@ static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
 	{ OPTION_TARGET, "--target", "TARGET", FOR_ALL, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_ALL, "dense or sparse, instead of what suits the spec" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_ALL, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
 	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_ALL, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
@@ -52,8 +52,8 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* Compiling has no word of its own. */
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run" };
-static const char *const plan_names[] = { "dense", "sparse" };
-static const PlanKind plan_kinds[] = { PLAN_DENSE, PLAN_SPARSE };
+static const char *const plan_names[] = { "auto", "dense", "sparse" };
+static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
 static const char *const defect_names[] = { "drop-tile", "shift-tau", "drop-mark" };
 static const Defect defects[] = { DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK };
 
@@ -191,7 +191,7 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_SET: return add_setting(arena, options, value);
 	case OPTION_EMIT: return set_emit(arena, options, value);
 	case OPTION_PLAN:
-		if (!set_choice(arena, row->name, value, plan_names, 2, &chosen))
+		if (!set_choice(arena, row->name, value, plan_names, 3, &chosen))
 			return false;
 		options->plan.kind = plan_kinds[chosen];
 		return true;

@@ -25,7 +25,7 @@ typedef struct Compilation {
 	int setting_count;
 	PlanOptions plan_options;
 	Spec *spec;
-	Plan *plan;
+	Plan *plan;                        /* and its `next` */
 	MlirContext context;
 	MlirModule module;                 /* changed in place: mlir, then nvvm */
 	LlvmModule *llvm;

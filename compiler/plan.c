@@ -49,6 +49,11 @@ const char *role_name(Role role)
 	return roles[role].name;
 }
 
+const char *plan_kind_name(const Plan *plan)
+{
+	return plan->sparse ? "sparse" : "dense";
+}
+
 Target plan_target(const Plan *plan)
 {
 	return plan->options.target;
@@ -129,7 +134,8 @@ static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffi
 	memset(launch, 0, sizeof *launch);
 	launch->role = role;
 	launch->register_limit = PLAN_ALL_REGISTERS;
-	launch->entry = arena_printf(arena, "tda_%s%s", roles[role].name, suffix);
+	const char *kind = plan->sparse && plan->crossover ? "sparse_" : "";
+	launch->entry = arena_printf(arena, "tda_%s%s%s", kind, roles[role].name, suffix);
 	launch->backward = role > ROLE_FORWARD;
 	return launch;
 }
@@ -329,10 +335,11 @@ static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 	return true;
 }
 
-Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options)
+static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options, const Crossover *crossover)
 {
 	Plan *plan = ARENA_NEW(arena, Plan);
 	plan->spec = spec;
+	plan->crossover = crossover;
 	plan->options = options;
 	plan->shared_limit = targets[options.target].shared_limit;
 	if (!plan_proof(plan, diag, spec))
@@ -351,4 +358,17 @@ Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options)
 	}
 	plan_reduce(plan, arena);
 	return plan;
+}
+
+Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options)
+{
+	Plan *plan = make_plan(arena, diag, spec, options, NULL);
+	if (!plan || options.kind != PLAN_AUTO || !plan->screens)
+		return plan;
+	plan->crossover = plan_crossover(spec, options.target);
+	if (!plan->crossover)
+		return plan;
+	options.kind = PLAN_SPARSE;
+	plan->next = make_plan(arena, diag, spec, options, plan->crossover);
+	return plan->next ? plan : NULL;
 }

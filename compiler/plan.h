@@ -92,6 +92,12 @@ typedef struct Launch {
 	int arg_count;
 } Launch;
 
+/* From how many rows and keys on a file that holds both plans takes the sparse one. */
+typedef struct Crossover {
+	int q_len, k_len;
+	int timed;                         /* the least number of keys at which both plans were timed; 0: neither was */
+} Crossover;
+
 typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD } BufferKind;
 typedef struct Buffer {
 	const char *name;
@@ -99,7 +105,8 @@ typedef struct Buffer {
 	const char *bytes;                 /* formula */
 } Buffer;
 
-typedef struct Plan {
+typedef struct Plan Plan;
+struct Plan {
 	const Spec *spec;
 	PlanOptions options;
 	bool sparse;
@@ -115,20 +122,29 @@ typedef struct Plan {
 	int buffer_count;
 	Launch launches[PLAN_MAX_LAUNCHES];
 	int launch_count;
-} Plan;
+	const Crossover *crossover;        /* NULL: the file's only plan, taken for every shape */
+	Plan *next;                        /* the sparse plan of the same file; both have one buffer of a name */
+};
 
-/* NULL after a diagnostic. Allocated in the arena. */
+/* PLAN_AUTO makes a dense plan, followed by a sparse one where the spec has it and some shape takes it. NULL after a
+ * diagnostic. Allocated in the arena. */
 Plan *plan_make(Arena *arena, Diag *diag, const Spec *spec, PlanOptions options);
-/* The whole plan as text: --emit=plan. */
+/* A file's plans as text: --emit=plan. */
 void plan_print(const Plan *plan, FILE *out);
-/* For people: tiles, stages, shared memory, why this plan, whether exact zeros are proved and by which factor. */
+/* For people: tiles, stages, shared memory, why these plans, whether exact zeros are proved and by which factor. */
 void plan_explain(const Plan *plan, FILE *out);
+
+/* NULL where no shape of the spec takes a sparse plan. */
+const Crossover *plan_crossover(const Spec *spec, Target target);
+/* Formula over the shape: 1 where the plan is taken, 0 where the other one is. NULL where it is the only one. */
+const char *plan_taken(const Plan *plan, Arena *arena);
 
 Target plan_target(const Plan *plan);
 const char *target_name(Target target);            /* sm_80, sm_90a */
 const char *target_features(Target target);        /* LLVM's feature string, "+ptx80" */
 bool target_from_name(const char *name, Target *target);
 const char *role_name(Role role);
+const char *plan_kind_name(const Plan *plan);       /* dense, sparse */
 
 /* Does the gradient of parameter `param` come through the launches of ROLE_BACKWARD_Q? */
 bool plan_has_partials(const Plan *plan, int param);

@@ -57,18 +57,28 @@ static void print_proof(const Plan *plan, FILE *out)
 	arena_free(arena);
 }
 
-void plan_print(const Plan *plan, FILE *out)
+/* ", where ...", or nothing for a plan that every shape takes. */
+static void print_where(const Plan *plan, FILE *out)
 {
-	const Spec *spec = plan->spec;
-	fprintf(out, "plan %s for %s, at most %d bytes of shared memory a CTA\n", plan->sparse ? "sparse" : "dense",
+	const Crossover *crossover = plan->crossover;
+	if (crossover)
+		fprintf(out, plan->sparse ? ", where q_len >= %d and k_len >= %d" : ", where q_len < %d or k_len < %d",
+		        crossover->q_len, crossover->k_len);
+}
+
+static void print_plan(const Plan *plan, FILE *out)
+{
+	fprintf(out, "plan %s for %s, at most %d bytes of shared memory a CTA", plan_kind_name(plan),
 	        target_name(plan->options.target), plan->shared_limit);
+	print_where(plan, out);
+	fputc('\n', out);
 	print_proof(plan, out);
 	for (int i = 0; i < plan->buffer_count; i++)
 		fprintf(out, "buffer %-8s %-14s %s\n", buffer_kinds[plan->buffers[i].kind], plan->buffers[i].name,
 		        plan->buffers[i].bytes);
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
-		fprintf(out, "launch %-8s %-22s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
+		fprintf(out, "launch %-8s %-26s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
 		        plan_threads(launch), launch->grid);
 		if (is_tiled(launch)) {
 			fprintf(out, ", tile %dx%d, slots %d%s, %s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
@@ -79,7 +89,12 @@ void plan_print(const Plan *plan, FILE *out)
 			fprintf(out, ", when %s", launch->when);
 		fputc('\n', out);
 	}
-	(void)spec;
+}
+
+void plan_print(const Plan *plan, FILE *out)
+{
+	for (; plan; plan = plan->next)
+		print_plan(plan, out);
 }
 
 static void explain_passes(const Plan *plan, FILE *out)
@@ -105,23 +120,46 @@ static void explain_small_tiles(const Plan *plan, FILE *out)
 	}
 }
 
-/* What the plan does, or what keeps it from doing less. */
+/* Why there is no sparse plan beside the dense one. */
+static void explain_dense_alone(const Plan *plan, FILE *out)
+{
+	if (!plan->zeros_proved)
+		fputs("; a sparse plan needs a weight that is proved to be 0 wherever s <= tau", out);
+	else if (!plan->screens && plan->spec->score->vars & 1u << VAR_J)
+		fputs("; a sparse plan needs a score that does not read c.j", out);
+	else if (!plan->screens)
+		fputs("; a sparse plan needs a score that is proved to increase with s", out);
+	else if (plan->options.kind == PLAN_AUTO)
+		fprintf(out, "; a window of %lld keys is too narrow for a sparse plan to pay, but --plan sparse makes one",
+		        (long long)plan->spec->window);
+	else
+		fputs("; --plan sparse would compute exact scores only of pairs that may survive", out);
+}
+
 static void explain_kind(const Plan *plan, FILE *out)
 {
-	if (plan->sparse) {
-		fprintf(out, "plan          sparse: the screen, in int8, marks each key that may survive for a row of a block of %d; the other"
-		        " kernels visit marked keys alone\n", PLAN_MARK);
-		return;
-	}
-	fputs("plan          dense: every tile that the mask leaves is computed; ", out);
-	if (!plan->zeros_proved)
-		fputs("a sparse plan needs a weight that is proved to be 0 wherever s <= tau\n", out);
-	else if (plan->screens)
-		fputs("--plan sparse would compute exact scores only of pairs that may survive\n", out);
-	else if (plan->spec->score->vars & 1u << VAR_J)
-		fputs("a sparse plan needs a score that does not read c.j\n", out);
+	fprintf(out, "plan          %s", plan_kind_name(plan));
+	print_where(plan, out);
+	if (plan->sparse)
+		fprintf(out, ": the screen, in int8, marks each key that may survive for a row of a block of %d; the other kernels"
+		        " visit marked keys alone", PLAN_MARK);
 	else
-		fputs("a sparse plan needs a score that is proved to increase with s\n", out);
+		fputs(": every tile that the mask leaves is computed", out);
+	if (!plan->sparse && !plan->next)
+		explain_dense_alone(plan, out);
+	fputc('\n', out);
+}
+
+static void explain_crossover(const Plan *plan, FILE *out)
+{
+	if (!plan->crossover)
+		return;
+	fputs("crossover     ", out);
+	if (plan->crossover->timed)
+		fprintf(out, "extrapolated: both plans were timed from %d keys on", plan->crossover->timed);
+	else
+		fputs("extrapolated from other dtypes, dims or views: no pair of plans like these was timed", out);
+	fputs("; --plan dense and --plan sparse make files of one plan\n", out);
 }
 
 static void explain_gathering(const Plan *plan, FILE *out)
@@ -135,35 +173,46 @@ static void explain_gathering(const Plan *plan, FILE *out)
 		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");
 }
 
+static void explain_launch(const Plan *plan, const Launch *launch, FILE *out)
+{
+	char tile[24] = "-", slots[8] = "-";
+	bool multiplies = is_tiled(launch) || launch->role == ROLE_SCREEN;
+	if (multiplies) {
+		snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
+		snprintf(slots, sizeof slots, "%d", launch->slots);
+	}
+	fprintf(out, "%-26s %8d %8s %6s %10d %10s  ", launch->entry, plan_threads(launch), tile, slots, launch->shared_bytes,
+	        multiplies ? engine_name(launch) : "-");
+	if (is_tiled(launch))
+		print_outputs(launch, out);
+	else if (launch->role == ROLE_REDUCE)
+		fprintf(out, "d%s", plan->spec->params[launch->param].name);
+	else
+		fputs(role_name(launch->role), out);
+	fputc('\n', out);
+}
+
+static void explain_plan(const Plan *plan, FILE *out)
+{
+	explain_kind(plan, out);
+	fprintf(out, "%-26s %8s %8s %6s %10s %10s  %s\n", "kernel", "threads", "tile", "slots", "shared", "products", "computes");
+	for (int i = 0; i < plan->launch_count; i++)
+		explain_launch(plan, &plan->launches[i], out);
+	explain_gathering(plan, out);
+	explain_passes(plan, out);
+	explain_small_tiles(plan, out);
+}
+
 void plan_explain(const Plan *plan, FILE *out)
 {
 	const Spec *spec = plan->spec;
 	fprintf(out, "spec          %s: %d view%s, %s, head_dim %d, value_dim %d\n", spec->name, spec->views,
 	        spec->views > 1 ? "s" : "", dtype_name(spec->dtype), spec->head_dim, spec->value_dim);
 	print_proof(plan, out);
-	explain_kind(plan, out);
 	fprintf(out, plan->options.target == TARGET_SM_90A ? "target        %s alone; at most %d KB of shared memory a CTA\n"
 	        : "target        %s and later; at most %d KB of shared memory a CTA, so that it runs on every such chip\n",
 	        target_name(plan->options.target), plan->shared_limit / 1024);
-	fprintf(out, "%-22s %8s %8s %6s %10s %10s  %s\n", "kernel", "threads", "tile", "slots", "shared", "products", "computes");
-	for (int i = 0; i < plan->launch_count; i++) {
-		const Launch *launch = &plan->launches[i];
-		char tile[24] = "-", slots[8] = "-";
-		if (is_tiled(launch) || launch->role == ROLE_SCREEN) {
-			snprintf(tile, sizeof tile, "%dx%d", launch->rows, launch->cols);
-			snprintf(slots, sizeof slots, "%d", launch->slots);
-		}
-		fprintf(out, "%-22s %8d %8s %6s %10d %10s  ", launch->entry, plan_threads(launch), tile, slots, launch->shared_bytes,
-		        is_tiled(launch) || launch->role == ROLE_SCREEN ? engine_name(launch) : "-");
-		if (is_tiled(launch))
-			print_outputs(launch, out);
-		else if (launch->role == ROLE_REDUCE)
-			fprintf(out, "d%s", spec->params[launch->param].name);
-		else
-			fputs(role_name(launch->role), out);
-		fputc('\n', out);
-	}
-	explain_gathering(plan, out);
-	explain_passes(plan, out);
-	explain_small_tiles(plan, out);
+	explain_crossover(plan, out);
+	for (; plan; plan = plan->next)
+		explain_plan(plan, out);
 }

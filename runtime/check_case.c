@@ -17,6 +17,7 @@ const CheckCase check_cases[] = {
 	{ "zero rows",     LIST_QUICK, 1, 1, 1,  70,   70,   0, 1, LAYOUT_PACKED,    0.5,  PARAMS_RANDOM,  SPECIAL_ZERO },
 	{ "NaN in k",       LIST_QUICK, 1, 2, 2,  65,   65,   0, 1, LAYOUT_PACKED,    0.5,  PARAMS_ABSENT,  SPECIAL_NAN_K },
 	{ "broadcast",      LIST_QUICK, 2, 2, 1,  33,   33,   0, 1, LAYOUT_BROADCAST, 1,    PARAMS_ABSENT,  SPECIAL_NONE },
+	{ "q 70, k 520",    LIST_QUICK, 1, 1, 1,  70,   520,  0, 1, LAYOUT_PACKED,    0.3,  PARAMS_RANDOM,  SPECIAL_NONE },
 	{ "no key",         LIST_QUICK, 1, 2, 1,  20,   0,    0, 1, LAYOUT_PACKED,    0,    PARAMS_ABSENT,  SPECIAL_NONE },
 	{ "no row",         LIST_QUICK, 1, 2, 1,  0,    20,   0, 1, LAYOUT_PACKED,    0,    PARAMS_RANDOM,  SPECIAL_NONE },
 	{ "64",             LIST_FULL,  1, 2, 2,  64,   64,   0, 1, LAYOUT_PACKED,    0,    PARAMS_ABSENT,  SPECIAL_NONE },

@@ -7,7 +7,7 @@
 
 typedef enum DeviceKind { DEVICE_DEFAULT, DEVICE_GPU, DEVICE_SIM } DeviceKind;
 
-enum { DEVICE_MARKS = 64 };            /* points in time that a device can keep */
+enum { DEVICE_MARKS = 192 };           /* points in time that a device can keep */
 
 typedef struct Device Device;
 

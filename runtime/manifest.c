@@ -58,7 +58,7 @@ static tda_status read_spec(Reader *r)
 
 static tda_status read_plan(Reader *r)
 {
-	static const char *const plans[] = { "dense", "sparse", NULL };
+	static const char *const plans[] = { "dense", "sparse", "auto", NULL };
 	int plan;
 	tda_status status = word_read_choice(r, 0, plans, &plan);
 

@@ -21,6 +21,9 @@ static tda_status find_buffer(const Problem *p, const char *name, int64_t expect
 		return tda_fail(TDA_BAD_FILE, "the manifest has marks, but no saved buffer '%s'; compile the spec again", name);
 	if ((status = launch_buffer(p->manifest, vars, buffer, &offset, &bytes)))
 		return status;
+	if (bytes == 0 && expected > 0)
+		return tda_fail(TDA_UNSUPPORTED, "the kernels have both plans, and this shape takes the dense one, which visits every "
+		                "visible pair and keeps no marks; compile the spec with --plan sparse");
 	if (bytes != expected)
 		return tda_fail(TDA_BAD_FILE, "the buffer '%s' has %lld bytes where marks take %lld; compile the spec again", name,
 		                (long long)bytes, (long long)expected);

@@ -90,7 +90,7 @@ typedef struct tda_info {
 	const char *spec_hash;         /* SHA-256 of the spec's canonical text, hex */
 	const char *compiler;          /* version of tdagen */
 	const char *target;            /* "sm_80": this and later; "sm_90a": only that */
-	const char *plan;              /* "dense" or "sparse" */
+	const char *plan;              /* "dense"; "sparse"; "auto": both, the shape decides */
 	tda_dtype dtype;               /* of q, k, v, o and their gradients */
 	int tf32;                      /* 1: f32 inputs are rounded to tf32 inside products */
 	int head_dim;                  /* elements of a row of q and k */

@@ -18,10 +18,11 @@ MlirModule kernels_build(MlirContext context, Arena *arena, Diag *diag, const Sp
 	ir_init(b, context, arena, diag);
 	MlirModule module;
 	MlirOperation gpu_module = ir_kernel_module(b, &module);
-	for (int i = 0; i < plan->launch_count && !ir_failed(b); i++) {
-		Launch *launch = &plan->launches[i];
-		builders[launch->role](b, gpu_module, spec, plan, launch);
-	}
+	for (; plan; plan = plan->next)
+		for (int i = 0; i < plan->launch_count && !ir_failed(b); i++) {
+			Launch *launch = &plan->launches[i];
+			builders[launch->role](b, gpu_module, spec, plan, launch);
+		}
 	if (!ir_failed(b) && ir_verify(b, module))
 		return module;
 	ir_module_free(&module);

@@ -61,7 +61,7 @@ static void test_good(void)
 	int status = run_check(ptx, &table);
 
 	CHECK(status == 0, "status %d:\n%s", status, table);
-	CHECK(strstr(table, "11 cases on sim") && strstr(table, "0 failures: ok"), "table:\n%s", table);
+	CHECK(strstr(table, "12 cases on sim") && strstr(table, "0 failures: ok"), "table:\n%s", table);
 	free(table);
 	free(ptx);
 }

@@ -78,6 +78,7 @@ static const struct { const char *from, *to, *message; } refusals[] = {
 	{ "slack 1e-6\n", "slack 1e-6\n//! marks 64 32\n",
 	  "line 23 of the manifest: there are too few or too many words" DAMAGED },
 	{ "row_terms 128", "row_terms 2048", "line 26 of the manifest: a number is malformed or out of range" DAMAGED },
+	{ "plan dense", "plan both", "line 5 of the manifest: the value is none of those that this libtda knows" DAMAGED },
 	{ "sm_80", "gfx90", "line 3 of the manifest: the target is not sm_ and a number" DAMAGED },
 };
 
