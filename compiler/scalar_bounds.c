@@ -131,19 +131,24 @@ static Bounds operation(Ranges *r, const Expr *e)
 	for (int i = 0; i < e->arity - scalar_constant_power(e); i++)
 		a[i] = bounds_of(r, e->arg[i]);
 	Val zero = val_f32(b, 0);
+	Bounds inside, whole;
 	switch (e->op) {
 	case EXPR_SUB: case EXPR_MUL:
 		return widened(b, corners(b, e, a[0], a[1]), WIDEN_EXACT);
 	case EXPR_ADD:
 		return widened(b, rising(b, e, a), WIDEN_EXACT);
 	case EXPR_DIV:
-		return widened(b, select_bounds(b, has_sign(b, a[1]), corners(b, e, a[0], a[1]), everything(b)), WIDEN_FUNCTION);
+		whole = everything(b);
+		inside = corners(b, e, a[0], a[1]);
+		return widened(b, select_bounds(b, has_sign(b, a[1]), inside, whole), WIDEN_FUNCTION);
 	case EXPR_NEG:
 		return (Bounds){ val_fneg(b, a[0].hi), val_fneg(b, a[0].lo) };
 	case EXPR_POW:
 		if (scalar_constant_power(e))
 			return widened(b, constant_power(b, e, a[0]), WIDEN_POWER);
-		return widened(b, select_bounds(b, is_positive(b, a[0]), corners(b, e, a[0], a[1]), everything(b)), WIDEN_POWER);
+		whole = everything(b);
+		inside = corners(b, e, a[0], a[1]);
+		return widened(b, select_bounds(b, is_positive(b, a[0]), inside, whole), WIDEN_POWER);
 	case EXPR_ABS:
 		return size_bounds(b, a[0]);
 	case EXPR_SQRT: case EXPR_LOG:

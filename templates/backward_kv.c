@@ -255,7 +255,8 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Va
 	for (gather_walk(gather, &walk, carry, carried); gather_round(gather);) {
 		Axis row = gather->index;
 		RingTile d_out = gather_tile(gather, 0);
-		Val has_hidden = tile_has_hidden(k, gather_range(gather), block_range(k, place.row0, launch->rows), true);
+		Range keys = block_range(k, place.row0, launch->rows);
+		Val has_hidden = tile_has_hidden(k, gather_range(gather), keys, true);
 		Tile d_weights = tile_zero(k, launch->cols), weights = tile_zero(k, launch->cols);
 		Visible visible = visible_of(k, weights, row, kv->key, has_hidden);
 		if (launch->view_count > 0)

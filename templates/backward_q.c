@@ -322,7 +322,8 @@ static void visit_marked(BackwardQ *q)
 		carried = carry_sums(&q->sums, carry, carried);
 		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
-			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), true);
+			Range keys = gather_range(&gather);
+			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, true);
 			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);
 			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, &visible);
 		}

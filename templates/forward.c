@@ -164,8 +164,9 @@ static void visit_marked(Forward *f)
 		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile weights = tile_new(k, launch->cols);
 			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
+			Range keys = gather_range(&gather);
 			hide(k, weights, f->row, gather.index,
-			     tile_has_hidden(k, block_range(k, place.row0, launch->rows), gather_range(&gather), false));
+			     tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, false));
 			RingTile values = gather_tile(&gather, 1);
 			/* Where weights of two views cancel, an output norm shows what rounding each of them left. */
 			if (spec->rms_norm && spec->views > 1)

@@ -126,9 +126,12 @@ static Val chunk_address(Kernel *k, Matrix to, Val row, Val byte)
 	Val in_group = val_rem_i32(b, row, keys);
 	Val r = val_rem_i32(b, in_group, rows), half = val_div_i32(b, in_group, rows);
 	Val panel = val_div_i32(b, byte, PLAN_PANEL_BYTES);
-	Val in_row = val_add(b, val_rem_i32(b, byte, PLAN_PANEL_BYTES), val_mul_i32(b, half, PLAN_PANEL_BYTES / 2));
-	Val place = val_xor(b, val_div_i32(b, in_row, CHUNK), val_rem_i32(b, r, 8));
-	Val at = val_add(b, val_mul_i32(b, place, CHUNK), val_rem_i32(b, in_row, CHUNK));
+	Val first = val_mul_i32(b, half, PLAN_PANEL_BYTES / 2);
+	Val in_row = val_add(b, val_rem_i32(b, byte, PLAN_PANEL_BYTES), first);
+	Val turn = val_rem_i32(b, r, 8);
+	Val place = val_xor(b, val_div_i32(b, in_row, CHUNK), turn);
+	Val in_chunk = val_rem_i32(b, in_row, CHUNK);
+	Val at = val_add(b, val_mul_i32(b, place, CHUNK), in_chunk);
 	at = val_add(b, at, val_mul_i32(b, r, PLAN_PANEL_BYTES));
 	at = val_add(b, at, val_mul_i32(b, panel, rows * PLAN_PANEL_BYTES));
 	Val group = val_to_i64(b, val_div_i32(b, row, keys));
@@ -156,8 +159,10 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 		Val inside = val_compare(b, IR_LT, s->chunk, val_i32(b, s->chunks - c));
 		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
 			Val to_chunk = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->chunk, c), s->elements));
-			for (int i = 0; i < s->elements; i += 4)
-				val_store(b, val_offset_const(b, to_chunk, i), val_low_bytes(b, bytes + at + i));
+			for (int i = 0; i < s->elements; i += 4) {
+				Val four = val_low_bytes(b, bytes + at + i);
+				val_store(b, val_offset_const(b, to_chunk, i), four);
+			}
 		}
 	}
 	error = val_fsqrt(b, lane_sum(k, error, s->lanes));
@@ -254,7 +259,8 @@ static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
 	Builder *b = k->b;
 	Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, entry), val_i64(b, 16)));
 	val_store(b, at, val_vector_pair(b, x, y, IR_V2F32));
-	val_store(b, val_offset_const(b, at, 8), val_vector_pair(b, z, z, IR_V2F32));
+	Val pair = val_vector_pair(b, z, z, IR_V2F32);
+	val_store(b, val_offset_const(b, at, 8), pair);
 }
 
 /* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for
@@ -316,7 +322,8 @@ static Val product_threshold(Kernel *k, const Scope *head, int view, Val row, Va
 	Val infinity = val_f32(b, INFINITY), beyond = spec->normalize == NORMALIZE_L2 ? infinity : val_f32(b, most);
 	Val x = val_bitcast(b, ordered(b, low), IR_F32);
 	x = val_select(b, val_compare(b, IR_EQ, high, all), beyond, x);
-	return val_select(b, val_compare(b, IR_EQ, low, none), val_fneg(b, infinity), x);
+	Val below_all = val_fneg(b, infinity);
+	return val_select(b, val_compare(b, IR_EQ, low, none), below_all, x);
 }
 
 /* A row that sees no key, or that does not exist. */
@@ -488,7 +495,9 @@ void quantise_keys(Kernel *k, Place place)
 			Val one = val_f32(b, 1);
 			Val has_step = val_fcompare(b, IR_GT, scale.step, zero);
 			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
-			store_bound(k, tile_bounds(k, index), place.block, inverse, or_infinite(b, error), or_infinite(b, norm));
+			norm = or_infinite(b, norm);
+			error = or_infinite(b, error);
+			store_bound(k, tile_bounds(k, index), place.block, inverse, error, norm);
 		}
 	}
 }

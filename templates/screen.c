@@ -40,7 +40,8 @@ static Place find_place(Screen *s)
 	s->row_block = val_div_i32(b, s->row0, PLAN_MARK);
 	s->index = place.batch_head;
 	Val kv_heads = kernel_i32(k, "kv_heads");
-	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), key_head(k, place.head));
+	Val kv_head = key_head(k, place.head);
+	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), kv_head);
 	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
 	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
 	s->span.end = val_select(b, exists, s->span.end, val_i32(b, 0));
@@ -54,9 +55,11 @@ static void new_slots(Screen *s)
 	int groups = k->launch->warps / PLAN_GROUP_WARPS;
 	int slot_bytes = 2 * PLAN_WORD_MARKS * PLAN_GROUP_WARPS * SLOT_BYTES, found_bytes = 2 * PLAN_GROUP_WARPS * 4;
 	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
-	s->slots = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), val_mul_i32(b, group, slot_bytes));
+	Val slots = val_mul_i32(b, group, slot_bytes);
+	s->slots = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), slots);
 	k->shared_bytes += groups * slot_bytes;
-	s->found = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), val_mul_i32(b, group, found_bytes));
+	Val found = val_mul_i32(b, group, found_bytes);
+	s->found = val_offset(b, val_offset_const(b, k->shared, k->shared_bytes), found);
 	k->shared_bytes += groups * found_bytes;
 }
 
@@ -152,7 +155,8 @@ static Val passing(Screen *s, const Part *part, Axis row, Val key0)
 			}
 		}
 	Axis key = axis_index(k, ALONG_COLS, PLAN_MARK, key0);
-	Val has_hidden = tile_has_hidden(k, block_range(k, s->row0, PLAN_MARK), block_range(k, key0, PLAN_MARK), true);
+	Range keys = block_range(k, key0, PLAN_MARK);
+	Val has_hidden = tile_has_hidden(k, block_range(k, s->row0, PLAN_MARK), keys, true);
 	return val_and(b, bits, visible_bits(k, part->products, row, key, has_hidden, true));
 }
 

@@ -33,7 +33,8 @@ Marks marks_of(Kernel *k, Val index)
 static Val entry_at(Kernel *k, Val base, Val row_block, Val entries, int bytes)
 {
 	Builder *b = k->b;
-	Val skipped = val_mul(b, val_to_i64(b, row_block), val_to_i64(b, entries));
+	Val each = val_to_i64(b, entries);
+	Val skipped = val_mul(b, val_to_i64(b, row_block), each);
 	return val_offset(b, base, val_mul(b, skipped, val_i64(b, bytes)));
 }
 
@@ -93,7 +94,8 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 		Val marked = val_compare(b, IR_NE, val_and(b, bits, own), val_i32(b, 0));
 		for (If m = if_begin(b, marked, changed, 1); if_next(&m);) {
 			Val below = val_and(b, bits, val_add_i32(b, own, -1));
-			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), val_popc(b, below));
+			Val count = val_popc(b, below);
+			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), count);
 			mask = val_i64(b, -1);
 			Val room = val_compare(b, IR_LT, number, w->marks.capacity);
 			for (If r = if_begin(b, room, changed, 1); if_next(&r);) {
@@ -139,7 +141,8 @@ static Val share_group(Gather *g, Val mask)
 		before = val_add(b, before, val_select(b, earlier, sum, val_i32(b, 0)));
 		total = val_add(b, total, sum);
 	}
-	val_store(b, val_offset(b, g->ends, val_mul_i32(b, k->thread, 4)), val_add(b, before, end));
+	end = val_add(b, before, end);
+	val_store(b, val_offset(b, g->ends, val_mul_i32(b, k->thread, 4)), end);
 	val_store(b, val_offset(b, g->masks, val_mul_i32(b, k->thread, 8)), mask);
 	kernel_barrier(k);
 	return total;

@@ -214,7 +214,8 @@ void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val r
 			Val here = val_load(b, val_offset(b, list, offset), IR_I32);
 			Val bytes = val_mul(b, val_to_i64(b, here), val_i64(b, 4));
 			Val source = val_offset(b, from, bytes);
-			copy_bytes(k, val_offset(b, to, offset), source, val_compare(b, IR_LT, here, rows), 4);
+			Val inside = val_compare(b, IR_LT, here, rows);
+			copy_bytes(k, val_offset(b, to, offset), source, inside, 4);
 		}
 	}
 }
