@@ -49,7 +49,7 @@ bool ir_failed(const Builder *b)
 	return b->failed;
 }
 
-static void fail(Builder *b, const char *what)
+void ir_fail(Builder *b, const char *what)
 {
 	if (!b->failed)
 		diag_internal(b->diag, (Loc){ 0, 0 }, "building the IR failed: %s", what);
@@ -67,7 +67,7 @@ void ir_init(Builder *b, MlirContext context, Arena *arena, Diag *diag)
 	for (int i = 0; i < IR_TYPE_COUNT; i++) {
 		b->types[i] = mlirTypeParseGet(context, str(type_names[i]));
 		if (mlirTypeIsNull(b->types[i]))
-			fail(b, type_names[i]);
+			ir_fail(b, type_names[i]);
 	}
 }
 
@@ -90,7 +90,7 @@ MlirAttribute ir_attr(Builder *b, const char *text)
 		return b->attrs->entry[at].attr;
 	MlirAttribute attr = mlirAttributeParseGet(b->context, str(text));
 	if (mlirAttributeIsNull(attr))
-		fail(b, text);
+		ir_fail(b, text);
 	if (b->attrs->used < ATTR_CACHE_SIZE / 2) {
 		b->attrs->used++;
 		b->attrs->entry[at].text = arena_strdup(b->arena, text);
@@ -118,7 +118,7 @@ static MlirOperation finish(Builder *b, MlirOperationState *state)
 {
 	MlirOperation op = mlirOperationCreate(state);
 	if (mlirOperationIsNull(op))
-		fail(b, "an op could not be created");
+		ir_fail(b, "an op could not be created");
 	else
 		mlirBlockAppendOwnedOperation(b->block, op);
 	return op;
@@ -137,7 +137,7 @@ Val ir_op(Builder *b, const char *name, const char *attrs, IrType type, int coun
 	if (b->failed)
 		return null_val();
 	if (any_null(count, operands)) {
-		fail(b, name);
+		ir_fail(b, name);
 		return null_val();
 	}
 	MlirOperationState state = op_state(b, name, attrs);
@@ -172,7 +172,7 @@ void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, 
 	if (b->failed)
 		return;
 	if (any_null(count, operands)) {
-		fail(b, text);
+		ir_fail(b, text);
 		return;
 	}
 	MlirType whole_type = results == 0   ? (MlirType){ NULL }
@@ -196,7 +196,7 @@ MlirOperation ir_kernel_module(Builder *b, MlirModule *module)
 		"llvm.mlir.global external @dynamic_shared() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>"
 		"} }"));
 	if (mlirModuleIsNull(*module)) {
-		fail(b, "the module");
+		ir_fail(b, "the module");
 		return (MlirOperation){ NULL };
 	}
 	return mlirBlockGetFirstOperation(mlirModuleGetBody(*module));
@@ -205,7 +205,7 @@ MlirOperation ir_kernel_module(Builder *b, MlirModule *module)
 bool ir_verify(Builder *b, MlirModule module)
 {
 	if (!mlirOperationVerify(mlirModuleGetOperation(module)))
-		fail(b, "the kernels do not verify");
+		ir_fail(b, "the kernels do not verify");
 	return !b->failed;
 }
 
@@ -234,7 +234,7 @@ static IrType type_of(Builder *b, Val x)
 	for (int i = 0; i < IR_TYPE_COUNT; i++)
 		if (mlirTypeEqual(type, b->types[i]))
 			return (IrType)i;
-	fail(b, "a value has a type that the builder does not know");
+	ir_fail(b, "a value has a type that the builder does not know");
 	return IR_I32;
 }
 
@@ -265,6 +265,11 @@ Val val_i64(Builder *b, int64_t value)
 Val val_true(Builder *b)
 {
 	return constant(b, IR_I1, 1);
+}
+
+Val val_false(Builder *b)
+{
+	return constant(b, IR_I1, 0);
 }
 
 #define INT_BINARY(function, op)                                              \
@@ -524,201 +529,4 @@ Val val_is_null_pointer(Builder *b, Val pointer)
 {
 	Val null = ir_op(b, "llvm.mlir.zero", NULL, IR_GLOBAL, 0, NULL);
 	return binary(b, "llvm.icmp", "predicate = 0 : i64", IR_I1, pointer, null);
-}
-
-/* Control flow. */
-
-static MlirType *types_of(Builder *b, const Val *values, int count)
-{
-	MlirType *types = ARENA_ARRAY(b->arena, MlirType, count + 1);
-	for (int i = 0; i < count; i++)
-		types[i] = mlirValueGetType(values[i]);
-	return types;
-}
-
-static Val *current(Builder *b, Val **variables, int count)
-{
-	Val *values = ARENA_ARRAY(b->arena, Val, count + 1);
-	for (int i = 0; i < count; i++) {
-		values[i] = *variables[i];
-		if (val_is_null(values[i]))
-			fail(b, "a carried variable has no value");
-	}
-	return values;
-}
-
-static void yield(Builder *b, const Val *values, int count)
-{
-	ir_op(b, "scf.yield", NULL, IR_TYPE_COUNT, count, values);
-}
-
-static void take_results(MlirOperation op, Val **variables, int count)
-{
-	for (int i = 0; i < count; i++)
-		*variables[i] = mlirOperationGetResult(op, i);
-}
-
-Loop loop_begin(Builder *b, Val lo, Val hi, int step, Val **carry, int count)
-{
-	Loop loop = { .b = b, .lo = lo, .hi = hi, .step = step, .count = count, .carry = carry };
-	loop.initial = current(b, carry, count);
-	return loop;
-}
-
-static void loop_enter(Loop *loop)
-{
-	Builder *b = loop->b;
-	loop->outer = b->block;
-	loop->body = mlirBlockCreate(0, NULL, NULL);
-	loop->region = mlirRegionCreate();
-	mlirRegionAppendOwnedBlock(loop->region, loop->body);
-	loop->index = mlirBlockAddArgument(loop->body, b->types[IR_I32], b->location);
-	MlirType *types = types_of(b, loop->initial, loop->count);
-	for (int i = 0; i < loop->count; i++)
-		*loop->carry[i] = mlirBlockAddArgument(loop->body, types[i], b->location);
-	b->block = loop->body;
-}
-
-static void loop_leave(Loop *loop)
-{
-	Builder *b = loop->b;
-	Val *last = current(b, loop->carry, loop->count);
-	yield(b, last, loop->count);
-	b->block = loop->outer;
-	Val *operands = ARENA_ARRAY(b->arena, Val, loop->count + 3);
-	operands[0] = loop->lo;
-	operands[1] = loop->hi;
-	operands[2] = val_i32(b, loop->step);
-	memcpy(operands + 3, loop->initial, sizeof(Val) * (size_t)loop->count);
-	if (b->failed)
-		return;
-	MlirOperation op = ir_region_op(b, "scf.for", NULL, loop->count + 3, operands, loop->count,
-	                                types_of(b, loop->initial, loop->count), 1, &loop->region);
-	take_results(op, loop->carry, loop->count);
-}
-
-bool loop_next(Loop *loop)
-{
-	if (loop->b->failed)
-		return false;
-	if (!loop->entered) {
-		loop->entered = true;
-		loop_enter(loop);
-		return true;
-	}
-	loop_leave(loop);
-	return false;
-}
-
-If if_begin(Builder *b, Val condition, Val **changed, int count)
-{
-	If f = { .b = b, .condition = condition, .count = count, .changed = changed };
-	f.initial = current(b, changed, count);
-	return f;
-}
-
-static MlirBlock new_region(MlirRegion *region)
-{
-	MlirBlock block = mlirBlockCreate(0, NULL, NULL);
-	*region = mlirRegionCreate();
-	mlirRegionAppendOwnedBlock(*region, block);
-	return block;
-}
-
-/* Ends both regions with their values, and makes the op. */
-static void finish_if(If *f, Val *then, Val *otherwise, MlirRegion regions[2], MlirBlock blocks[2])
-{
-	Builder *b = f->b;
-	b->block = blocks[0];
-	yield(b, then, f->count);
-	b->block = blocks[1];
-	yield(b, otherwise, f->count);
-	b->block = f->outer;
-	if (b->failed)
-		return;
-	MlirOperation op = ir_region_op(b, "scf.if", NULL, 1, &f->condition, f->count,
-	                                types_of(b, f->initial, f->count), 2, regions);
-	take_results(op, f->changed, f->count);
-}
-
-bool if_next(If *f)
-{
-	Builder *b = f->b;
-	if (b->failed)
-		return false;
-	if (!f->entered) {
-		f->entered = true;
-		f->outer = b->block;
-		f->body = new_region(&f->region);
-		b->block = f->body;
-		return true;
-	}
-	Val *last = current(b, f->changed, f->count);
-	MlirRegion regions[2] = { f->region };
-	MlirBlock blocks[2] = { b->block, new_region(&regions[1]) };
-	finish_if(f, last, f->initial, regions, blocks);
-	return false;
-}
-
-Either either_begin(Builder *b, Val condition, Val **changed, int count)
-{
-	return (Either){ .branch = if_begin(b, condition, changed, count) };
-}
-
-bool either_next(Either *e)
-{
-	If *f = &e->branch;
-	Builder *b = f->b;
-	if (b->failed)
-		return false;
-	if (e->pass++ == 0)
-		return if_next(f);
-	if (e->pass == 2) {
-		e->first = current(b, f->changed, f->count);
-		e->then = f->region;
-		for (int i = 0; i < f->count; i++)
-			*f->changed[i] = f->initial[i];
-		b->block = new_region(&f->region);
-		e->otherwise = true;
-		return true;
-	}
-	MlirRegion regions[2] = { e->then, f->region };
-	MlirBlock blocks[2] = { f->body, b->block };
-	finish_if(f, e->first, current(b, f->changed, f->count), regions, blocks);
-	return false;
-}
-
-Until until_begin(Builder *b)
-{
-	return (Until){ .b = b };
-}
-
-bool until_next(Until *u)
-{
-	Builder *b = u->b;
-	if (b->failed)
-		return false;
-	if (!u->entered) {
-		u->entered = true;
-		u->outer = b->block;
-		u->body = new_region(&u->region);
-		b->block = u->body;
-		return true;
-	}
-	Val again = val_compare(b, IR_EQ, u->done, constant(b, IR_I1, 0));
-	ir_op(b, "scf.condition", NULL, IR_TYPE_COUNT, 1, &again);
-	MlirRegion regions[2] = { u->region };
-	b->block = new_region(&regions[1]);
-	yield(b, NULL, 0);
-	b->block = u->outer;
-	if (!b->failed)
-		ir_region_op(b, "scf.while", NULL, 0, NULL, 0, NULL, 2, regions);
-	return false;
-}
-
-int carry_array(Val **carry, int at, Val *values, int count)
-{
-	for (int i = 0; i < count; i++)
-		carry[at++] = &values[i];
-	return at;
 }

@@ -44,6 +44,7 @@ typedef struct Builder {
 void ir_init(Builder *b, MlirContext context, Arena *arena, Diag *diag);
 void ir_at(Builder *b, Loc loc);
 bool ir_failed(const Builder *b);
+void ir_fail(Builder *b, const char *what);         /* reports the first failure, as an internal error */
 bool val_is_null(Val v);
 bool val_same(Val x, Val y);                       /* one value, known while generating */
 
@@ -69,6 +70,7 @@ void ir_asm(Builder *b, const char *text, const char *constraints, IrType type, 
 Val val_i32(Builder *b, int32_t value);
 Val val_i64(Builder *b, int64_t value);
 Val val_true(Builder *b);
+Val val_false(Builder *b);
 Val val_add(Builder *b, Val x, Val y);
 Val val_sub(Builder *b, Val x, Val y);
 Val val_mul(Builder *b, Val x, Val y);
