@@ -117,5 +117,7 @@ const char *pointer_text(const Manifest *manifest, Pointer pointer);
 
 /* Entries of a parameter's tensor in a launch with these heads and layers. */
 int64_t manifest_param_length(const Manifest *manifest, int param, int64_t heads, int64_t layers);
+/* Which of them a head of a launch of this layer reads; 0 for a per_channel one. */
+int64_t manifest_param_entry(const Manifest *manifest, int param, int64_t heads, int64_t layer, int64_t head);
 
 #endif

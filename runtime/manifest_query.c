@@ -72,3 +72,15 @@ int64_t manifest_param_length(const Manifest *m, int param, int64_t heads, int64
 	}
 	return 0;
 }
+
+int64_t manifest_param_entry(const Manifest *m, int param, int64_t heads, int64_t layer, int64_t head)
+{
+	switch (m->params[param].shape) {
+	case TDA_PER_HEAD: return head;
+	case TDA_PER_LAYER: return layer;
+	case TDA_PER_LAYER_HEAD: return layer * heads + head;
+	case TDA_SCALAR:
+	case TDA_PER_CHANNEL: break;
+	}
+	return 0;
+}

@@ -429,16 +429,20 @@ static bool fill_reference(const Problem *p, bool backward, Reference *r)
 	return ok && fill_noise(p, &r->noise, q_rows, k_rows) && fill_noise(p, &r->change, q_rows, k_rows);
 }
 
-static tda_status run_reference(const Problem *p, bool backward, PairObserver *observe, void *user, Reference *r)
+/* *r holds what is not the problem's: observer, heads. */
+static tda_status run_reference(const Problem *p, bool backward, Reference *r)
 {
 	enum { THREADS = 8 };
 	tda_status status;
 
-	*r = (Reference){
-		.observe = observe, .observer = user,
-		.manifest = p->manifest, .batch = p->shape.batch, .heads = p->shape.heads, .kv_heads = p->shape.kv_heads,
-		.q_len = p->shape.q_len, .k_len = p->shape.k_len, .layer = p->shape.layer, .layers = p->shape.layers,
-	};
+	r->manifest = p->manifest;
+	r->batch = p->shape.batch;
+	r->heads = p->shape.heads;
+	r->kv_heads = p->shape.kv_heads;
+	r->q_len = p->shape.q_len;
+	r->k_len = p->shape.k_len;
+	r->layer = p->shape.layer;
+	r->layers = p->shape.layers;
 	status = fill_reference(p, backward, r) ? reference_run(r, THREADS) : tda_fail_memory();
 	if (status)
 		problem_reference_free(r);
@@ -447,13 +451,19 @@ static tda_status run_reference(const Problem *p, bool backward, PairObserver *o
 
 tda_status problem_reference(const Problem *p, bool backward, Reference *r)
 {
-	return run_reference(p, backward, NULL, NULL, r);
+	*r = (Reference){0};
+	return run_reference(p, backward, r);
 }
 
 tda_status problem_observe(const Problem *p, PairObserver *observe, void *user)
 {
-	Reference r;
-	tda_status status = run_reference(p, false, observe, user, &r);
+	return problem_observe_heads(p, 0, p->shape.kv_heads, observe, user);
+}
+
+tda_status problem_observe_heads(const Problem *p, int64_t first, int64_t end, PairObserver *observe, void *user)
+{
+	Reference r = { .observe = observe, .observer = user, .first_kv_head = first, .end_kv_head = end };
+	tda_status status = run_reference(p, false, &r);
 
 	if (!status)
 		problem_reference_free(&r);

@@ -160,18 +160,6 @@ static void prepare_keys(Worker *w, int64_t group)
 	}
 }
 
-static int64_t entry_of_launch(const Reference *ref, int p, int64_t head)
-{
-	switch (ref->manifest->params[p].shape) {
-	case TDA_PER_HEAD: return head;
-	case TDA_PER_LAYER: return ref->layer;
-	case TDA_PER_LAYER_HEAD: return ref->layer * ref->heads + head;
-	case TDA_SCALAR:
-	case TDA_PER_CHANNEL: break;
-	}
-	return 0;
-}
-
 static void run_row(Worker *w, const RowPlace *at)
 {
 	const Reference *ref = w->ref;
@@ -216,7 +204,7 @@ static void run_group(Job *job, Worker *w, int64_t group)
 		int64_t bh = batch * ref->heads + head;
 
 		for (int p = 0; p < m->param_count; p++)
-			w->params[p] = reference_parameter(ref, p, entry_of_launch(ref, p, head));
+			w->params[p] = reference_parameter(ref, p, manifest_param_entry(m, p, ref->heads, ref->layer, head));
 		w->grad_params = job->grad_params + PARTS * bh * job->grad_stride;
 		w->grad_squares = w->grad_params + PART_SQUARES * job->grad_stride;
 		w->grad_changes = w->grad_params + PART_CHANGES * job->grad_stride;
@@ -225,6 +213,11 @@ static void run_group(Job *job, Worker *w, int64_t group)
 	}
 	if (ref->grad_o)
 		keys_backward(w, group);
+}
+
+static bool is_wanted(const Reference *ref, int64_t kv_head)
+{
+	return !ref->end_kv_head || (kv_head >= ref->first_kv_head && kv_head < ref->end_kv_head);
 }
 
 static void *work(void *user)
@@ -238,7 +231,8 @@ static void *work(void *user)
 		int64_t group = atomic_fetch_add(&job->next, 1);
 		if (group >= job->ref->batch * job->ref->kv_heads)
 			break;
-		run_group(job, &w, group);
+		if (is_wanted(job->ref, group % job->ref->kv_heads))
+			run_group(job, &w, group);
 	}
 	atomic_fetch_add(&job->survivors, w.survivors);
 	atomic_fetch_add(&job->near, w.near);
@@ -279,7 +273,7 @@ static void sum_param(const Job *job, int p, int part, double *sum)
 		const double *grads = job->grad_params + (PARTS * bh + part) * job->grad_stride;
 
 		if (ref->manifest->params[p].shape != TDA_PER_CHANNEL)
-			sum[entry_of_launch(ref, p, bh % ref->heads)] += grads[p];
+			sum[manifest_param_entry(ref->manifest, p, ref->heads, ref->layer, bh % ref->heads)] += grads[p];
 		for (int64_t d = 0; d < length && p == ref->manifest->gain; d++)
 			sum[d] += grads[TDA_MAX_PARAMS + d];
 	}

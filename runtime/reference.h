@@ -50,6 +50,7 @@ typedef struct Reference {
 	const Manifest *manifest;
 	int64_t batch, heads, kv_heads, q_len, k_len;
 	int64_t layer, layers;
+	int64_t first_kv_head, end_kv_head;    /* only these heads of k, and those of q that read them; end 0: all */
 	const double *q[TDA_MAX_VIEWS], *k[TDA_MAX_VIEWS], *v;
 	const double *param[TDA_MAX_PARAMS];
 	const double *grad_o;          /* NULL: forward only */
