@@ -9,11 +9,11 @@
 #include "../runtime/run.h"
 #include "header.h"
 #include "licenses.h"
+#include "main_calibrate.h"
 #include "options.h"
 #include "output.h"
 #include "pipeline.h"
 
-enum { EXIT_BAD_SPEC = 1, EXIT_BAD_USAGE = 2, EXIT_INTERNAL = 3 };
 enum { SPEC_BYTES_MAX = 1 << 24 };     /* a spec is written by hand */
 
 static const Loc nowhere = { 0, 0 };
@@ -191,7 +191,9 @@ static int run_command(Arena *arena, const Options *options)
 
 	c.source = read_spec(arena, unread, options->spec, &c.length);
 	c.diag = c.source ? diag_new(arena, options->spec, c.source) : unread;
-	if (c.source && options->command != COMMAND_COMPILE)
+	if (c.source && options->command == COMMAND_CALIBRATE)
+		status = calibrate_spec(&c, options);
+	else if (c.source && options->command != COMMAND_COMPILE)
 		status = run_kernels(&c, options);
 	else if (c.source && compile(&c, options))
 		status = 0;

@@ -7,12 +7,13 @@
 #include "suggest.h"
 
 enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
-	FOR_ALL = FOR_COMPILE | FOR_CHECK | FOR_RUN };
+	FOR_KERNELS = FOR_COMPILE | FOR_CHECK | FOR_RUN, FOR_CALIBRATE = 1 << COMMAND_CALIBRATE,
+	FOR_ALL = FOR_KERNELS | FOR_CALIBRATE };
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
-	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_LICENSES, OPTION_VERSION,
-	OPTION_HELP
+	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
+	OPTION_PARAM, OPTION_TENSORS, OPTION_LAYER, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
 
 typedef struct OptionRow {
@@ -25,10 +26,10 @@ typedef struct OptionRow {
 
 static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
-	{ OPTION_TARGET, "--target", "TARGET", FOR_ALL, "sm_80 (the default: this and every later GPU) or sm_90a" },
+	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_ALL, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
-	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_ALL, "write the spec's lines into the PTX, for profilers" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
+	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_KERNELS, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
 	{ OPTION_EXPLAIN, "--explain", NULL, FOR_COMPILE, "print what the kernels will do, what it costs and why" },
@@ -41,9 +42,15 @@ static const OptionRow rows[] = {
 	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
 	{ OPTION_RUNTIME, "--stats", NULL, FOR_RUN, "instead of --out: which pairs a sparse plan visits" },
 	{ OPTION_RUNTIME, "--layer", "N", FOR_CHECK | FOR_RUN, "the layer whose parameters are used, from 0" },
+	{ OPTION_WANTED, "--target", "NAME=N", FOR_CALIBRATE, "survivors=N, pairs above the threshold a row, or zeros=SHARE" },
+	{ OPTION_PER, "--per", "WHAT", FOR_CALIBRATE, "head (the default), layer or global: what has a value of its own" },
+	{ OPTION_PARAM, "--param", "NAME", FOR_CALIBRATE, "the learned parameter, where the threshold reads several" },
+	{ OPTION_TENSORS, "--in", "PATH", FOR_CALIBRATE, "as of run" },
+	{ OPTION_LAYER, "--layer", "N", FOR_CALIBRATE, "the layer that the tensors are of, from 0" },
+	{ OPTION_OUTPUT, "-o", "FILE", FOR_CALIBRATE, "write the spec with these values to FILE" },
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
-	{ OPTION_DEFECT, "--defect", "KIND", FOR_ALL, NULL },
-	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_ALL, NULL },
+	{ OPTION_DEFECT, "--defect", "KIND", FOR_KERNELS, NULL },
+	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_KERNELS, NULL },
 	{ OPTION_LICENSES, "--licenses", NULL, FOR_ALL, "print the licences of tdagen and of what is linked into it" },
 	{ OPTION_VERSION, "--version", NULL, FOR_ALL, "print the version" },
 	{ OPTION_HELP, "--help", NULL, FOR_ALL, "print this" },
@@ -51,7 +58,9 @@ static const OptionRow rows[] = {
 enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* Compiling has no word of its own. */
-static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run" };
+static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
+	[COMMAND_CALIBRATE] = "calibrate" };
+static const char *const per_names[] = { "head", "layer", "global" };
 static const char *const plan_names[] = { "auto", "dense", "sparse" };
 static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
 static const char *const defect_names[] = { "drop-tile", "shift-tau", "drop-mark" };
@@ -62,7 +71,9 @@ void options_print_help(FILE *out)
 	fputs("tdagen compiles a spec of threshold attention, written in Lua, to forward and backward GPU kernels in PTX.\n\n"
 		"  tdagen SPEC -o FILE [options]           compile\n"
 		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
-		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n\n", out);
+		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
+		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
+		"                                          find a parameter's values for so many survivors\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
@@ -96,17 +107,22 @@ static bool unknown(Arena *arena, const char *problem, const char *word, const c
 	return usage_error(problem, word, advice);
 }
 
-/* The row for a word of the command line: "--name" or "--name=value", whose value is then given back. */
-static const OptionRow *find_row(const char *word, const char **value)
+/* The row for a word of the command line, "--name" or "--name=value", whose value is then given back: the command's own,
+ * or else another command's. */
+static const OptionRow *find_row(Command command, const char *word, const char **value)
 {
 	size_t length = strcspn(word, "=");
+	const OptionRow *other = NULL;
 
 	*value = word[length] == '=' ? word + length + 1 : NULL;
 	for (int i = 0; i < ROW_COUNT; i++) {
-		if (strlen(rows[i].name) == length && strncmp(rows[i].name, word, length) == 0)
+		if (strlen(rows[i].name) != length || strncmp(rows[i].name, word, length) != 0)
+			continue;
+		if (rows[i].commands & 1u << command)
 			return &rows[i];
+		other = &rows[i];
 	}
-	return NULL;
+	return other;
 }
 
 static bool unknown_option(Arena *arena, Command command, const char *word)
@@ -200,6 +216,11 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 			return false;
 		options->plan.defect = defects[chosen];
 		return true;
+	case OPTION_WANTED: options->calibrate_target = value; return true;
+	case OPTION_PARAM: options->param = value; return true;
+	case OPTION_TENSORS: options->in = value; return true;
+	case OPTION_LAYER: options->layer = value; return true;
+	case OPTION_PER: return set_choice(arena, row->name, value, per_names, 3, &options->per);
 	case OPTION_MARK_CAPACITY:
 		options->plan.mark_capacity = atoi(value);
 		return options->plan.mark_capacity > 0 || usage_error("--mark-capacity takes a number from 1, not", value, NULL);
@@ -216,7 +237,7 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 static bool parse_option(Arena *arena, Options *options, int argc, char **argv, int *at)
 {
 	const char *word = argv[*at], *value;
-	const OptionRow *row = find_row(word, &value);
+	const OptionRow *row = find_row(options->command, word, &value);
 
 	if (!row)
 		return unknown_option(arena, options->command, word);
@@ -248,6 +269,9 @@ static bool check_combination(const Options *options)
 			"tdagen: for example: tdagen dsl/specs/tda.lua -o tda.ptx; see tdagen --help\n", stderr);
 		return false;
 	}
+	if (options->command == COMMAND_CALIBRATE && !(options->in && options->calibrate_target))
+		return usage_error("calibrate needs the option", options->in ? "--target" : "--in",
+			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");
 	if (options->command != COMMAND_COMPILE)
 		return true;
 	if (options->emit == EMIT_ALL && !options->dump_dir)

@@ -9,7 +9,7 @@
 #include "plan.h"
 #include "spec.h"
 
-typedef enum Command { COMMAND_COMPILE, COMMAND_CHECK, COMMAND_RUN, COMMAND_COUNT } Command;
+typedef enum Command { COMMAND_COMPILE, COMMAND_CHECK, COMMAND_RUN, COMMAND_CALIBRATE, COMMAND_COUNT } Command;
 
 enum { EMIT_NOTHING = -1, EMIT_ALL = STAGE_COUNT };
 
@@ -26,6 +26,9 @@ typedef struct Options {
 	const char *dump_dir;
 	int emit;                          /* a StageId, EMIT_ALL or EMIT_NOTHING */
 	bool explain;
+	/* calibrate, and output */
+	const char *in, *calibrate_target, *param, *layer;     /* as given, or NULL */
+	int per;                           /* a CalibratePer */
 	/* check and run: handed to the runtime's own command line, in the order given */
 	const char **runtime_args;
 	int runtime_arg_count;

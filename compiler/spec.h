@@ -25,6 +25,7 @@ typedef struct Param {
 	double init;
 	double min, max;                   /* -inf and +inf when not given; expressions hold the clamp already */
 	Loc loc;
+	int call;                          /* which call of learned() made it, from 0 */
 } Param;
 
 typedef struct Spec {
@@ -40,6 +41,8 @@ typedef struct Spec {
 	Param params[SPEC_MAX_PARAMS];     /* learned ones; constants are folded into the expressions */
 	int param_count;
 	const char *param_names[SPEC_MAX_PARAMS];
+	const char **constant_names;       /* of params, too: what a context offers beside the learned ones */
+	int constant_count;
 	const Expr *threshold;             /* over i, view, head, layer, q_len, k_len, params */
 	const Expr *score;                 /* the same and s, j */
 	const Expr *weight;                /* the same and s, tau, j */

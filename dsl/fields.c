@@ -255,7 +255,7 @@ static void add_param(const Fields *f, const char *name, const Value *learned)
 	}
 	spec->param_names[spec->param_count] = name;
 	spec->params[spec->param_count++] = (Param){ name, learned->shape, learned->init, learned->min, learned->max,
-	                                             learned->loc };
+	                                             learned->loc, learned->serial };
 }
 
 typedef struct NamedParam {

@@ -37,6 +37,15 @@ static void check_options(Loader *loader)
 	}
 }
 
+static void list_constants(const Loader *loader)
+{
+	Spec *spec = loader->spec;
+	spec->constant_count = loader->constant_count;
+	spec->constant_names = ARENA_ARRAY(loader->arena, const char *, loader->constant_count);
+	for (int k = 0; k < loader->constant_count; k++)
+		spec->constant_names[k] = loader->constants[k].name;
+}
+
 /* The value that the file returned is on top of the stack. */
 static void read_result(Loader *loader)
 {
@@ -52,6 +61,7 @@ static void read_result(Loader *loader)
 	lua_getiuservalue(L, -1, 1);
 	if (dsl_read_fields(loader, result->loc) && dsl_check_values(loader))
 		check_options(loader);
+	list_constants(loader);
 }
 
 /* Everything that touches Lua, so that no error of it is unprotected; the length of the source is the argument. */

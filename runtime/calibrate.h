@@ -1,0 +1,43 @@
+/* Which value of a learned parameter lets as many pairs survive as are wanted, on given tensors. */
+#ifndef TDA_CALIBRATE_H
+#define TDA_CALIBRATE_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include "tda.h"
+
+typedef enum CalibrateTarget {
+	CALIBRATE_SURVIVORS,           /* pairs with s > tau, averaged over views and over rows that see a key */
+	CALIBRATE_ZEROS                /* the share of visible pairs that do not survive */
+} CalibrateTarget;
+
+typedef enum CalibratePer { CALIBRATE_PER_HEAD, CALIBRATE_PER_LAYER, CALIBRATE_PER_GLOBAL } CalibratePer;
+
+typedef struct CalibrateOptions {
+	const char *in;                /* arrays (inputs.h) */
+	const char *param;             /* NULL: the only one that the threshold reads */
+	CalibrateTarget target;
+	double wanted;                 /* survivors: above 0; zeros: between 0 and 1 */
+	CalibratePer per;
+	int layer;
+} CalibrateOptions;
+
+typedef struct Calibration {
+	int param;                     /* index, as tda_get_info has it */
+	int64_t heads;
+	double *value;                 /* [heads], each a float32; freed by the caller, after a failure too (NULL is possible) */
+	bool given;                    /* the parameter is among the arrays ... */
+	bool given_alike;              /* ... with one value, that of `base` */
+	double base;                   /* that value, or the initial one */
+} Calibration;
+
+/* "survivors=2" or "zeros=0.99". */
+tda_status calibrate_parse_target(const char *text, CalibrateTarget *target, double *wanted);
+
+/* Counts survivors by the scores of the f64 reference, bisects, and prints a table by head to `out`; with `progress`, says
+ * on standard error which heads are done when it takes longer than a second. TDA_BAD_ARGUMENT where a head cannot reach the
+ * target within 2 % of its survivors; the table says why. */
+tda_status calibrate_run(tda_kernel *kernel, const CalibrateOptions *options, bool progress, FILE *out,
+                         Calibration *calibration);
+
+#endif
