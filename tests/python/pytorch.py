@@ -182,6 +182,18 @@ def test_parameters():
     expect_error(ValueError, "beta has 11 entries", lambda: run(beta=beta[1:]))
 
 
+def test_target():
+    asked = torch.cuda.is_available, torch.cuda.get_device_capability
+    try:
+        for capability, target in ((None, "sm_80"), ((8, 0), "sm_80"), ((9, 0), "sm_90a"), ((10, 0), "sm_80")):
+            torch.cuda.is_available = lambda: capability is not None
+            torch.cuda.get_device_capability = lambda: capability
+            expect(small().program.target == target, f"a GPU of compute capability {capability} does not get {target}")
+            expect(small(target="sm_80").program.target == "sm_80", f"capability {capability}: not what was asked for")
+    finally:
+        torch.cuda.is_available, torch.cuda.get_device_capability = asked
+
+
 def test_refusals():
     attn = small()
     case = Case(attn)
@@ -464,6 +476,6 @@ def test_example():
 
 
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
-run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_refusals, test_operators,
-          test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
+run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_target, test_refusals,
+          test_operators, test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
           test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example)

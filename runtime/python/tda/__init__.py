@@ -36,9 +36,12 @@ def program(spec, *, target=None, plan=None, **settings):
 
 
 def compile(spec, *, target=None, plan=None, **settings):
-    """The same as a function on PyTorch's tensors, an Attention."""
-    from ._torch import Attention
-    return Attention(program(spec, target=target, plan=plan, **settings))
+    """The same as a function on PyTorch's tensors, an Attention.
+
+    Without a target it is that of the current GPU: "sm_90a" for an H100 and its like, "sm_80" elsewhere.
+    """
+    from ._torch import Attention, current_target
+    return Attention(program(spec, target=target or current_target(), plan=plan, **settings))
 
 
 def load(path):

@@ -376,6 +376,11 @@ def _is_plain(tensors):
                 torch._C._are_functorch_transforms_active()) and all(type(x) in _PLAIN for x in tensors)
 
 
+def current_target():
+    """What tdagen should compile for, or None for its default: asks for the current GPU, if there is one."""
+    return "sm_90a" if torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0) else None
+
+
 class Attention:
     """A compiled spec, called as
 
