@@ -90,20 +90,6 @@ static const Shape shapes[] = {
 	{ "m16n8k16.row.col.satfinite.s32.s8.s8.s32", 16, 8, 2, 1, 's' },
 };
 
-/* Small whole numbers: every sum is exact, whatever its order. The value's bits in the type. */
-static uint32_t encode(int value, char type)
-{
-	float x = (float)value;
-	uint32_t bits;
-	memcpy(&bits, &x, 4);
-	switch (type) {
-	case 'h': return value ? ((bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 1023)) : 0;
-	case 'b': return bits >> 16;
-	case 't': return bits | 0x1abc;         /* what tf32 does not have must not count */
-	default: return (uint32_t)value & 255;
-	}
-}
-
 static void test_shape(const Shape *s)
 {
 	int a[16][32], b[32][8], c[16][8];
@@ -120,11 +106,11 @@ static void test_shape(const Shape *s)
 			/* From the manual: row = group for registers 0 and 2, group + 8 for 1 and 3. */
 			int r = i / (int)per, row = r % 2 ? group + 8 : group,
 				col = in_group * (int)per + i % (int)per + (r >= 2 ? s->k / 2 : 0);
-			in[lane][r] |= encode(a[row][col], s->type) << (unsigned)s->bits % 32 * (unsigned)(i % (int)per);
+			in[lane][r] |= matrix_bits(a[row][col], s->type) << (unsigned)s->bits % 32 * (unsigned)(i % (int)per);
 		}
 		for (int i = 0; i < s->n_b * (int)per; i++) {
 			int r = i / (int)per, row = in_group * (int)per + i % (int)per + (r ? s->k / 2 : 0);
-			in[lane][4 + r] |= encode(b[row][group], s->type) << (unsigned)s->bits % 32 * (unsigned)(i % (int)per);
+			in[lane][4 + r] |= matrix_bits(b[row][group], s->type) << (unsigned)s->bits % 32 * (unsigned)(i % (int)per);
 		}
 		for (int i = 0; i < 4; i++) {
 			float x = (float)c[i < 2 ? group : group + 8][in_group * 2 + (i & 1)];

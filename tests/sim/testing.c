@@ -49,6 +49,19 @@ uint32_t random_bits(void)
 	return (uint32_t)(state >> 16);
 }
 
+uint32_t matrix_bits(int value, char type)
+{
+	float x = (float)value;
+	uint32_t bits;
+	memcpy(&bits, &x, 4);
+	switch (type) {
+	case 'h': return value ? ((bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 1023)) : 0;
+	case 'b': return bits >> 16;
+	case 't': return bits | 0x1abc;         /* what tf32 does not have must not count */
+	default: return (uint32_t)value & 255;
+	}
+}
+
 char *kernel_text(const char *registers, const char *body)
 {
 	size_t size = strlen(registers) + strlen(body) + 1024;

@@ -15,6 +15,10 @@ bool says(const char *error, const char *report);
 
 uint32_t random_bits(void);     /* a fixed sequence */
 
+/* A small whole number as an element of a matrix instruction's type: h f16, b bf16, t tf32, s s8, u u8. Sums of such
+ * numbers are exact, whatever their order. */
+uint32_t matrix_bits(int value, char type);
+
 /* Wraps body in a kernel 'k' with the given registers and parameters in, out (.u64) that are loaded into %in, %out
  * (global addresses); %t holds the thread's number in the grid. The text is malloc'ed. */
 char *kernel_text(const char *registers, const char *body);

@@ -26,20 +26,6 @@ typedef struct Case {
 
 static int bits_of_type(char type) { return type == 't' ? 32 : type == 'h' || type == 'b' ? 16 : 8; }
 
-/* The value's bits in the type. */
-static uint32_t encode(int value, char type)
-{
-	float x = (float)value;
-	uint32_t bits;
-	memcpy(&bits, &x, 4);
-	switch (type) {
-	case 'h': return value ? ((bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 1023)) : 0;
-	case 'b': return bits >> 16;
-	case 't': return bits | 0x1abc;         /* what tf32 does not have must not count */
-	default: return (uint32_t)value & 255;
-	}
-}
-
 /* The distances of an operand of rows rows, without gaps. */
 static Layout fill_layout(Layout l, int rows)
 {
@@ -147,7 +133,7 @@ static void fill_image(const Case *c, int element, int k, int a[ROWS][MAX_K], in
 		for (int j = 0; j < k; j++) {
 			int x = (int)(random_bits() % 15) - (c->type == 'u' ? 0 : 7), y = (int)(random_bits() % 15) - (c->type == 'u'
 				? 0 : 7);
-			uint32_t x_bits = encode(x, c->type), y_bits = encode(y, c->type);
+			uint32_t x_bits = matrix_bits(x, c->type), y_bits = matrix_bits(y, c->type);
 			if (m < ROWS) {
 				a[m][j] = x;
 				memcpy(image + offset_of(&c->a, m, j, element), &x_bits, (size_t)element);
@@ -163,7 +149,7 @@ static void fill_image(const Case *c, int element, int k, int a[ROWS][MAX_K], in
 			for (int e = 0; e < 4 / element; e++) {
 				int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (r % 2);
 				int column = r / 4 * 32 / element + 4 / element * (thread % 4 + 4 * (r % 4 / 2)) + e;
-				uint32_t bits = encode(a[row][column], c->type);
+				uint32_t bits = matrix_bits(a[row][column], c->type);
 				memcpy(image + IMAGE + 32 * thread + 4 * r + e * element, &bits, (size_t)element);
 			}
 }
