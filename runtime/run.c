@@ -22,7 +22,7 @@ typedef struct RunOptions {
 	int64_t batch, heads, kv_heads, q_len, k_len;  /* of --time and --stats; 0: not given */
 } RunOptions;
 
-typedef enum OptionType { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER } OptionType;
+typedef enum OptionType { OPTION_FLAG, OPTION_TEXT, OPTION_NUMBER, OPTION_POSITIVE } OptionType;
 
 static const struct {
 	const char *name;
@@ -48,11 +48,11 @@ static const struct {
 	{ "--time",     OPTION_FLAG,   offsetof(RunOptions, time),     "",      "median times of forward and backward" },
 	{ "--by-kernel", OPTION_FLAG,  offsetof(RunOptions, by_kernel), "",     "with --time: each kernel alone, too" },
 	{ "--repeats",  OPTION_NUMBER, offsetof(RunOptions, repeats),  " N",    "with --time: launches for the median (20)" },
-	{ "--batch",    OPTION_NUMBER, offsetof(RunOptions, batch),    " N",    "with --time and --stats (1)" },
-	{ "--heads",    OPTION_NUMBER, offsetof(RunOptions, heads),    " N",    "with --time and --stats (16)" },
-	{ "--kv-heads", OPTION_NUMBER, offsetof(RunOptions, kv_heads), " N",    "with --time and --stats (as --heads)" },
-	{ "--q-len",    OPTION_NUMBER, offsetof(RunOptions, q_len),    " N",    "with --time and --stats (4096)" },
-	{ "--k-len",    OPTION_NUMBER, offsetof(RunOptions, k_len),    " N",    "with --time and --stats (as --q-len)" },
+	{ "--batch",    OPTION_POSITIVE, offsetof(RunOptions, batch),    " N",    "with --time and --stats (1)" },
+	{ "--heads",    OPTION_POSITIVE, offsetof(RunOptions, heads),    " N",    "with --time and --stats (16)" },
+	{ "--kv-heads", OPTION_POSITIVE, offsetof(RunOptions, kv_heads), " N",    "with --time and --stats (as --heads)" },
+	{ "--q-len",    OPTION_POSITIVE, offsetof(RunOptions, q_len),    " N",    "with --time and --stats (4096)" },
+	{ "--k-len",    OPTION_POSITIVE, offsetof(RunOptions, k_len),    " N",    "with --time and --stats (as --q-len)" },
 };
 enum { OPTION_COUNT = sizeof(options_table) / sizeof(options_table[0]) };
 
@@ -76,9 +76,12 @@ static tda_status set_option(RunOptions *options, int o, const char *value)
 		return tda_fail(TDA_BAD_ARGUMENT, "%s needs a value:%s", options_table[o].name, options_table[o].value);
 	} else if (options_table[o].type == OPTION_TEXT) {
 		*(const char **)field = value;
-	} else if (!integer_parse(value, strlen(value), 0, INT32_MAX, field)) {
-		return tda_fail(TDA_BAD_ARGUMENT, "%s needs a number from 0 to %d, not '%s'", options_table[o].name,
-		                INT32_MAX, value);
+	} else {
+		int least = options_table[o].type == OPTION_POSITIVE;
+
+		if (!integer_parse(value, strlen(value), least, INT32_MAX, field))
+			return tda_fail(TDA_BAD_ARGUMENT, "%s needs a number from %d to %d, not '%s'", options_table[o].name,
+			                least, INT32_MAX, value);
 	}
 	return TDA_OK;
 }
