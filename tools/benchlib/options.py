@@ -39,7 +39,7 @@ def parser():
     p.add_argument("--paper", metavar="FILE", help="Python file of the paper's Triton kernels")
     p.add_argument("--out", metavar="DIR", default="bench-results", help="gets bench.json, bench.txt and bench.png "
                    "(default: %(default)s)")
-    p.add_argument("--quick", action="store_true", help="a run under a minute: length 4096 and 16384, head_dim 64, bf16, "
+    p.add_argument("--quick", action="store_true", help="a short run: length 4096 and 16384, head_dim 64, bf16, "
                    "two inputs, three peers, unless --only says otherwise")
     p.add_argument("--only", metavar="KEY=VALUE[,VALUE]...", action="append", default=[], help="measure these alone; KEY is "
                    + "; ".join(f"{key}: {', '.join(map(str, values))}" for key, (_, values, _) in CHOICES.items())
