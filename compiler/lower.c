@@ -229,7 +229,6 @@ static bool run_pipeline(MlirModule module, Diag *diag, const char *pipeline)
 /* gpu.func would refuse or lose these attributes, so they are set once it has become llvm.func. */
 static MlirWalkResult mark_maps(MlirOperation op, void *user)
 {
-	(void)user;
 	MlirContext context = mlirOperationGetContext(op);
 	MlirAttribute maps = mlirOperationGetDiscardableAttributeByName(op, string_ref(LOWER_MAPS));
 
@@ -239,8 +238,10 @@ static MlirWalkResult mark_maps(MlirOperation op, void *user)
 	intptr_t count = mlirBlockGetNumArguments(entry);
 	MlirAttribute *attrs = malloc(sizeof *attrs * (size_t)(count + 1));
 
-	if (!attrs)
+	if (!attrs) {
+		diag_internal(user, (Loc){ 0, 0 }, "out of memory");
 		return MlirWalkResultInterrupt;
+	}
 	for (intptr_t i = 0; i < count; i++)
 		attrs[i] = mlirAttributeParseGet(context, string_ref("{}"));
 	for (intptr_t i = 0; i < mlirDenseArrayGetNumElements(maps); i++)
@@ -257,6 +258,9 @@ bool lower_to_nvvm(MlirModule module, Diag *diag, bool line_info)
 	mlirOperationWalk(mlirModuleGetOperation(module), lower_math, NULL, MlirWalkPostOrder);
 	if (!run_pipeline(module, diag, pipeline_nvvm))
 		return false;
-	mlirOperationWalk(mlirModuleGetOperation(module), mark_maps, NULL, MlirWalkPreOrder);
+	int errors = diag_error_count(diag);
+	mlirOperationWalk(mlirModuleGetOperation(module), mark_maps, diag, MlirWalkPreOrder);
+	if (diag_error_count(diag) > errors)
+		return false;
 	return !line_info || run_pipeline(module, diag, pipeline_line_info);
 }

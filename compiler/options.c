@@ -1,9 +1,9 @@
 /* The command line: one table of options, read by the parser, by --help and by the suggestions. */
 #include "options.h"
 
-#include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/number.h"
 #include "suggest.h"
 
 enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
@@ -192,6 +192,7 @@ static bool add_setting(Arena *arena, Options *options, const char *value)
 static bool apply(Arena *arena, Options *options, const OptionRow *row, const char *value)
 {
 	int chosen = 0;
+	int64_t capacity;
 
 	switch (row->id) {
 	case OPTION_OUTPUT: options->output = value; return true;
@@ -222,8 +223,11 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_LAYER: options->layer = value; return true;
 	case OPTION_PER: return set_choice(arena, row->name, value, per_names, 3, &options->per);
 	case OPTION_MARK_CAPACITY:
-		options->plan.mark_capacity = atoi(value);
-		return options->plan.mark_capacity > 0 || usage_error("--mark-capacity takes a number from 1, not", value, NULL);
+		if (integer_parse(value, strlen(value), 1, INT32_MAX, &capacity)) {
+			options->plan.mark_capacity = (int)capacity;
+			return true;
+		}
+		return usage_error("--mark-capacity takes a number from 1, not", value, NULL);
 	case OPTION_RUNTIME:
 		options->runtime_args[options->runtime_arg_count++] = row->name;
 		if (row->value)

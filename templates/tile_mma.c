@@ -444,6 +444,8 @@ static Val warp_has_nonzero(Kernel *k, Tile t)
 static void multiply_unless_zero(Kernel *k, Tile acc, Tile p, Shared b, int parts)
 {
 	if (kernel_uses_groups(k)) {
+		if (parts > 1)
+			ir_fail(k->b, "wgmma takes no tile in two parts");
 		wgmma_tile(k, acc, p, b);
 		return;
 	}
