@@ -16,7 +16,7 @@
 #include "number.h"
 
 static const double tolerance = 0.02;          /* of survivors, relative */
-static const double farthest = 0x1p20;         /* from the initial value, where a parameter has no bound */
+static const double farthest = 0x1p20;         /* from the initial value, times it where it is above 1; where a parameter has no bound */
 
 typedef struct Heads {
 	int64_t first, end;
@@ -49,6 +49,7 @@ typedef struct Search {
 	bool has_above, has_below;
 	Probe above, below;            /* the last values tried with no fewer, and with fewer, survivors than wanted */
 	Probe best, most, fewest;
+	double lowest, highest;        /* of the values tried */
 	int probes;
 	double refused;                /* the value where the threshold of a row is NaN */
 } Search;
@@ -260,8 +261,12 @@ static bool try_value(Search *s, double value)
 		s->refused = value;
 		return false;
 	}
-	if (s->probes == 0)
+	if (s->probes == 0) {
 		s->best = s->most = s->fewest = probe;
+		s->lowest = s->highest = value;
+	}
+	s->lowest = fmin(s->lowest, value);
+	s->highest = fmax(s->highest, value);
 	if (fabs((double)probe.survivors - s->wanted) < fabs((double)s->best.survivors - s->wanted))
 		s->best = probe;
 	if (probe.survivors > s->most.survivors)
@@ -289,7 +294,7 @@ static void bracket(Search *s)
 
 	if (!try_value(s, base))
 		return;
-	for (double step = 0.25 * fmax(fabs(base), 1); step <= farthest && (open[0] || open[1]); step *= 2)
+	for (double step = 0.25 * fmax(fabs(base), 1); step <= farthest * fmax(fabs(base), 1) && (open[0] || open[1]); step *= 2)
 		for (int side = 0; side < 2 && !(s->has_above && s->has_below); side++) {
 			double value = (float)fmin(fmax(base + (side ? step : -step), param->min), param->max);
 
@@ -357,9 +362,9 @@ static void explain(const Calibrator *c, const Found *found, FILE *out)
 		        name, o->wanted, unit(o), measure(c, o->target, heads, (double)s->above.survivors),
 		        measure(c, o->target, heads, (double)s->below.survivors), name, s->best.value);
 	else
-		fprintf(out, "no value of %s gives %.6g %s: at %s %.6g, at %s = %.9g", name, o->wanted, unit(o),
+		fprintf(out, "no value of %s gives %.6g %s: at %s %.6g, at %s = %.9g (tried from %.9g to %.9g)", name, o->wanted, unit(o),
 		        too_few == (o->target == CALIBRATE_SURVIVORS) ? "most" : "least",
-		        measure(c, o->target, heads, (double)end->survivors), name, end->value);
+		        measure(c, o->target, heads, (double)end->survivors), name, end->value, s->lowest, s->highest);
 }
 
 static void print_row(const Calibrator *c, const char *head, double value, int64_t heads, int64_t survivors, FILE *out)

@@ -142,9 +142,9 @@ static void test_errors(void)
 		  "    0  no value of bar gives 200 survivors a row: at most 100, at bar = " },
 		/* slack ends at 1: the threshold, slack - 0.5, at 8/16 */
 		{ "--target survivors=0.1 --param slack --set scale=-1", 1,
-		  "    2  no value of slack gives 0.1 survivors a row: at least 92, at slack = 1\n" },
+		  "    2  no value of slack gives 0.1 survivors a row: at least 92, at slack = 1 (tried from " },
 		{ "--target survivors=200 --param bar --set root=true", 1,
-		  "    0  no value of bar gives 200 survivors a row: at most 100, at bar = 0.25\n" },
+		  "    0  no value of bar gives 200 survivors a row: at most 100, at bar = 0.25 (tried from " },
 		{ "--target survivors=2 --param bar --set views=2", 1, "/in: the input 'q2' is missing" },
 		{ "--target survivors=2 --param bar --plan sparse", 2, "calibrate has no option '--plan'\n" },
 	};
