@@ -30,7 +30,7 @@ bool fixture_fail(const char *file, int line, const char *format, ...)
 int fixture_result(void)
 {
 	printf("%d passed, %d failed\n", passed, failed);
-	return failed != 0;
+	return failed != 0 || passed == 0;
 }
 
 char *fixture_seal(const char *lines, const char *body)

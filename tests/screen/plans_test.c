@@ -76,16 +76,18 @@ static void test_spec(const char *tdagen, const char *folder, const char *spec, 
 {
 	char path[512];
 	tda_kernel *dense, *sparse;
+	size_t names = sizeof(case_names) / sizeof(case_names[0]), compared = 0;
 
 	snprintf(path, sizeof(path), "%s/%s.lua", folder, spec);
 	dense = compiled_kernel(tdagen, path, "--plan dense");
 	sparse = compiled_kernel(tdagen, path, "--plan sparse");
 	for (int c = 0; c < check_case_count && dense && sparse; c++)
-		for (size_t n = 0; n < sizeof(case_names) / sizeof(case_names[0]); n++) {
+		for (size_t n = 0; n < names; n++) {
 			Problem a = {0}, b = {0};
 
 			if (strcmp(check_cases[c].name, case_names[n]) != 0)
 				continue;
+			compared++;
 			if (run_case(&check_cases[c], dense, device, &a) && run_case(&check_cases[c], sparse, device, &b))
 				compare_problems(spec, case_names[n], &a, &b);
 			if (a.kernel)
@@ -93,6 +95,7 @@ static void test_spec(const char *tdagen, const char *folder, const char *spec, 
 			if (b.kernel)
 				problem_free(&b);
 		}
+	CHECK(!dense || !sparse || compared == names, "%s: %zu cases of %zu are there", spec, compared, names);
 	tda_close(dense);
 	tda_close(sparse);
 }
