@@ -262,11 +262,9 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 static bool add_kv_pass(Plan *plan, Arena *arena, int first, int views, bool values, const char *suffix)
 {
 	Needs needs = backward_kv_needs(plan->spec, plan->sparse ? views > 0 : views, values, plan->sparse);
-	Launch tile = { 0 };
-	if (!choose_tile(plan, &needs, &tile))
-		return false;
 	Launch *launch = add_launch(plan, arena, ROLE_BACKWARD_KV, suffix);
-	choose_tile(plan, &needs, launch);
+	if (!choose_tile(plan, &needs, launch))
+		return false;
 	launch->first_view = first;
 	launch->view_count = views;
 	launch->values = values;

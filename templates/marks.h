@@ -34,7 +34,7 @@ Val marks_at(Kernel *k, const Marks *marks, Val row_block);
  * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile
  * needs. They come in ascending order, so that sums have an order that the data alone decides.
  *
- *     Gather gather = gather_new(k, launch->cols);
+ *     Gather gather = gather_new(k, launch->cols, streams, count);
  *     for (gather_walk(&gather, &walk, carry, count); gather_round(&gather);) {
  *             RingTile tile = gather_tile(&gather, n) for each stream in order
  *     }

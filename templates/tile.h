@@ -2,10 +2,10 @@
  * The tile vocabulary: what kernels are written in. A kernel is maths over tiles; how a tile lies in lanes, banks and
  * instructions is known here and nowhere else.
  *
- * A CTA has 1 to 8 warps that compute, and each owns 16 rows of the CTA's tile. With ENGINE_WGMMA four of them multiply
+ * A CTA has 1 to 16 warps that compute, and each owns 16 rows of the CTA's tile. With ENGINE_WGMMA four of them multiply
  * together, and a further warp group only fetches what the others read.
  *
- *   Tile    16 x cols float32 values of a warp, in registers
+ *   Tile    16 x cols float32 values of a warp (int32 from mma_int8), in registers
  *   Axis    one float32 per row, or per column, of a Tile
  *   Shared  a matrix of the spec's dtype in shared memory
  *   Matrix  the rows of one (batch, head) of a tensor in global memory
@@ -92,8 +92,8 @@ typedef struct Matrix {
 	bool in_tiles;                     /* int8 keys as wgmma reads them: rows can't be addressed one by one */
 	const char *broadcast;             /* the tensor whose strides may be 0; NULL: not one */
 } Matrix;
-/* tensor is its name ("q1", "dv"); length names its number of rows. */
 Val matrix_stride(Kernel *k, Matrix m, int rows);      /* i64: bytes of `rows` rows */
+/* tensor is its name ("q1", "dv"); length names its number of rows. */
 Matrix matrix_of(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols);
 /* A float32 row term of this library's own making (1/|q|, tau ...): [batch * heads, round_up(length, 64)]. */
 Val terms_of(Kernel *k, const char *buffer, Val batch_head, const char *length);
@@ -175,7 +175,7 @@ Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
  * warp whose part of p is all zeros skips it; ENGINE_WGMMA skips what is all zeros in a warp group, and may do the rest as
  * late as at the round's end: acc must not be touched till then. */
 void mma_tile(Kernel *k, Tile acc, Tile p, Shared b);
-/* The same with p as the sum of two tiles of the dtype: twice as many bits of p count. */
+/* The same with p as the sum of two tiles of the dtype: twice as many bits of p count. Not of ENGINE_WGMMA. */
 void mma_tile_twice(Kernel *k, Tile acc, Tile p, Shared b);
 
 /* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */

@@ -141,7 +141,7 @@ static void next_slot(Ring *ring, Val *slot, Val *parity)
 	Builder *b = ring->k->b;
 	Val next = val_add_i32(b, *slot, 1);
 	Val past = val_compare(b, IR_EQ, next, val_i32(b, ring->slots));
-	Val other = ir_op(b, "arith.xori", NULL, IR_I32, 2, (Val[]){ *parity, val_i32(b, 1) });
+	Val other = val_xor(b, *parity, val_i32(b, 1));
 	*slot = val_select(b, past, val_i32(b, 0), next);
 	*parity = val_select(b, past, other, *parity);
 }

@@ -122,13 +122,18 @@ static Val lanes_running_sum(Kernel *k, Val x)
 	return x;
 }
 
+static Val count_bits(Kernel *k, Val mask)
+{
+	Val low = val_popc(k->b, val_low_i32(k->b, mask));
+	return val_add(k->b, low, val_popc(k->b, val_high_i32(k->b, mask)));
+}
+
 /* Masks and running sums of a group, for all threads to read; returns the group's sum. */
 static Val share_group(Gather *g, Val mask)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	Val low = val_popc(b, val_low_i32(b, mask));
-	Val count = val_add(b, low, val_popc(b, val_high_i32(b, mask)));
+	Val count = count_bits(k, mask);
 	Val end = lanes_running_sum(k, count);
 	Val last_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, WARP - 1));
 	for (If f = if_begin(b, last_lane, NULL, 0); if_next(&f);)
@@ -179,8 +184,7 @@ static Val entry_row(Gather *g, Val first, Val entry)
 	}
 	Val end = val_load(b, val_offset(b, g->ends, val_mul_i32(b, mark, 4)), IR_I32);
 	Val mask = val_load(b, val_offset(b, g->masks, val_mul_i32(b, mark, 8)), IR_I64);
-	Val low = val_popc(b, val_low_i32(b, mask));
-	Val count = val_add(b, low, val_popc(b, val_high_i32(b, mask)));
+	Val count = count_bits(k, mask);
 	Val number = val_sub(b, entry, val_sub(b, end, count));
 	Val block = val_mul_i32(b, val_add(b, first, mark), PLAN_MARK);
 	return val_add(b, block, nth_bit(k, mask, number));

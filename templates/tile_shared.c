@@ -64,7 +64,7 @@ Val shared_address(Kernel *k, Shared s, Val row, int n)
 	/* Chunk c of a panel's row lies at place c ^ (row % 8). */
 	int chunks = PLAN_PANEL_BYTES / CHUNK;
 	Val turn = val_rem_i32(b, row, 8);
-	Val place = ir_op(b, "arith.xori", NULL, IR_I32, 2, (Val[]){ turn, val_i32(b, n % chunks) });
+	Val place = val_xor(b, turn, val_i32(b, n % chunks));
 	Val in_row = val_mul_i32(b, place, CHUNK);
 	Val own = val_offset(b, s.base, val_add(b, by_row, in_row));
 	return val_offset_const(b, own, (int64_t)(n / chunks) * shared_panel_bytes(s));

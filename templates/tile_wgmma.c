@@ -2,7 +2,7 @@
  * Matrix products of tiles with wgmma (ENGINE_WGMMA): four warps multiply 64 rows at once. Operands in shared memory are
  * named by descriptors; accumulators, and A where it is a tile, are registers in the layout of tile.h.
  *
- * An instruction is 64 rows, 8 to 256 columns and 16 of depth. It runs on while its warps go on: what it reads and
+ * An instruction is 64 rows, 8 to 256 columns and 32 bytes of depth. It runs on while its warps go on: what it reads and
  * writes may not be touched until wgmma_wait. In the IR the accumulators are results of the instruction already, so
  * waiting takes them and gives them back, or their uses could move before it.
  */
@@ -73,7 +73,7 @@ static Val descriptor(Kernel *k, Val base, int panels)
 {
 	Builder *b = k->b;
 	Val address = ir_op(b, "llvm.ptrtoint", NULL, IR_I32, 1, &base);
-	Val chunk = ir_op(b, "arith.shrui", NULL, IR_I32, 2, (Val[]){ address, val_i32(b, 4) });
+	Val chunk = val_shr(b, address, val_i32(b, 4));
 	return val_or(b, chunk, val_i32(b, panels / CHUNK << 16));
 }
 

@@ -106,7 +106,7 @@ static bool unfenced(Warp *w, const Inst *in, int lane, uint32_t address, const 
 
 static bool is_held(const SharedMemory *s, uint32_t address, uint32_t bytes)
 {
-	for (uint32_t c = address / CHUNK_BYTES; s->n_held && c <= (address + bytes - 1) / CHUNK_BYTES; c++)
+	for (uint32_t c = address / CHUNK_BYTES; bytes && s->n_held && c <= (address + bytes - 1) / CHUNK_BYTES; c++)
 		if (s->held[c])
 			return true;
 	return false;
@@ -148,26 +148,17 @@ static bool read_byte(Warp *w, const Inst *in, int lane, uint32_t i)
 	return true;
 }
 
-static bool all_equal(const uint32_t *array, uint32_t n)
+/* Are the n elements, of size bytes each, alike? */
+static bool all_equal(const void *array, uint32_t n, size_t size)
 {
-	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
-}
-
-static bool all_equal_masks(const uint64_t *array, uint32_t n)
-{
-	return n == 1 || memcmp(array, array + 1, (n - 1) * sizeof *array) == 0;
-}
-
-static bool all_equal_bytes(const uint8_t *array, uint32_t n)
-{
-	return n == 1 || memcmp(array, array + 1, n - 1) == 0;
+	return n == 1 || memcmp(array, (const char *)array + size, (n - 1) * size) == 0;
 }
 
 /* Do the bytes share one history but for the stamps of their readers? They mostly do: then one check serves all. */
 static bool alike(const SharedMemory *s, uint32_t i, uint32_t n)
 {
-	return all_equal(s->write_stamp + i, n) && all_equal_masks(s->readers + i, n) && all_equal_bytes(s->writer + i, n)
-		&& all_equal_bytes(s->in_flight + i, n);
+	return all_equal(s->write_stamp + i, n, sizeof *s->write_stamp) && all_equal(s->readers + i, n, sizeof *s->readers)
+		&& all_equal(s->writer + i, n, 1) && all_equal(s->in_flight + i, n, 1);
 }
 
 static void fill(uint32_t *array, uint32_t n, uint32_t value)
@@ -188,8 +179,8 @@ bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t b
 	uint32_t *stamp = read_stamps(s, w->number) + address;
 	uint64_t *readers = s->readers + address;
 	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
-	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal_masks(readers, bytes)
-	    && all_equal(stamp, bytes))
+	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes, sizeof *readers)
+	    && all_equal(stamp, bytes, sizeof *stamp))
 		return true;
 	if (!alike(s, address, bytes)) {
 		for (uint32_t i = address; i < address + bytes; i++)
@@ -209,7 +200,7 @@ static bool one_write_check(const Warp *w, const SharedMemory *s, uint32_t addre
 {
 	bool same = alike(s, address, bytes);
 	for (uint64_t rest = s->readers[address] & ~(UINT64_C(1) << w->number); same && rest; rest &= rest - 1)
-		same = all_equal(read_stamps(s, (uint32_t)__builtin_ctzll(rest)) + address, bytes);
+		same = all_equal(read_stamps(s, (uint32_t)__builtin_ctzll(rest)) + address, bytes, sizeof(uint32_t));
 	return same;
 }
 
@@ -281,8 +272,8 @@ bool shared_survey(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t
 {
 	const SharedMemory *s = &w->cta->shared;
 	for (uint32_t at = address; at < address + bytes; at += CHUNK_BYTES) {
-		bool same = all_equal(s->write_stamp + at, CHUNK_BYTES) && all_equal_bytes(s->writer + at, CHUNK_BYTES)
-			&& all_equal_bytes(s->in_flight + at, CHUNK_BYTES);
+		bool same = all_equal(s->write_stamp + at, CHUNK_BYTES, sizeof *s->write_stamp)
+			&& all_equal(s->writer + at, CHUNK_BYTES, 1) && all_equal(s->in_flight + at, CHUNK_BYTES, 1);
 		for (uint32_t i = at; i < at + (same ? 1 : CHUNK_BYTES); i++)
 			if (!survey_byte(w, in, lane, i, read))
 				return false;
