@@ -183,15 +183,18 @@ typedef struct Either {
 Either either_begin(Builder *b, Val condition, Val **changed, int count);
 bool either_next(Either *e);
 
-/* for (Until u = until_begin(b); until_next(&u);) u.done = ...: the body runs until its condition (i1) holds. */
+/* for (Until u = until_begin(b, carry, count); until_next(&u);) u.done = ...: the body runs until its condition (i1) holds. */
 typedef struct Until {
 	Builder *b;
 	Val done;
+	int count;
+	Val **carry;
+	Val *initial;
 	MlirBlock outer, body;
 	MlirRegion region;
 	bool entered;
 } Until;
-Until until_begin(Builder *b);
+Until until_begin(Builder *b, Val **carry, int count);
 bool until_next(Until *u);
 
 /* Pointers to the elements of an array of values, for carry lists. */

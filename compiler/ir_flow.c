@@ -163,9 +163,18 @@ bool either_next(Either *e)
 	return false;
 }
 
-Until until_begin(Builder *b)
+/* Makes block arguments of so many values, and returns them. */
+static Val *add_arguments(Builder *b, MlirBlock block, const Val *values, int count)
 {
-	return (Until){ .b = b };
+	Val *arguments = ARENA_ARRAY(b->arena, Val, count + 1);
+	for (int i = 0; i < count; i++)
+		arguments[i] = mlirBlockAddArgument(block, mlirValueGetType(values[i]), b->location);
+	return arguments;
+}
+
+Until until_begin(Builder *b, Val **carry, int count)
+{
+	return (Until){ .b = b, .count = count, .carry = carry, .initial = current(b, carry, count) };
 }
 
 bool until_next(Until *u)
@@ -177,17 +186,25 @@ bool until_next(Until *u)
 		u->entered = true;
 		u->outer = b->block;
 		u->body = new_region(&u->region);
+		Val *arguments = add_arguments(b, u->body, u->initial, u->count);
+		for (int i = 0; i < u->count; i++)
+			*u->carry[i] = arguments[i];
 		b->block = u->body;
 		return true;
 	}
-	Val again = val_compare(b, IR_EQ, u->done, val_false(b));
-	ir_op(b, "scf.condition", NULL, IR_TYPE_COUNT, 1, &again);
+	Val *last = ARENA_ARRAY(b->arena, Val, u->count + 1);
+	last[0] = val_compare(b, IR_EQ, u->done, val_false(b));
+	memcpy(last + 1, current(b, u->carry, u->count), (size_t)u->count * sizeof *last);
+	ir_op(b, "scf.condition", NULL, IR_TYPE_COUNT, 1 + u->count, last);
 	MlirRegion regions[2] = { u->region };
 	b->block = new_region(&regions[1]);
-	yield(b, NULL, 0);
+	yield(b, add_arguments(b, b->block, u->initial, u->count), u->count);
 	b->block = u->outer;
-	if (!b->failed)
-		ir_region_op(b, "scf.while", NULL, 0, NULL, 0, NULL, 2, regions);
+	if (b->failed)
+		return false;
+	MlirType *types = types_of(b, u->initial, u->count);
+	MlirOperation op = ir_region_op(b, "scf.while", NULL, u->count, u->initial, u->count, types, 2, regions);
+	take_results(op, u->carry, u->count);
 	return false;
 }
 

@@ -88,10 +88,15 @@ int plan_int8_keys_a_row(const Spec *spec)
 	return plan_int8_bytes(spec) <= PLAN_PANEL_BYTES / 2 ? 2 : 1;
 }
 
+int plan_int8_keys(const Spec *spec)
+{
+	return plan_int8_keys_a_row(spec) * 2 * PLAN_BOUND_KEYS;
+}
+
 int plan_int8_tile_bytes(const Spec *spec)
 {
 	int panels = (plan_int8_bytes(spec) + PLAN_PANEL_BYTES - 1) / PLAN_PANEL_BYTES;
-	return PLAN_TILE_GROUP * PLAN_MARK / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
+	return plan_int8_keys(spec) / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
 }
 
 int plan_mark_capacity(const Plan *plan)
@@ -113,7 +118,7 @@ bool plan_splits_output_gradient(const Spec *spec)
 	return spec->rms_norm && spec->dtype != DTYPE_F32;
 }
 
-static const Launch *find_launch(const Plan *plan, Role role)
+const Launch *plan_launch(const Plan *plan, Role role)
 {
 	for (int i = 0; i < plan->launch_count; i++)
 		if (plan->launches[i].role == role)
@@ -123,7 +128,7 @@ static const Launch *find_launch(const Plan *plan, Role role)
 
 const char *plan_row_blocks(const Plan *plan, Arena *arena)
 {
-	return arena_printf(arena, "ceil_div(q_len,%d)", find_launch(plan, ROLE_BACKWARD_Q)->rows);
+	return arena_printf(arena, "ceil_div(q_len,%d)", plan_launch(plan, ROLE_BACKWARD_Q)->rows);
 }
 
 /* Launches. */
@@ -163,8 +168,11 @@ static void plan_terms(Plan *plan, Arena *arena)
 	k->rows = PLAN_TERM_ROWS;
 	k->warps = 4;
 	k->grid = arena_printf(arena, "batch*kv_heads*ceil_div(k_len,%d)", PLAN_TERM_ROWS);
-	if (plan->sparse)
-		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", PLAN_TILE_GROUP, PLAN_TILE_GROUP * PLAN_MARK);
+	if (plan->sparse) {
+		int keys = plan_int8_keys(spec);
+		k->rows = PLAN_BOUND_KEYS;
+		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
+	}
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
 		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
@@ -178,15 +186,16 @@ static void plan_screen(Plan *plan, Arena *arena)
 	const char *q = arena_printf(arena, "%d*batch*heads", spec->views);
 	const char *k = arena_printf(arena, "%d*batch*kv_heads", spec->views);
 	const char *q_rows = arena_printf(arena, "round_up(q_len,%d)", PLAN_TERM_ROWS);
-	const char *groups = arena_printf(arena, "ceil_div(k_len,%d)", PLAN_TILE_GROUP * PLAN_MARK);
+	int keys = plan_int8_keys(spec);
+	const char *groups = arena_printf(arena, "ceil_div(k_len,%d)", keys);
 	const char *blocks = arena_printf(arena, "ceil_div(q_len,%d)", PLAN_MARK);
 	const char *tiles = arena_printf(arena, "ceil_div(k_len,%d)", PLAN_MARK);
 	int bytes = plan_int8_bytes(spec);
 	add_buffer(plan, arena, BUFFER_FORWARD, "q8", arena_printf(arena, "%d*%s*%s", bytes, q, q_rows));
-	int group_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : PLAN_TILE_GROUP * PLAN_MARK * bytes;
+	int group_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : keys * bytes;
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
-	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * PLAN_TILE_GROUP, k, groups));
+	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * keys / PLAN_BOUND_KEYS, k, groups));
 	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
 	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",
@@ -194,6 +203,10 @@ static void plan_screen(Plan *plan, Arena *arena)
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
+	if (launch->persistent) {
+		add_buffer(plan, arena, BUFFER_FORWARD, "screened", "4");
+		launch->grid = arena_printf(arena, "min(%s,multiprocessors)", launch->grid);
+	}
 }
 
 static bool plan_forward(Plan *plan, Arena *arena)

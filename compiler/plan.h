@@ -46,7 +46,7 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
-	PLAN_TILE_GROUP = 4,               /* key tiles that a sparse plan prepares together, existing or not */
+	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
 };
@@ -74,6 +74,7 @@ typedef struct Launch {
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
 	int producer_warps;                /* more of them, which only fetch */
+	bool persistent;                   /* a CTA for each multiprocessor, which takes items of work while there are any (ring_items) */
 	bool turns;                        /* warp groups take turns at starting products of rows: all do the same rounds */
 	int rows;                          /* of the CTA's tile */
 	int cols;                          /* of a streamed tile */
@@ -155,8 +156,10 @@ bool plan_splits_output_gradient(const Spec *spec);
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
 /* Bytes of a row of int8 in the screen's images of q and k: head_dim rounded up to the depth of a matrix instruction. */
 int plan_int8_bytes(const Spec *spec);
-/* Bytes of PLAN_TILE_GROUP key tiles as wgmma reads them: swizzled panels of 128 bytes a row, of which two keys of up to 64 bytes
- * share one (plan_int8_keys_a_row). templates/quantise.c has the order. */
+/* Keys that a sparse plan prepares together, existing or not, and that the screen takes a round. */
+int plan_int8_keys(const Spec *spec);
+/* Bytes of so many keys as wgmma reads them: swizzled panels of 128 bytes a row, of which two keys of up to 64 bytes share one
+ * (plan_int8_keys_a_row). templates/quantise.c has the order. */
 int plan_int8_tile_bytes(const Spec *spec);
 int plan_int8_keys_a_row(const Spec *spec);
 /* Marks kept for a row block at most. */
@@ -167,5 +170,7 @@ int plan_row_bytes(const Spec *spec, int cols);
 /* The same of a swizzled matrix: whole panels, each PLAN_PANEL_BYTES wide. */
 int plan_panel_row_bytes(const Spec *spec, int cols);
 int plan_threads(const Launch *launch);
+/* The first launch of a role; NULL where there is none. */
+const Launch *plan_launch(const Plan *plan, Role role);
 
 #endif

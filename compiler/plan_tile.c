@@ -189,22 +189,22 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 void choose_screen_tile(const Plan *plan, Launch *launch)
 {
 	enum { GROUPS = 4, REGISTERS = 96, PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 112 };
-	launch->slots = 4;
+	launch->slots = plan_int8_bytes(plan->spec) > PLAN_PANEL_BYTES ? 2 : 4;
 	if (plan->options.target != TARGET_SM_90A) {
-		launch->rows = launch->cols = PLAN_MARK;
+		launch->rows = PLAN_MARK;
+		launch->cols = PLAN_BOUND_KEYS;
 		launch->warps = PLAN_GROUP_WARPS;
 		return;
 	}
 	launch->engine = ENGINE_WGMMA;
 	launch->rows = GROUPS * PLAN_MARK;
-	launch->cols = PLAN_TILE_GROUP * PLAN_MARK;
+	launch->cols = plan_int8_keys(plan->spec);
+	launch->persistent = true;
 	launch->warps = GROUPS * PLAN_GROUP_WARPS;
 	launch->producer_warps = PLAN_GROUP_WARPS;
 	launch->register_limit = REGISTERS;
 	launch->producer_registers = PRODUCER_REGISTERS;
 	launch->consumer_registers = CONSUMER_REGISTERS;
-	if (plan_int8_bytes(plan->spec) > PLAN_PANEL_BYTES)
-		launch->slots = 2;
 }
 
 /* A mask of 64 bits and a sum for each thread, and the rows of a tile. */

@@ -52,8 +52,10 @@ typedef struct MarkingDevice {
 static tda_status marking_load(Device *device, tda_kernel *kernel)
 {
 	Device *inner = ((MarkingDevice *)device)->inner;
+	tda_status status = inner->ops->load(inner, kernel);
 
-	return inner->ops->load(inner, kernel);
+	device->multiprocessors = inner->multiprocessors;
+	return status;
 }
 
 static tda_status marking_launch(Device *device, const Manifest *m, int kernel, uint32_t grid, void **args)

@@ -112,17 +112,17 @@ static Scale scale_of(Kernel *k, Val largest)
 }
 
 /*
- * Where 16 bytes of an int8 key lie. Row by row; or, for wgmma, in groups of PLAN_TILE_GROUP key tiles: panels of 128 bytes a row, in
+ * Where 16 bytes of an int8 key lie. Row by row; or, for wgmma, in groups of plan_int8_keys: panels of 128 bytes a row, in
  * which chunk c of row r lies at place c ^ (r % 8). Keys of up to 64 bytes share a row with one of the group's other half:
  *
- *     head_dim 64: row r, places 0..3 ^ (r % 8): key r; places 4..7 ^ (r % 8): key 128 + r
+ *     head_dim 64: row r, places 0..3 ^ (r % 8): key r; places 4..7 ^ (r % 8): key 256 + r
  */
 static Val chunk_address(Kernel *k, Matrix to, Val row, Val byte)
 {
 	Builder *b = k->b;
 	if (!to.in_tiles)
 		return val_offset(b, val_offset(b, to.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, to, 1))), byte);
-	int keys = PLAN_TILE_GROUP * PLAN_MARK, shared = plan_int8_keys_a_row(k->spec), rows = keys / shared;
+	int keys = plan_int8_keys(k->spec), shared = plan_int8_keys_a_row(k->spec), rows = keys / shared;
 	Val in_group = val_rem_i32(b, row, keys);
 	Val r = val_rem_i32(b, in_group, rows), half = val_div_i32(b, in_group, rows);
 	Val panel = val_div_i32(b, byte, PLAN_PANEL_BYTES);
@@ -169,11 +169,11 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 	return val_fma(b, error, val_f32(b, UP), val_f32(b, HIDDEN));
 }
 
-/* Float32 values for each row of the block, in shared memory. */
+/* Float32 values for each row of the CTA's block, in shared memory. */
 static Val row_values(Kernel *k)
 {
 	Val values = val_offset_const(k->b, k->shared, k->shared_bytes);
-	k->shared_bytes += 4 * PLAN_TERM_ROWS;
+	k->shared_bytes += 4 * k->launch->rows;
 	return values;
 }
 
@@ -227,7 +227,7 @@ Matrix int8_queries(Kernel *k, Val index)
 
 Matrix int8_keys(Kernel *k, Val index)
 {
-	int keys = PLAN_TILE_GROUP * PLAN_MARK;
+	int keys = plan_int8_keys(k->spec);
 	bool in_tiles = k->plan->int8_tiles;
 	int bytes = in_tiles ? plan_int8_tile_bytes(k->spec) : keys * plan_int8_bytes(k->spec);
 	Matrix m = int8_part(k, "k8", index, "k_len", keys, bytes);
@@ -250,8 +250,8 @@ Val row_bounds(Kernel *k, Val index)
 
 Val tile_bounds(Kernel *k, Val index)
 {
-	return bounds_of(k, "tile_bound", index,
-	                 arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", PLAN_TILE_GROUP, PLAN_TILE_GROUP * PLAN_MARK));
+	int keys = plan_int8_keys(k->spec);
+	return bounds_of(k, "tile_bound", index, arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys));
 }
 
 static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
@@ -451,13 +451,13 @@ static Val or_infinite(Builder *b, Val x)
 void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
-	int keys = PLAN_TILE_GROUP * PLAN_MARK;
+	int keys = plan_int8_keys(k->spec);
 	Share share = share_of(k, k->plan->int8_tiles ? plan_int8_tile_bytes(k->spec) / keys : plan_int8_bytes(k->spec));
 	int step = share.rows_at_once * batch_rows(&share);
 	Val inverses = row_values(k);
-	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
-	/* Blocks up to a whole group of key tiles are made as well, of zeros: without row terms. */
-	Val exists = val_compare(b, IR_LT, place.row0, kernel_i32(k, "k_len"));
+	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, k->launch->rows);
+	/* Keys up to a whole group are made as well, of zeros: without row terms. */
+	Val terms_end = kernel_i32(k, "round_up(k_len,%d)", PLAN_TERM_ROWS);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "kv_heads", place);
 		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
@@ -473,7 +473,7 @@ void quantise_keys(Kernel *k, Place place)
 				Val own = val_compare(b, IR_EQ, share.chunk, first);
 				for (If f = if_begin(b, own, NULL, 0); if_next(&f);)
 					val_store(b, row_value_at(k, inverses, batch.in_block[r]), facts.inverse);
-				own = val_and(b, own, exists);
+				own = val_and(b, own, val_compare(b, IR_LT, batch.row[r], terms_end));
 				for (If f = if_begin(b, own, NULL, 0); k->spec->normalize == NORMALIZE_L2 && if_next(&f);)
 					store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), batch.row[r],
 					           facts.inverse);

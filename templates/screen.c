@@ -4,9 +4,9 @@
  *     q.k <= sq sk (qi.ki) + eq |k| + (|q| + eq) ek
  *
  * so a pair can pass the row's threshold only where qi.ki is larger than one integer, made of the row's bound and the key tile's
- * (docs/screen.md). The largest product of each row settles most tiles; only where one passes are single pairs looked at.
+ * (docs/screen.md). The largest product of each row settles most key tiles; only where one passes are single pairs looked at.
  *
- * One CTA: row blocks of one (view, batch, head), one for each four warps; int8 keys stream by. A warp that finds something leaves
+ * An item of work: row blocks of one (view, batch, head), one for each four warps; int8 keys stream by. A warp that finds something leaves
  * masks of its keys and rows in shared memory; once in PLAN_WORD_MARKS key tiles the first of the four joins them and writes marks
  * (marks.h).
  */
@@ -14,13 +14,18 @@
 #include "tile_parts.h"
 
 /* What a warp leaves for a key tile: masks of the keys (64 bits) and of its own rows (16 bits), and padding. */
-enum { SLOT_BYTES = 16, MAX_TILES = PLAN_TILE_GROUP, MAX_TOGETHER = 2 };
+enum { SLOT_BYTES = 16, ROW_BOUND_BYTES = 16, PAIR_TILES = PLAN_BOUND_KEYS / PLAN_MARK };
 
 typedef struct Screen {
 	Kernel *k;
+	Ring ring;
+	Stream keys;
+	Shared q;
+	Val bounds;                        /* shared: those of the CTA's rows */
 	Val row0, row_block;               /* i32: of the four warps */
 	Val warp;                          /* i32: among the four */
 	Span span;                         /* key tiles that the row block sees; none where it does not exist */
+	Span tiles;                        /* of the ring: those that some row of the CTA sees */
 	Val kv_index, index;               /* view * batch * (kv_heads, heads) + ..., the keys' and the rows' */
 	Axis limit, slope, offset;         /* the bounds of this lane's rows */
 	Val slots, found;                  /* shared: masks, [2][tiles of a word][4 warps]; found tiles, [2][4 warps] */
@@ -42,6 +47,7 @@ static Place find_place(Screen *s)
 	Val kv_heads = kernel_i32(k, "kv_heads");
 	Val kv_head = key_head(k, place.head);
 	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), kv_head);
+	s->tiles = key_tiles(k, place.row0, k->launch->rows, k->launch->cols);
 	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
 	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
 	s->span.end = val_select(b, exists, s->span.end, val_i32(b, 0));
@@ -63,18 +69,30 @@ static void new_slots(Screen *s)
 	k->shared_bytes += groups * found_bytes;
 }
 
-static void load_row_bounds(Screen *s, Axis row)
+/* Bounds of the CTA's rows; beyond the last block of rows, which is no one's, they are the last block's. */
+static void copy_row_bounds(Screen *s, Val row0)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
 	Val bounds = row_bounds(k, s->index);
+	Val last = kernel_i32(k, "round_up(q_len,%d)-%d", PLAN_TERM_ROWS, PLAN_TERM_ROWS);
+	for (int r = 0; r < k->launch->rows; r += PLAN_TERM_ROWS) {
+		Val first = val_min(b, val_add_i32(b, row0, r), last);
+		Val from = val_offset(b, bounds, val_mul(b, val_to_i64(b, first), val_i64(b, ROW_BOUND_BYTES)));
+		shared_copy_terms(k, val_offset_const(b, s->bounds, r * ROW_BOUND_BYTES), from, PLAN_TERM_ROWS * ROW_BOUND_BYTES / 4);
+	}
+}
+
+static void load_row_bounds(Screen *s)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
 	s->limit = axis_new(k, ALONG_ROWS, PLAN_MARK);
 	s->slope = axis_new(k, ALONG_ROWS, PLAN_MARK);
 	s->offset = axis_new(k, ALONG_ROWS, PLAN_MARK);
-	Val last = val_add_i32(b, kernel_i32(k, "round_up(q_len,%d)", PLAN_TERM_ROWS), -1);
+	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_mul_i32(b, k->warp, PLAN_WARP_ROWS));
 	for (int r = 0; r < row.count; r++) {
-		Val entry = val_to_i64(b, val_min(b, axis_at(row, r), last));
-		Val at = val_offset(b, bounds, val_mul(b, entry, val_i64(b, 16)));
+		Val at = val_offset(b, s->bounds, val_mul_i32(b, axis_at(row, r), ROW_BOUND_BYTES));
 		Val pair = val_load(b, at, IR_V2F32);
 		s->limit.at[r] = val_vector_get(b, pair, 0, IR_F32);
 		s->slope.at[r] = val_vector_get(b, pair, 1, IR_F32);
@@ -82,13 +100,13 @@ static void load_row_bounds(Screen *s, Axis row)
 	}
 }
 
-/* A key tile's bound: 1/sk, the largest ek, and the largest |k|; it came with the keys. */
+/* The bound of a pair of key tiles: 1/sk, the largest ek, and the largest |k|; it came with the keys. */
 typedef struct TileBound { Val inverse, error, norm; } TileBound;
 
-static TileBound read_tile_bound(Kernel *k, RingTile keys, int tile)
+static TileBound read_tile_bound(Kernel *k, RingTile keys, int pair_number)
 {
 	Builder *b = k->b;
-	Val at = val_offset_const(b, keys.terms[0], tile * TILE_BOUND_FLOATS * 4);
+	Val at = val_offset_const(b, keys.terms[0], pair_number * TILE_BOUND_FLOATS * 4);
 	Val pair = val_load(b, at, IR_V2F32);
 	TileBound bound;
 	bound.inverse = val_vector_get(b, pair, 0, IR_F32);
@@ -109,11 +127,16 @@ static void thresholds(Screen *s, TileBound tile, Val at[2])
 	}
 }
 
+static Val is_above(Builder *b, Val product, Val threshold)
+{
+	return val_fcompare(b, IR_GT, val_i32_to_f32(b, product), threshold);
+}
+
 /* The largest product of each of the lane's rows; in threes, which is one instruction, and as a tree, so that few wait for others. */
 static void largest_products(Kernel *k, Tile products, Val largest[2])
 {
 	for (int r = 0; r < 2; r++) {
-		Val level[PLAN_MARK / 4];
+		Val level[PLAN_MARK / 4] = { { NULL } };
 		int count = 0;
 		for (int e = 0; e < tile_count(products); e++)
 			if (e % 4 / 2 == r)
@@ -286,29 +309,45 @@ static void write_word(Screen *s, Val tile)
 	s->hits = zero;
 }
 
-/* Key tiles whose products are in registers together. */
-static void screen_tiles(Screen *s, Tile products, const TileBound *bounds, Axis row, Val first)
+/* A pair of key tiles from `first` on, whose images share a scale: most have nothing that passes, in either. */
+static void screen_pair(Screen *s, Tile products, TileBound bound, Axis row, Val first)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	int tiles = products.cols / PLAN_MARK;
-	Part parts[MAX_TILES];
-	Val passes[MAX_TILES], any = { NULL };
-	for (int t = 0; t < tiles; t++) {
-		Val largest[2];
-		parts[t].products = (Tile){ PLAN_MARK, products.e + t * PLAN_MARK / 2 };
-		thresholds(s, bounds[t], parts[t].threshold);
-		largest_products(k, parts[t].products, largest);
-		for (int r = 0; r < 2; r++)
-			parts[t].passes[r] = val_fcompare(b, IR_GT, val_i32_to_f32(b, largest[r]), parts[t].threshold[r]);
-		passes[t] = val_or(b, parts[t].passes[0], parts[t].passes[1]);
-		any = t == 0 ? passes[t] : val_or(b, any, passes[t]);
+	Part part[PAIR_TILES];
+	Val largest[PAIR_TILES][2], threshold[2], any = { NULL };
+	thresholds(s, bound, threshold);
+	for (int t = 0; t < PAIR_TILES; t++) {
+		part[t].products = (Tile){ PLAN_MARK, products.e + t * PLAN_MARK / 2 };
+		largest_products(k, part[t].products, largest[t]);
+	}
+	for (int r = 0; r < 2; r++) {
+		Val of_both = val_max(b, largest[0][r], largest[1][r]);
+		Val passes = is_above(b, of_both, threshold[r]);
+		any = r == 0 ? passes : val_or(b, any, passes);
 	}
 	Val *changed[] = { &s->hits };
 	for (If f = if_begin(b, warp_any(k, any), changed, 1); if_next(&f);)
-		for (int t = 0; t < tiles; t++)
-			for (If p = if_begin(b, warp_any(k, passes[t]), changed, 1); if_next(&p);)
-				leave_masks(s, &parts[t], row, val_add_i32(b, first, t));
+		for (int t = 0; t < PAIR_TILES; t++) {
+			for (int r = 0; r < 2; r++) {
+				part[t].threshold[r] = threshold[r];
+				part[t].passes[r] = is_above(b, largest[t][r], threshold[r]);
+			}
+			Val own = warp_any(k, val_or(b, part[t].passes[0], part[t].passes[1]));
+			for (If p = if_begin(b, own, changed, 1); if_next(&p);)
+				leave_masks(s, &part[t], row, val_add_i32(b, first, t));
+		}
+}
+
+/* Does the row block see any of the key tiles [first, first + count)? */
+static Val sees(Screen *s, Val first, int count)
+{
+	Builder *b = s->k->b;
+	Val seen = val_compare(b, IR_LT, first, s->span.end);
+	if (s->k->spec->window == 0)
+		return seen;
+	Val past = val_add_i32(b, first, count);
+	return val_and(b, seen, val_compare(b, IR_GT, past, s->span.first));
 }
 
 /* The key tiles of one tile of the ring, from `first`. */
@@ -316,15 +355,16 @@ static void screen_round(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val 
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	int tiles = k->launch->cols / PLAN_MARK, together = tiles < MAX_TOGETHER ? tiles : MAX_TOGETHER;
-	TileBound bounds[MAX_TILES];
-	for (int t = 0; t < tiles; t++)
-		bounds[t] = read_tile_bound(k, keys, t);
-	for (int t = 0; t < tiles; t += together) {
-		Tile products = mma_int8(k, rows, shared_rows(k, keys.data, t * PLAN_MARK, together * PLAN_MARK));
-		screen_tiles(s, products, bounds + t, row, val_add_i32(b, first, t));
-	}
+	int tiles = k->launch->cols / PLAN_MARK;
 	Val *changed[] = { &s->hits, &s->count };
+	for (int t = 0; t < tiles; t += PAIR_TILES) {
+		Val tile = val_add_i32(b, first, t);
+		for (If f = if_begin(b, sees(s, tile, PAIR_TILES), changed, 1); if_next(&f);) {
+			TileBound bound = read_tile_bound(k, keys, t / PAIR_TILES);
+			Tile products = mma_int8(k, rows, shared_rows(k, keys.data, t * PLAN_MARK, PLAN_BOUND_KEYS));
+			screen_pair(s, products, bound, row, tile);
+		}
+	}
 	Val last = val_add_i32(b, first, tiles - 1);
 	Val word_ends = val_compare(b, IR_EQ, val_rem_i32(b, last, PLAN_WORD_MARKS), val_i32(b, PLAN_WORD_MARKS - 1));
 	word_ends = val_or(b, word_ends, val_compare(b, IR_GE, last, val_add_i32(b, s->span.end, -1)));
@@ -332,37 +372,65 @@ static void screen_round(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val 
 		write_word(s, first);
 }
 
+/* The item at hand: queries and their bounds to shared memory, and the keys that they see. */
+static RingTiles begin_item(void *owner)
+{
+	Screen *s = owner;
+	Kernel *k = s->k;
+	Place place = find_place(s);
+	shared_copy(k, s->q, int8_queries(k, s->index), place.row0);
+	copy_row_bounds(s, place.row0);
+	s->keys.matrix = int8_keys(k, s->kv_index);
+	s->keys.terms[0] = tile_bounds(k, s->kv_index);
+	return (RingTiles){ s->tiles.first, s->tiles.end };
+}
+
+static void screen_item(Screen *s)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Ring *ring = &s->ring;
+	int tiles = k->launch->cols / PLAN_MARK;
+	Int8Rows rows = int8_rows(k, s->q);
+	load_row_bounds(s);
+	if (rows.registers)
+		ring_residents_done(ring);
+	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s->row0, val_mul_i32(b, s->warp, PLAN_WARP_ROWS)));
+	s->hits = s->count = val_i32(b, 0);
+	/* Slots of masks are taken in turn, anew for each item: those of the one before have been read. */
+	if (k->launch->persistent)
+		kernel_group_barrier(k);
+	Val *carry[] = { &s->hits, &s->count };
+	for (ring_walk(ring, s->tiles.first, s->tiles.end, (Val){ NULL }, carry, 2); ring_round(ring);) {
+		RingTile keys = ring_next(ring);
+		Val first = val_mul_i32(b, ring->read_tile, tiles);
+		/* Of tiles that only other row blocks of the CTA see there is nothing to do. */
+		for (If f = if_begin(b, sees(s, first, tiles), carry, 2); if_next(&f);)
+			screen_round(s, rows, keys, row, first);
+	}
+	if (!rows.registers)
+		ring_residents_done(ring);
+}
+
 bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Screen s = { .k = k };
-	Place place = find_place(&s);
-	Shared q = resident_matrix(k, int8_queries(k, s.index), place.row0);
-	shared_arrived(k);
-	Int8Rows rows = int8_rows(k, q);
-	Stream keys = { .matrix = int8_keys(k, s.kv_index), .terms = { tile_bounds(k, s.kv_index) },
-		.tile_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : 0, .term_count = 1,
-		.terms_a_tile = launch->cols / PLAN_MARK * TILE_BOUND_FLOATS };
-	Ring ring = ring_new(k, &keys, 1, launch->cols, launch->slots, 0);
-	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
-	s.hits = s.count = val_i32(b, 0);
-	Val *carry[] = { &s.hits, &s.count };
-	ring_walk(&ring, span.first, span.end, (Val){ NULL }, carry, 2);
-	/* Derived anew: what lives across the walk's beginning must fit into the few registers of the producer, which comes by there. */
-	kernel_after_loop(k);
-	find_place(&s);
+	int row = plan_int8_bytes(spec) / dtype_size(spec->dtype);
+	s.q = shared_new(k, launch->rows, row);
+	s.keys = (Stream){ .matrix = { .cols = row }, .tile_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : 0,
+		.term_count = 1, .terms_a_tile = launch->cols / PLAN_BOUND_KEYS * TILE_BOUND_FLOATS };
+	s.ring = ring_new(k, &s.keys, 1, launch->cols, launch->slots, 0);
+	k->shared_bytes = (k->shared_bytes + CHUNK - 1) / CHUNK * CHUNK;
+	s.bounds = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += launch->rows * ROW_BOUND_BYTES;
 	new_slots(&s);
-	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_add(b, s.row0, val_mul_i32(b, s.warp, PLAN_WARP_ROWS)));
-	load_row_bounds(&s, row);
-	while (ring_round(&ring)) {
-		RingTile at_hand = ring_next(&ring);
-		Val first = val_mul_i32(b, ring.read_tile, launch->cols / PLAN_MARK);
-		/* Of tiles that only other row blocks of the CTA see there is nothing to do. */
-		Val seen = val_compare(b, IR_LT, first, s.span.end);
-		Val past = val_add_i32(b, first, launch->cols / PLAN_MARK);
-		seen = val_and(b, seen, val_compare(b, IR_GT, past, s.span.first));
-		for (If f = if_begin(b, seen, carry, 2); if_next(&f);)
-			screen_round(&s, rows, at_hand, row, first);
+	RingItems work = { .begin = begin_item, .owner = &s };
+	if (launch->persistent) {
+		work.counter = kernel_pointer(k, "buffer.screened");
+		work.count = kernel_i32(k, "%d*batch*heads*ceil_div(q_len,%d)", spec->views, launch->rows);
 	}
+	for (ring_items(&s.ring, &work); ring_item(&s.ring);)
+		screen_item(&s);
 	return kernel_end(k);
 }

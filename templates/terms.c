@@ -135,12 +135,24 @@ static void write_view_norms(Kernel *k, Place place, const char *tensor, const c
 	}
 }
 
+/* A later launch counts from 0. */
+static void reset_counter(Kernel *k, const char *buffer)
+{
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0), pointer = kernel_pointer(k, "buffer.%s", buffer);
+	Val first = val_compare(b, IR_EQ, val_or(b, k->cta, k->thread), zero);
+	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
+		val_store(b, pointer, zero);
+}
+
 bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Place place = kernel_place(k, "heads", "q_len", launch->rows);
 	Scope head = head_scope(k, place.head);
 	if (plan->sparse) {
+		if (plan_launch(plan, ROLE_SCREEN)->persistent)
+			reset_counter(k, "screened");
 		quantise_queries(k, &head, place);
 	} else {
 		write_thresholds(k, &head, place);
@@ -152,7 +164,7 @@ bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	const char *length = plan->sparse ? arena_printf(b->arena, "round_up(k_len,%d)", PLAN_TILE_GROUP * PLAN_MARK) : "k_len";
+	const char *length = plan->sparse ? arena_printf(b->arena, "round_up(k_len,%d)", plan_int8_keys(spec)) : "k_len";
 	Place place = kernel_place(k, "kv_heads", length, launch->rows);
 	if (plan->sparse)
 		quantise_keys(k, place);

@@ -33,13 +33,14 @@ typedef struct Kernel {
 	const Plan *plan;
 	Launch *launch;
 	Val thread, lane, warp;            /* i32 */
-	Val cta;                           /* i32: index in the grid */
+	Val cta;                           /* i32: index in the grid; of a persistent launch, number of the item at hand */
 	Val shared;                        /* base of dynamic shared memory */
 	int shared_bytes;                  /* taken so far */
 	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
+	struct ResidentTerms *resident_terms;
 	struct Tile *under_way;            /* and tiles whose products are not complete */
 	struct TileProduct *products;      /* and products that are yet to be started */
-	int resident_count, under_way_count, product_count;
+	int resident_count, resident_term_count, under_way_count, product_count;
 	bool has_turn;                     /* products of rows have been started, and others wait to start theirs */
 	If consumer;                       /* what the warps that compute do, from the ring's walk on */
 	MlirRegion region;
@@ -47,7 +48,7 @@ typedef struct Kernel {
 	MlirOperation gpu_module;
 } Kernel;
 
-enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_UNDER_WAY = 4, KERNEL_MAX_PRODUCTS = 2 };
+enum { KERNEL_MAX_RESIDENTS = 2 * SPEC_MAX_VIEWS + 3, KERNEL_MAX_RESIDENT_TERMS = 4, KERNEL_MAX_UNDER_WAY = 4, KERNEL_MAX_PRODUCTS = 2 };
 bool kernel_uses_groups(const Kernel *k);              /* ENGINE_WGMMA */
 
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);
@@ -149,7 +150,7 @@ void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
 void shared_gather(Kernel *k, Shared to, Matrix from, Val list);
 /* The same for float32 terms, one a row. */
 void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val rows);
-/* Copies `count` float32 terms, asynchronously. */
+/* Copies `count` float32 terms, a multiple of 4, asynchronously. */
 void shared_copy_terms(Kernel *k, Val to, Val from, int count);
 /* The address of columns 8n .. 8n + 7 of a row. */
 Val shared_address(Kernel *k, Shared s, Val row, int n);
@@ -167,7 +168,7 @@ void mma_wait(Kernel *k);
  * those rows with the rows of b, a multiple of 16. */
 typedef struct Int8Rows {
 	Shared from;
-	Val *registers;                    /* NULL with ENGINE_WGMMA */
+	Val *registers;                    /* NULL with ENGINE_WGMMA where they are too many: then `from` must stay */
 } Int8Rows;
 Int8Rows int8_rows(Kernel *k, Shared a);
 Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
@@ -220,6 +221,13 @@ typedef struct Ring {
 	Val write_tile, write_group;       /* i32, carried: the tile that the next copy brings */
 	Val read_tile, read_group;         /* i32, carried: the tile at hand */
 	int read_step, write_step;         /* position in the sequence, known while generating */
+	const struct RingItems *work;      /* NULL: one walk */
+	Val residents_free;                /* of several: a barrier, */
+	Val item_at;                       /* a shared i32, the item's number, */
+	Val item_parity;                   /* the parity of this item's uses of barriers, carried, */
+	Val *item_carry[3];
+	Until items;                       /* and while there are any: the item at hand, if it exists */
+	If item;
 	Loop loop;
 } Ring;
 
@@ -229,6 +237,29 @@ Ring ring_new(Kernel *k, const Stream *streams, int count, int tile_rows, int sl
 void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carry_count);
 bool ring_round(Ring *ring);
 RingTile ring_next(Ring *ring);
+
+/*
+ * Several walks, one for each item of work. A persistent launch's CTAs take items, numbered as CTAs would be, from a counter, so that
+ * none is idle while there are any; other launches' CTAs have one each. The producer fetches for the next item while the others are at
+ * this one's, so what an item is, `begin`, is emitted for each of them: it copies residents, sets the ring's streams, and returns the
+ * tiles of the walk.
+ *
+ *     for (ring_items(&ring, &work); ring_item(&ring);) {
+ *             what begin copied is there
+ *             ring_residents_done(&ring);         and no longer needed
+ *             for (ring_walk(&ring, ...); ring_round(&ring);) ...
+ *     }
+ */
+typedef struct RingTiles { Val first, end; } RingTiles;
+typedef struct RingItems {
+	Val counter;                       /* global i32, 0 before the launch */
+	Val count;                         /* i32: items in all */
+	RingTiles (*begin)(void *owner);
+	void *owner;
+} RingItems;
+void ring_items(Ring *ring, const RingItems *work);
+bool ring_item(Ring *ring);
+void ring_residents_done(Ring *ring);
 /* A retained tile: `back` steps before the last one taken. */
 RingTile ring_back(Ring *ring, int back);
 int ring_slot_bytes(const Spec *spec, int tile_rows, int cols, int terms);

@@ -33,7 +33,7 @@ void barrier_arrive(Kernel *k, Val barrier)
 
 void barrier_wait(Kernel *k, Val barrier, Val parity)
 {
-	for (Until u = until_begin(k->b); until_next(&u);)
+	for (Until u = until_begin(k->b, NULL, 0); until_next(&u);)
 		u.done = ir_op(k->b, "nvvm.mbarrier.try_wait", in_this_cta, IR_I1, 2, (Val[]){ barrier, parity });
 }
 
@@ -153,6 +153,8 @@ static void init_barriers(Ring *ring)
 	Val first = val_compare(b, IR_EQ, k->thread, val_i32(b, 0));
 	for (If f = if_begin(b, first, NULL, 0); if_next(&f);) {
 		barrier_init(k, resident_barrier(ring), 1);
+		if (ring->work)
+			barrier_init(k, ring->residents_free, k->launch->warps);
 		for (int s = 0; s < ring->slots; s++) {
 			Val slot = val_i32(b, s);
 			for (int i = 0; i < ring->count; i++)
@@ -173,9 +175,15 @@ static void fetch_residents(Ring *ring)
 	int bytes = 0;
 	for (int i = 0; i < k->resident_count; i++)
 		bytes += box_bytes(k->residents[i]);
+	for (int i = 0; i < k->resident_term_count; i++)
+		bytes += 4 * k->resident_terms[i].count;
 	barrier_expect(k, barrier, bytes);
 	for (int i = 0; i < k->resident_count; i++)
 		box_fetch(k, k->residents[i], barrier);
+	for (int i = 0; i < k->resident_term_count; i++) {
+		ResidentTerms *terms = &k->resident_terms[i];
+		terms_fetch(k, terms->to, terms->from, terms->count, barrier);
+	}
 }
 
 /* Blocks of row terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
@@ -221,15 +229,12 @@ static void fetch_tile(Ring *ring, int i)
 		fetch_terms(ring, tile.terms[t], stream, t, &box, barrier);
 }
 
-/* What the producer's one thread does: everything that the walk will read, in order, as slots become free. */
-static void produce(Ring *ring, Val rounds)
+/* Everything that a walk will read, in order, as slots become free. */
+static void produce_rounds(Ring *ring, Val rounds)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
-	fetch_residents(ring);
-	Val one = val_i32(b, 1);
 	Val *carry[] = { &ring->write_slot, &ring->write_parity, &ring->write_tile, &ring->write_group };
-	ring->write_parity = one;
 	for (Loop l = loop_begin(b, val_i32(b, 0), rounds, 1, carry, 4); loop_next(&l);) {
 		barrier_wait(k, slot_barrier(ring, ring->write_slot, ring->count), ring->write_parity);
 		for (int i = 0; i < ring->count; i++)
@@ -239,7 +244,76 @@ static void produce(Ring *ring, Val rounds)
 	}
 }
 
-void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
+static void produce_walk(Ring *ring, Val rounds)
+{
+	fetch_residents(ring);
+	ring->write_parity = val_i32(ring->k->b, 1);
+	produce_rounds(ring, rounds);
+}
+
+static RingTiles begin_item(Ring *ring, Val item)
+{
+	Kernel *k = ring->k;
+	k->resident_count = k->resident_term_count = 0;
+	k->cta = item;
+	return ring->work->begin(ring->work->owner);
+}
+
+/* What of the ring lives from one item to the next; slot and parity are the producer's or the others'. */
+static void items_loop(Ring *ring, Val *slot, Val *parity)
+{
+	Builder *b = ring->k->b;
+	*slot = val_i32(b, 0);
+	ring->item_carry[0] = slot;
+	ring->item_carry[1] = parity;
+	ring->item_carry[2] = &ring->item_parity;
+	ring->items = until_begin(b, ring->item_carry, 3);
+}
+
+static Val other_parity(Kernel *k, Val parity)
+{
+	return val_xor(k->b, parity, val_i32(k->b, 1));
+}
+
+static Val take_item(Kernel *k, Val counter)
+{
+	Val item;
+	ir_asm(k->b, "atom.global.add.u32 $0, [$1], 1;", "=r,l", IR_I32, 1, &item, 1, &counter);
+	return item;
+}
+
+/* Takes items, passes their numbers on, the first that does not exist too, and fetches. */
+static void produce_items(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0);
+	ring->write_parity = ring->item_parity = val_i32(b, 1);
+	items_loop(ring, &ring->write_slot, &ring->write_parity);
+	while (until_next(&ring->items)) {
+		Val item = take_item(k, ring->work->counter);
+		barrier_wait(k, ring->residents_free, ring->item_parity);
+		ring->item_parity = other_parity(k, ring->item_parity);
+		val_store(b, ring->item_at, item);
+		Val past = val_compare(b, IR_GE, item, ring->work->count);
+		for (Either e = either_begin(b, past, ring->item_carry, 2); either_next(&e);) {
+			if (!e.otherwise) {
+				barrier_arrive(k, resident_barrier(ring));
+				continue;
+			}
+			RingTiles tiles = begin_item(ring, item);
+			fetch_residents(ring);
+			ring->write_tile = tiles.first;
+			ring->write_group = zero;
+			Val end = val_max(b, tiles.first, tiles.end);
+			produce_rounds(ring, val_sub(b, end, tiles.first));
+		}
+		ring->items.done = past;
+	}
+}
+
+/* The producer's part, done by one of its threads: `rounds` of a walk, or all items. */
+static void produce(Ring *ring, Val rounds)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
@@ -249,12 +323,76 @@ void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
 	for (If f = if_begin(b, fetches, NULL, 0); if_next(&f);) {
 		change_registers(k, "decrease", k->launch->producer_registers);
 		Val chosen = val_compare(b, IR_EQ, k->thread, val_i32(b, first_thread));
-		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);)
-			produce(ring, rounds);
+		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);) {
+			if (ring->work)
+				produce_items(ring);
+			else
+				produce_walk(ring, rounds);
+		}
 	}
 	kernel_split(k);
 	wgmma_first_turn(k);
-	ring->read_parity = val_i32(b, 0);
+}
+
+void ring_boxes_items(Ring *ring)
+{
+	Kernel *k = ring->k, outside = *k;
+	ring->residents_free = val_offset_const(k->b, k->shared, k->shared_bytes);
+	ring->item_at = val_offset_const(k->b, ring->residents_free, BARRIER_BYTES);
+	k->shared_bytes += 2 * BARRIER_BYTES;
+	produce(ring, (Val){ NULL });
+	kernel_as_before(k, &outside);
+	ring->read_parity = ring->item_parity = val_i32(k->b, 0);
+	items_loop(ring, &ring->read_slot, &ring->read_parity);
+}
+
+/* The body stands in the branch of an item that exists. */
+bool ring_boxes_item(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	if (ring->item.entered) {
+		if_next(&ring->item);
+		until_next(&ring->items);
+		return false;
+	}
+	if (!until_next(&ring->items))
+		return false;
+	barrier_wait(k, resident_barrier(ring), ring->item_parity);
+	Val item = val_load(b, ring->item_at, IR_I32);
+	ring->items.done = val_compare(b, IR_GE, item, ring->work->count);
+	Val exists = val_compare(b, IR_LT, item, ring->work->count);
+	ring->item = if_begin(b, exists, ring->item_carry, 3);
+	if (!if_next(&ring->item))
+		return false;
+	begin_item(ring, item);
+	return true;
+}
+
+static void warp_arrives(Kernel *k, Val barrier)
+{
+	Builder *b = k->b;
+	Val all = val_i32(b, -1);
+	ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
+	Val first = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
+		barrier_arrive(k, barrier);
+}
+
+void ring_residents_done(Ring *ring)
+{
+	Kernel *k = ring->k;
+	if (!kernel_uses_groups(k))
+		return;
+	warp_arrives(k, ring->residents_free);
+	ring->item_parity = other_parity(k, ring->item_parity);
+}
+
+void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
+{
+	Kernel *k = ring->k;
+	produce(ring, rounds);
+	ring->read_parity = val_i32(k->b, 0);
 	barrier_wait(k, resident_barrier(ring), ring->read_parity);
 	ring_loop(ring, rounds, carry, carry_count);
 }
@@ -266,11 +404,7 @@ bool ring_boxes_round(Ring *ring)
 	if (ring->loop.entered && !b->failed) {
 		wgmma_finish(k);
 		mma_wait(k);
-		Val all = val_i32(b, -1);
-		ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
-		Val first = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
-		for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
-			barrier_arrive(k, slot_barrier(ring, ring->read_slot, ring->count));
+		warp_arrives(k, slot_barrier(ring, ring->read_slot, ring->count));
 		next_slot(ring, &ring->read_slot, &ring->read_parity);
 		ring_advance(ring, &ring->read_tile, &ring->read_group);
 	}

@@ -17,6 +17,12 @@ static Val coordinate(Builder *b, const char *op)
 	return ir_op(b, "arith.index_cast", NULL, IR_I32, 1, &index);
 }
 
+/* An i32 of which compilers don't know that they have it already. */
+static Val taken_again(Kernel *k, Val x)
+{
+	return ir_op(k->b, "llvm.inline_asm", "asm_string = \"mov.b32 $0, $1;\", constraints = \"=r,r\", has_side_effects", IR_I32, 1, &x);
+}
+
 static void split_thread(Kernel *k)
 {
 	k->lane = val_rem_i32(k->b, k->thread, WARP);
@@ -33,7 +39,7 @@ static Val read_again(Kernel *k, const char *assembly)
 void kernel_after_loop(Kernel *k)
 {
 	k->thread = read_again(k, "mov.u32 $0, %tid.x;");
-	k->cta = read_again(k, "mov.u32 $0, %ctaid.x;");
+	k->cta = k->launch->persistent ? taken_again(k, k->cta) : read_again(k, "mov.u32 $0, %ctaid.x;");
 	split_thread(k);
 }
 
@@ -66,6 +72,7 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 		/* The producer's threads read the terms of rows that are there, though they don't use them. */
 		k.warp = val_min(b, k.warp, val_i32(b, launch->warps - 1));
 		k.residents = ARENA_ARRAY(b->arena, Box, KERNEL_MAX_RESIDENTS);
+		k.resident_terms = ARENA_ARRAY(b->arena, ResidentTerms, KERNEL_MAX_RESIDENT_TERMS);
 		wgmma_begin(&k);
 	}
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);

@@ -240,9 +240,9 @@ static int int8_steps(const Kernel *k)
 
 Int8Rows int8_rows(Kernel *k, Shared a)
 {
-	Int8Rows rows = { .from = a };
 	if (kernel_uses_groups(k))
-		return rows;
+		return wgmma_int8_rows(k, a);
+	Int8Rows rows = { .from = a };
 	rows.registers = ARENA_ARRAY(k->b->arena, Val, int8_steps(k) * A_REGS);
 	Val first_row = val_mul_i32(k->b, k->warp, PLAN_WARP_ROWS);
 	Val from = address_a(k, a, first_row);
@@ -275,7 +275,7 @@ Tile mma_int8(Kernel *k, Int8Rows rows, Shared b)
 {
 	Tile acc = tile_new(k, b.rows);
 	if (kernel_uses_groups(k)) {
-		wgmma_int8(k, acc, rows.from, b);
+		wgmma_int8(k, acc, rows, b);
 		return acc;
 	}
 	Val zero = val_i32(k->b, 0);

@@ -22,6 +22,11 @@ typedef struct Box {
 	Val first;
 } Box;
 int box_bytes(Box box);
+/* Row terms, too. */
+typedef struct ResidentTerms {
+	Val to, from;
+	int count;                         /* float32 */
+} ResidentTerms;
 /* Starts the fetch; `barrier` (shared) counts its bytes. One thread calls it. */
 void box_fetch(Kernel *k, Box box, Val barrier);
 /* The same for `count` float32 row terms. */
@@ -38,11 +43,14 @@ typedef struct TileProduct TileProduct;
 void ring_boxes_layout(Ring *ring);
 void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count);
 bool ring_boxes_round(Ring *ring);
+void ring_boxes_items(Ring *ring);
+bool ring_boxes_item(Ring *ring);
 RingTile ring_boxes_next(Ring *ring);
 RingTile ring_boxes_back(Ring *ring, int back);
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
-void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b);      /* acc = a . b^T, complete when this returns */
+Int8Rows wgmma_int8_rows(Kernel *k, Shared a);
+void wgmma_int8(Kernel *k, Tile acc, Int8Rows a, Shared b);    /* acc = a . b^T, complete when this returns */
 void wgmma_wait(Kernel *k);
 void wgmma_finish(Kernel *k);          /* products of tiles that were asked for are complete when this returns */
 void wgmma_begin(Kernel *k);

@@ -128,7 +128,8 @@ void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carr
 	ring->end = val_max(b, first, end);
 	Val rounds = val_sub(b, ring->end, first);
 	ring->groups = groups;
-	ring->read_slot = ring->write_slot = zero;
+	if (!ring->work || !kernel_uses_groups(ring->k))
+		ring->read_slot = ring->write_slot = zero;
 	ring->read_tile = ring->write_tile = first;
 	ring->read_group = ring->write_group = zero;
 	if (!val_is_null(groups)) {
@@ -138,12 +139,35 @@ void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carr
 		rounds = val_mul(b, rounds, groups);
 	}
 	if (kernel_uses_groups(ring->k)) {
-		ring_boxes_walk(ring, rounds, carry, carry_count);
+		if (ring->work)
+			ring_loop(ring, rounds, carry, carry_count);
+		else
+			ring_boxes_walk(ring, rounds, carry, carry_count);
 		return;
 	}
 	for (int i = 0; i < ring->ahead; i++)
 		copy_ahead(ring);
 	ring_loop(ring, rounds, carry, carry_count);
+}
+
+void ring_items(Ring *ring, const RingItems *work)
+{
+	ring->work = work;
+	ring->item = (If){ 0 };
+	if (kernel_uses_groups(ring->k))
+		ring_boxes_items(ring);
+}
+
+bool ring_item(Ring *ring)
+{
+	if (kernel_uses_groups(ring->k))
+		return ring_boxes_item(ring);
+	if (ring->item.entered)
+		return false;
+	ring->item.entered = true;
+	ring->work->begin(ring->work->owner);
+	shared_arrived(ring->k);
+	return true;
 }
 
 bool ring_round(Ring *ring)

@@ -223,6 +223,10 @@ void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val r
 void shared_copy_terms(Kernel *k, Val to, Val from, int count)
 {
 	Builder *b = k->b;
+	if (kernel_uses_groups(k)) {
+		k->resident_terms[k->resident_term_count++] = (ResidentTerms){ to, from, count };
+		return;
+	}
 	Val none = { NULL };
 	Val own = val_compare(b, IR_LT, k->thread, val_i32(b, count / 4));
 	for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {

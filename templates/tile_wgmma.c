@@ -226,9 +226,36 @@ static Chain *rows_chain(Kernel *k, Element element, Shared a, Shared b, int dep
 	return c;
 }
 
-void wgmma_int8(Kernel *k, Tile acc, Shared a, Shared b)
+/* Of rows that are a panel wide at most; wider ones would not fit beside the sums. */
+Int8Rows wgmma_int8_rows(Kernel *k, Shared a)
 {
-	Chain *c = rows_chain(k, ELEMENT_INT8, a, b, plan_int8_bytes(k->spec));
+	Builder *b = k->b;
+	Int8Rows rows = { .from = a };
+	int steps = plan_int8_bytes(k->spec) / DEPTH_BYTES;
+	if (shared_panels(a) > 1)
+		return rows;
+	rows.registers = ARENA_ARRAY(b->arena, Val, steps * A_REGS);
+	Val in_chunk = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 4);
+	for (int half = 0; half < 2; half++) {
+		Val in_warp = val_add_i32(b, val_div_i32(b, k->lane, 4), 8 * half);
+		Val row = val_add(b, val_mul_i32(b, k->warp, PLAN_WARP_ROWS), in_warp);
+		Val turn = val_rem_i32(b, row, 8);
+		Val start = val_offset(b, a.base, val_add(b, val_mul_i32(b, row, PLAN_PANEL_BYTES), in_chunk));
+		for (int c = 0; c < 2 * steps; c++) {
+			Val place = val_xor(b, turn, val_i32(b, c));
+			Val at = val_offset(b, start, val_mul_i32(b, place, CHUNK));
+			rows.registers[c / 2 * A_REGS + c % 2 * 2 + half] = val_load(b, at, IR_I32);
+		}
+	}
+	return rows;
+}
+
+void wgmma_int8(Kernel *k, Tile acc, Int8Rows a, Shared b)
+{
+	Chain *c = rows_chain(k, ELEMENT_INT8, a.from, b, plan_int8_bytes(k->spec));
+	c->in_registers = a.registers;
+	for (int i = 0; c->in_registers && i < c->steps * A_REGS; i++)
+		c->a[i / A_REGS][i % A_REGS] = a.registers[i];
 	start_chain(k, acc.e, c, true);
 	ir_asm(k->b, "wgmma.wait_group.sync.aligned 0;", accumulator_constraints(k, 'r', tile_count(acc), true), IR_I32,
 	       tile_count(acc), acc.e, tile_count(acc), acc.e);
