@@ -99,6 +99,19 @@ int plan_int8_tile_bytes(const Spec *spec)
 	return plan_int8_keys(spec) / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
 }
 
+int plan_int8_lanes(const Spec *spec, int int8_bytes)
+{
+	int warp = 32, chunks = int8_bytes * dtype_size(spec->dtype) / 16, lanes = 2;
+	while (lanes < chunks && lanes < warp)
+		lanes *= 2;
+	return lanes;
+}
+
+int plan_int8_key_bytes(const Plan *plan)
+{
+	return plan->int8_tiles ? plan_int8_tile_bytes(plan->spec) / plan_int8_keys(plan->spec) : plan_int8_bytes(plan->spec);
+}
+
 int plan_mark_capacity(const Plan *plan)
 {
 	return plan->options.mark_capacity > 0 ? plan->options.mark_capacity : PLAN_MARK_CAPACITY;
@@ -129,6 +142,11 @@ const Launch *plan_launch(const Plan *plan, Role role)
 const char *plan_row_blocks(const Plan *plan, Arena *arena)
 {
 	return arena_printf(arena, "ceil_div(q_len,%d)", plan_launch(plan, ROLE_BACKWARD_Q)->rows);
+}
+
+static int min_int(int a, int b)
+{
+	return a < b ? a : b;
 }
 
 /* Launches. */
@@ -171,6 +189,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 	if (plan->sparse) {
 		int keys = plan_int8_keys(spec);
 		k->rows = PLAN_BOUND_KEYS;
+		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
+		k->register_limit = min_int(PLAN_ALL_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 	}
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {

@@ -47,8 +47,10 @@ enum {
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
+	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
-	PLAN_ALL_REGISTERS = 255           /* a thread's, by the instruction set */
+	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
+	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
 };
 
 /*
@@ -162,6 +164,10 @@ int plan_int8_keys(const Spec *spec);
  * (plan_int8_keys_a_row). templates/quantise.c has the order. */
 int plan_int8_tile_bytes(const Spec *spec);
 int plan_int8_keys_a_row(const Spec *spec);
+/* Bytes of an int8 key, with what is beside it in its layout. */
+int plan_int8_key_bytes(const Plan *plan);
+/* Threads that share a row of q or k while its int8 image is made: of each 16 bytes, a power of two. */
+int plan_int8_lanes(const Spec *spec, int int8_bytes);
 /* Marks kept for a row block at most. */
 int plan_mark_capacity(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix

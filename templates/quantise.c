@@ -8,7 +8,7 @@
 #include <math.h>
 #include "tile_parts.h"
 
-enum { CTA_WARPS = 4, CTA_THREADS = CTA_WARPS * WARP, MAX_ELEMENTS = 16, LEVELS = 127 };
+enum { MAX_WORDS = 8, MAX_ELEMENTS = 2 * MAX_WORDS, LEVELS = 127 };      /* of a row, a thread's: two chunks at most */
 
 /* Sums of squares and square roots in float32 are off by less than 300 * 2^-24; this covers it, and a few roundings more. */
 static const double UP = 1.0001;
@@ -27,41 +27,55 @@ typedef struct Share {
 static Share share_of(Kernel *k, int bytes)
 {
 	int size = dtype_size(k->spec->dtype);
-	Share s = { .lanes = CTA_THREADS / PLAN_TERM_ROWS, .elements = CHUNK / size };
+	Share s = { .lanes = plan_int8_lanes(k->spec, bytes), .elements = CHUNK / size };
 	s.chunks = bytes / s.elements;
 	s.stored = k->spec->head_dim / s.elements;
-	while (s.lanes < s.chunks && s.lanes < WARP)
-		s.lanes *= 2;
-	s.rows_at_once = CTA_THREADS / s.lanes;
+	s.rows_at_once = k->launch->warps * WARP / s.lanes;
 	s.chunk = val_rem_i32(k->b, k->thread, s.lanes);
 	s.row = val_div_i32(k->b, k->thread, s.lanes);
 	return s;
 }
 
-/* This thread's elements of a row, float32; 0 beyond the row's and the matrix's end. Returns how many. */
-static int load_share(Kernel *k, const Share *s, Matrix m, Val row, Val *x)
+/* A thread's part of a row as it lies in memory; 0 beyond the row's and the matrix's end. */
+typedef struct Words {
+	int count;
+	Val at[MAX_WORDS];                 /* i32 */
+} Words;
+
+static Words load_words(Kernel *k, const Share *s, Matrix m, Val row)
 {
+	enum { CHUNK_WORDS = CHUNK / 4 };
 	Builder *b = k->b;
-	Val exists = val_compare(b, IR_LT, row, m.rows);
+	Words words = { 0 };
+	Val exists = val_compare(b, IR_LT, row, m.rows), zero = val_i32(b, 0);
 	Val start = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, m, 1)));
 	start = val_offset(b, start, val_mul_i32(b, s->chunk, CHUNK));
-	int count = 0;
-	for (int c = 0; c < s->chunks; c += s->lanes, count += s->elements) {
-		Val *changed[MAX_ELEMENTS];
-		for (int i = 0; i < s->elements; i++) {
-			x[count + i] = val_f32(b, 0);
-			changed[i] = &x[count + i];
+	for (int c = 0; c < s->chunks; c += s->lanes, words.count += CHUNK_WORDS) {
+		Val *changed[CHUNK_WORDS];
+		for (int i = 0; i < CHUNK_WORDS; i++) {
+			words.at[words.count + i] = zero;
+			changed[i] = &words.at[words.count + i];
 		}
 		Val inside = val_and(b, exists, val_compare(b, IR_LT, s->chunk, val_i32(b, s->stored - c)));
-		for (If f = if_begin(b, inside, changed, s->elements); if_next(&f);) {
+		for (If f = if_begin(b, inside, changed, CHUNK_WORDS); if_next(&f);) {
 			Val chunk = val_load(b, val_offset_const(b, start, c * CHUNK), IR_V4I32);
-			for (int i = 0; i < 4; i++) {
-				Val bits = val_vector_get(b, chunk, i, IR_I32);
-				if (s->elements == 4)
-					x[count + i] = val_bitcast(b, bits, IR_F32);
-				else
-					unpack_pair(k, bits, &x[count + 2 * i], &x[count + 2 * i + 1]);
-			}
+			for (int i = 0; i < CHUNK_WORDS; i++)
+				*changed[i] = val_vector_get(b, chunk, i, IR_I32);
+		}
+	}
+	return words;
+}
+
+/* Their elements, float32. Returns how many. */
+static int unpack_words(Kernel *k, const Words *words, Val *x)
+{
+	int count = 0;
+	for (int i = 0; i < words->count; i++) {
+		if (k->spec->dtype == DTYPE_F32) {
+			x[count++] = val_bitcast(k->b, words->at[i], IR_F32);
+		} else {
+			unpack_pair(k, words->at[i], &x[count], &x[count + 1]);
+			count += 2;
 		}
 	}
 	return count;
@@ -146,7 +160,7 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 	/* Adding it rounds to an integer, which then stands in the low bits. */
 	Val magic = val_f32(b, 0x1.8p23);
 	Val minus = val_fneg(b, scale.step), error = val_f32(b, 0);
-	Val bytes[2 * MAX_ELEMENTS];
+	Val bytes[MAX_ELEMENTS];
 	for (int i = 0; i < count; i++) {
 		Val unit = val_fmul_alone(b, x[i], facts.inverse);
 		Val shifted = val_fma(b, unit, scale.inverse, magic);
@@ -188,11 +202,11 @@ static Val cta_max(Kernel *k, Val x)
 	Builder *b = k->b;
 	x = lane_max(k, x, WARP);
 	Val sums = val_offset_const(b, k->shared, k->shared_bytes);
-	k->shared_bytes += 4 * CTA_WARPS;
+	k->shared_bytes += 4 * k->launch->warps;
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);)
 		val_store(b, val_offset(b, sums, val_mul_i32(b, k->warp, 4)), x);
 	kernel_barrier(k);
-	for (int w = 0; w < CTA_WARPS; w++) {
+	for (int w = 0; w < k->launch->warps; w++) {
 		Val other = val_load(b, val_offset_const(b, sums, 4 * w), IR_F32);
 		x = w == 0 ? other : val_fmax(b, x, other);
 	}
@@ -374,7 +388,7 @@ enum { BATCH = 4 };
 typedef struct Batch {
 	int rows;                          /* of each thread */
 	Val in_block[BATCH], row[BATCH];
-	Val x[BATCH][2 * MAX_ELEMENTS];
+	Val x[BATCH][MAX_ELEMENTS];
 	int count;                         /* elements of a row that a thread has */
 } Batch;
 
@@ -392,7 +406,8 @@ static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first
 	for (int r = 0; r < batch.rows; r++) {
 		batch.in_block[r] = val_add(b, first, val_add_i32(b, s->row, r * s->rows_at_once));
 		batch.row[r] = val_add(b, row0, batch.in_block[r]);
-		batch.count = load_share(k, s, m, batch.row[r], batch.x[r]);
+		Words words = load_words(k, s, m, batch.row[r]);
+		batch.count = unpack_words(k, &words, batch.x[r]);
 	}
 	return batch;
 }
@@ -448,47 +463,64 @@ static Val or_infinite(Builder *b, Val x)
 	return val_select(b, val_fcompare(b, IR_LT, x, infinity), x, infinity);
 }
 
+/* The keys of which a thread holds its part, from their first reading on. */
+typedef struct Held {
+	Words words[PLAN_HELD_KEYS];
+	Val row[PLAN_HELD_KEYS], inverse[PLAN_HELD_KEYS];
+} Held;
+
+static Held hold_keys(Kernel *k, const Share *s, Matrix m, Val row0)
+{
+	Held held;
+	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+		held.row[r] = val_add(k->b, row0, val_add_i32(k->b, s->row, r * s->rows_at_once));
+		held.words[r] = load_words(k, s, m, held.row[r]);
+	}
+	return held;
+}
+
+/* Writes int8 keys with one scale; returns the largest error of this thread's. */
+static Val store_keys(Kernel *k, const Share *s, const Held *held, Matrix to, Scale scale)
+{
+	Val error = val_f32(k->b, 0), x[MAX_ELEMENTS];
+	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+		/* Unpacked again, as twice as many registers would be in use between. */
+		Words words = held->words[r];
+		for (int i = 0; i < words.count; i++)
+			words.at[i] = taken_again(k, words.at[i]);
+		int count = unpack_words(k, &words, x);
+		RowFacts facts = { .inverse = held->inverse[r] };
+		Val rest = store_int8(k, s, to, held->row[r], x, count, facts, scale);
+		error = val_fmax(k->b, error, rest);
+	}
+	return error;
+}
+
 void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
-	int keys = plan_int8_keys(k->spec);
-	Share share = share_of(k, k->plan->int8_tiles ? plan_int8_tile_bytes(k->spec) / keys : plan_int8_bytes(k->spec));
-	int step = share.rows_at_once * batch_rows(&share);
-	Val inverses = row_values(k);
-	Val zero = val_f32(b, 0), first = val_i32(b, 0), past = val_i32(b, k->launch->rows);
+	Share share = share_of(k, plan_int8_key_bytes(k->plan));
+	Val zero = val_f32(b, 0), first = val_i32(b, 0), x[MAX_ELEMENTS];
+	Val first_chunk = val_compare(b, IR_EQ, share.chunk, first);
 	/* Keys up to a whole group are made as well, of zeros: without row terms. */
 	Val terms_end = kernel_i32(k, "round_up(k_len,%d)", PLAN_TERM_ROWS);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "kv_heads", place);
 		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
-		Matrix to = int8_keys(k, index);
-		Val largest = zero, norm = zero, error = zero;
-		Val *carry[] = { &largest, &norm };
-		for (Loop l = loop_begin(b, first, past, step, carry, 2); loop_next(&l);) {
-			Batch batch = load_batch(k, &share, from, place.row0, l.index);
-			for (int r = 0; r < batch.rows; r++) {
-				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
-				largest = val_fmax(b, largest, facts.largest);
-				norm = val_fmax(b, norm, facts.norm);
-				Val own = val_compare(b, IR_EQ, share.chunk, first);
-				for (If f = if_begin(b, own, NULL, 0); if_next(&f);)
-					val_store(b, row_value_at(k, inverses, batch.in_block[r]), facts.inverse);
-				own = val_and(b, own, val_compare(b, IR_LT, batch.row[r], terms_end));
-				for (If f = if_begin(b, own, NULL, 0); k->spec->normalize == NORMALIZE_L2 && if_next(&f);)
-					store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), batch.row[r],
-					           facts.inverse);
-			}
+		Held held = hold_keys(k, &share, from, place.row0);
+		Val largest = zero, norm = zero;
+		for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+			int count = unpack_words(k, &held.words[r], x);
+			RowFacts facts = facts_of(k, &share, x, count);
+			held.inverse[r] = facts.inverse;
+			largest = val_fmax(b, largest, facts.largest);
+			norm = val_fmax(b, norm, facts.norm);
+			Val own = val_and(b, first_chunk, val_compare(b, IR_LT, held.row[r], terms_end));
+			for (If f = if_begin(b, own, NULL, 0); k->spec->normalize == NORMALIZE_L2 && if_next(&f);)
+				store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), held.row[r], facts.inverse);
 		}
 		Scale scale = scale_of(k, cta_max(k, largest));
-		Val *error_carry[] = { &error };
-		for (Loop l = loop_begin(b, first, past, step, error_carry, 1); loop_next(&l);) {
-			Batch batch = load_batch(k, &share, from, place.row0, l.index);
-			for (int r = 0; r < batch.rows; r++) {
-				RowFacts facts = { .inverse = val_load(b, row_value_at(k, inverses, batch.in_block[r]), IR_F32) };
-				Val rest = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
-				error = val_fmax(b, error, rest);
-			}
-		}
+		Val error = store_keys(k, &share, &held, int8_keys(k, index), scale);
 		error = cta_max(k, error);
 		norm = cta_max(k, norm);
 		for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, first), NULL, 0); if_next(&f);) {

@@ -17,8 +17,7 @@ static Val coordinate(Builder *b, const char *op)
 	return ir_op(b, "arith.index_cast", NULL, IR_I32, 1, &index);
 }
 
-/* An i32 of which compilers don't know that they have it already. */
-static Val taken_again(Kernel *k, Val x)
+Val taken_again(Kernel *k, Val x)
 {
 	return ir_op(k->b, "llvm.inline_asm", "asm_string = \"mov.b32 $0, $1;\", constraints = \"=r,r\", has_side_effects", IR_I32, 1, &x);
 }

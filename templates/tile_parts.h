@@ -62,6 +62,9 @@ void change_registers(Kernel *k, const char *how, int registers);
 Val group_barrier_id(Kernel *k);
 Val turn_barrier_id(Kernel *k, Val group);
 
+/* An i32 of which compilers don't know that they have it already: what is derived from it is derived again. */
+Val taken_again(Kernel *k, Val x);
+
 /* What rings of both engines do alike. */
 int ring_terms(const Ring *ring, const Stream *stream);      /* float32 of each term that travel with a tile */
 Val ring_terms_at(Ring *ring, const Stream *stream, int term);       /* those of the tile that is written next */
