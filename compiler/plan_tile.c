@@ -37,7 +37,8 @@ static double tile_cost(const Spec *spec, const Launch *tile)
 	int by_shared = SM_SHARED / (tile->shared_bytes + 1024);
 	int warps = (by_registers < by_shared ? by_registers : by_shared) * tile->warps;
 	double busy = warps < 8 ? warps / 8.0 : 1;
-	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == 2 ? 0.1 : 0)) / busy;
+	int scarce = tile->gathered ? 1 : 2;           /* slots with which copies are waited for */
+	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == scarce ? 0.1 : 0)) / busy;
 }
 
 /* Left to itself ptxas spills a little in order to fit one CTA more, or keeps everything live that it can and spills then. So it is
@@ -66,7 +67,7 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	if (needs->gathered)
-		shared += gather_bytes(tile->warps, tile->cols);
+		shared += gather_bytes(tile->warps, tile->cols * tile->slots);
 	tile->gathered = needs->gathered;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
 	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
@@ -162,7 +163,7 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 		return true;
 	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
 	int most_cols = needs->gathered ? GATHER_COLS : 64;
-	int most_slots = needs->gathered ? 1 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
+	int most_slots = needs->gathered ? 2 : MAX_SLOTS, least_slots = needs->gathered ? 1 : 2;
 	Launch tile = *launch;
 	double best = 0;
 	if (needs->can_retain)
@@ -207,7 +208,7 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 	launch->consumer_registers = CONSUMER_REGISTERS;
 }
 
-/* A mask of 64 bits and a sum for each thread, and the rows of a tile. */
+/* A mask of 64 bits and a sum for each thread, and the rows of tiles. */
 int gather_bytes(int warps, int cols)
 {
 	return warps * (WARP_LANES * 12 + 4) + 4 * cols;

@@ -62,11 +62,13 @@ typedef struct GatherWalk {
 typedef struct Gather {
 	Kernel *k;
 	int cols;
-	Val ends, masks, warp_sums, list, slots;       /* in shared memory */
+	Val ends, masks, warp_sums, lists, slots;      /* in shared memory; of lists and slots there are launch->slots */
 	const GatherWalk *walk;
 	Val mask;                          /* i64, carried: of this thread's mark in the group at hand */
 	Val total;                         /* rows that the marks at hand name */
 	Val found;                         /* rows of the walk so far */
+	int slot_bytes;
+	Val list, slot;                    /* of the round at hand */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
 	Loop groups, rounds;
 } Gather;

@@ -62,13 +62,14 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	Gather g = { .k = k, .cols = cols };
 	int threads = threads_of(k), at = k->shared_bytes;
 	g.slots = val_offset_const(b, k->shared, at);
-	at += streams_bytes(k, cols, streams, count);
+	g.slot_bytes = streams_bytes(k, cols, streams, count);
+	at += k->launch->slots * g.slot_bytes;
 	g.masks = val_offset_const(b, k->shared, at);
 	at += 8 * threads;
 	g.ends = val_offset_const(b, k->shared, at);
 	at += 4 * threads;
-	g.list = val_offset_const(b, k->shared, at);
-	at += 4 * cols;
+	g.lists = val_offset_const(b, k->shared, at);
+	at += k->launch->slots * 4 * cols;
 	g.warp_sums = val_offset_const(b, k->shared, at);
 	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
 	return g;
@@ -190,6 +191,21 @@ static Val entry_row(Gather *g, Val first, Val entry)
 	return val_add(b, block, nth_bit(k, mask, number));
 }
 
+/* Of lists, or of slots, of so many bytes: the round's. */
+static Val of_round(Gather *g, Val base, int bytes, Val round)
+{
+	Builder *b = g->k->b;
+	Val number = val_rem_i32(b, round, g->k->launch->slots);
+	return val_offset(b, base, val_mul_i32(b, number, bytes));
+}
+
+/* From here on what is written and copied, or read, is that round's. */
+static void at_round(Gather *g, Val round)
+{
+	g->list = of_round(g, g->lists, 4 * g->cols, round);
+	g->slot = of_round(g, g->slots, g->slot_bytes, round);
+}
+
 /* The rows of a round's tile, one thread a column. */
 static void write_list(Gather *g, Val first, Val round)
 {
@@ -216,35 +232,63 @@ static RingTile slot_of(Gather *g, int n)
 {
 	Kernel *k = g->k;
 	const Stream *s = &g->walk->streams[n];
-	Val base = val_offset_const(k->b, g->slots, streams_bytes(k, g->cols, g->walk->streams, n));
+	Val base = val_offset_const(k->b, g->slot, streams_bytes(k, g->cols, g->walk->streams, n));
 	RingTile tile = { .data = shared_at(k, base, g->cols, s->matrix.cols) };
 	for (int t = 0; t < s->term_count; t++)
 		tile.terms[t] = val_offset_const(k->b, tile.data.base, shared_bytes(tile.data) + t * g->cols * 4);
 	return tile;
 }
 
-static void copy_streams(Gather *g)
+static void copy_stream(Gather *g, int n)
 {
 	Kernel *k = g->k;
+	const Stream *s = &g->walk->streams[n];
+	RingTile to = slot_of(g, n);
+	shared_gather(k, to.data, s->matrix, g->list);
+	for (int t = 0; t < s->term_count; t++)
+		shared_gather_terms(k, to.terms[t], s->terms[t], g->list, g->cols, s->matrix.rows);
+}
+
+/* A group of copies each, whether the round exists or not, so that counting groups is counting streams. */
+static void copy_round(Gather *g, Val first, Val round)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val exists = val_compare(b, IR_LT, val_mul_i32(b, round, g->cols), g->total);
+	at_round(g, round);
 	for (int n = 0; n < g->walk->stream_count; n++) {
-		const Stream *s = &g->walk->streams[n];
-		RingTile to = slot_of(g, n);
-		shared_gather(k, to.data, s->matrix, g->list);
-		for (int t = 0; t < s->term_count; t++)
-			shared_gather_terms(k, to.terms[t], s->terms[t], g->list, g->cols, s->matrix.rows);
+		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);) {
+			if (n == 0)
+				write_list(g, first, round);
+			copy_stream(g, n);
+		}
 		copies_commit(k);
 	}
 }
 
 static void copy_residents(Gather *g)
 {
-	Kernel *k = g->k;
-	Val some = val_compare(k->b, IR_GT, g->total, val_i32(k->b, 0));
-	for (If f = if_begin(k->b, some, NULL, 0); if_next(&f);)
-		for (int n = 0; n < g->walk->resident_count; n++) {
-			const Resident *r = &g->walk->residents[n];
-			shared_copy(k, r->to, r->from, r->row0);
-		}
+	for (int n = 0; n < g->walk->resident_count; n++) {
+		const Resident *r = &g->walk->residents[n];
+		shared_copy(g->k, r->to, r->from, r->row0);
+	}
+}
+
+static bool copies_ahead(const Gather *g)
+{
+	return g->k->launch->slots > 1;
+}
+
+/* What a group's first round needs: once, as most row blocks have but one round, if any. */
+static void begin_copies(Gather *g)
+{
+	Builder *b = g->k->b;
+	Val some = val_compare(b, IR_GT, g->total, val_i32(b, 0));
+	for (If f = if_begin(b, some, NULL, 0); if_next(&f);) {
+		copy_residents(g);
+		if (copies_ahead(g))
+			copy_round(g, g->groups.index, val_i32(b, 0));
+	}
 }
 
 /* The first mark of the first group. */
@@ -285,17 +329,17 @@ static void enter_group(Gather *g)
 	Val next = val_add(b, g->groups.index, val_add_i32(b, k->thread, threads_of(k)));
 	g->mask = mask_of(k, g->walk, next);
 	g->found = val_add(b, g->found, g->total);
-	copy_residents(g);
+	begin_copies(g);
 	Val up = val_add_i32(b, g->total, g->cols - 1);
 	g->rounds = loop_begin(b, val_i32(b, 0), val_div_i32(b, up, g->cols), 1, g->groups.carry, g->groups.count);
 }
 
 static void enter_round(Gather *g)
 {
-	Kernel *k = g->k;
-	write_list(g, g->groups.index, g->rounds.index);
-	copy_streams(g);
-	g->index = axis_load_shared(k, g->cols, g->list, IR_V2I32);
+	Val round = g->rounds.index;
+	copy_round(g, g->groups.index, copies_ahead(g) ? val_add_i32(g->k->b, round, 1) : round);
+	at_round(g, round);
+	g->index = axis_load_shared(g->k, g->cols, g->list, IR_V2I32);
 }
 
 Range gather_range(Gather *g)
@@ -326,7 +370,8 @@ bool gather_round(Gather *g)
 
 RingTile gather_tile(Gather *g, int stream)
 {
-	copies_wait(g->k, g->walk->stream_count - 1 - stream);
+	int later = g->walk->stream_count - 1 - stream;
+	copies_wait(g->k, copies_ahead(g) ? later + g->walk->stream_count : later);
 	kernel_barrier(g->k);
 	return slot_of(g, stream);
 }
