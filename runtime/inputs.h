@@ -10,7 +10,7 @@ typedef enum GradInput {
 	GRAD_OPTIONAL                  /* without one, tensor[TENSOR_DO].absent is set */
 } GradInput;
 
-/* Reads a folder or .npz: q1, k1, q2, ..., v, do, and parameters by name ("lam" is taken for "lambda"; one value may
+/* Reads a folder, .npz or .safetensors: q1, k1, q2, ..., v, do, and parameters by name ("lam" is taken for "lambda"; one value may
  * stand for all), of rank 4 [batch, heads, length, dim] or 3 (batch 1). Every array must be known to the spec and
  * every tensor must be there; do as `grad` says. Values are rounded to the spec's dtype. */
 tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, GradInput grad, Problem *problem);
