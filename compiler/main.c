@@ -10,6 +10,7 @@
 #include "header.h"
 #include "licenses.h"
 #include "main_calibrate.h"
+#include "main_explore.h"
 #include "options.h"
 #include "output.h"
 #include "pipeline.h"
@@ -193,6 +194,8 @@ static int run_command(Arena *arena, const Options *options)
 	c.diag = c.source ? diag_new(arena, options->spec, c.source) : unread;
 	if (c.source && options->command == COMMAND_CALIBRATE)
 		status = calibrate_spec(&c, options);
+	else if (c.source && options->command == COMMAND_EXPLORE)
+		status = explore_spec(&c, options);
 	else if (c.source && options->command != COMMAND_COMPILE)
 		status = run_kernels(&c, options);
 	else if (c.source && compile(&c, options))

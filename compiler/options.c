@@ -8,12 +8,13 @@
 
 enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
 	FOR_KERNELS = FOR_COMPILE | FOR_CHECK | FOR_RUN, FOR_CALIBRATE = 1 << COMMAND_CALIBRATE,
-	FOR_ALL = FOR_KERNELS | FOR_CALIBRATE };
+	FOR_EXPLORE = 1 << COMMAND_EXPLORE, FOR_ALL = FOR_KERNELS | FOR_CALIBRATE | FOR_EXPLORE };
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
 	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
-	OPTION_PARAM, OPTION_TENSORS, OPTION_LAYER, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
+	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SWEEP, OPTION_CSV, OPTION_JSON,
+	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
 
 typedef struct OptionRow {
@@ -26,9 +27,9 @@ typedef struct OptionRow {
 
 static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
-	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS, "sm_80 (the default: this and every later GPU) or sm_90a" },
+	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS | FOR_EXPLORE, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
 	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_KERNELS, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
@@ -48,6 +49,18 @@ static const OptionRow rows[] = {
 	{ OPTION_TENSORS, "--in", "PATH", FOR_CALIBRATE, "calibrate: as of run" },
 	{ OPTION_LAYER, "--layer", "N", FOR_CALIBRATE, "calibrate: the layer that the tensors are of, from 0" },
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_CALIBRATE, "calibrate: write the spec with these values to FILE" },
+	{ OPTION_INPUTS, "--in", "PATH", FOR_EXPLORE, "explore: as of run; again for the next layer; without it tensors are drawn" },
+	{ OPTION_LAYER, "--layer", "N", FOR_EXPLORE, "explore: the layer that the first --in is of, from 0" },
+	{ OPTION_SWEEP, "--sweep", "NAME=VALUES", FOR_EXPLORE, "explore: a learned parameter or option(), 0.5:1.5:0.25 or 1,2,3; may be repeated" },
+	{ OPTION_SOFTMAX, "--softmax", NULL, FOR_EXPLORE, "explore: compare with dense softmax attention of view 1" },
+	{ OPTION_CSV, "--csv", "FILE", FOR_EXPLORE, "explore: write a line for each head; - is standard output" },
+	{ OPTION_JSON, "--json", "FILE", FOR_EXPLORE, "explore: write all figures, maps too; - is standard output" },
+	{ OPTION_NUMBER + NUMBER_SEED, "--seed", "N", FOR_EXPLORE, "explore: of what is drawn at random, 1 by default" },
+	{ OPTION_NUMBER + NUMBER_BATCH, "--batch", "N", FOR_EXPLORE, "explore: of drawn tensors, 1 by default" },
+	{ OPTION_NUMBER + NUMBER_HEADS, "--heads", "N", FOR_EXPLORE, "explore: of drawn tensors, 4 by default" },
+	{ OPTION_NUMBER + NUMBER_KV_HEADS, "--kv-heads", "N", FOR_EXPLORE, "explore: of drawn tensors, as --heads by default" },
+	{ OPTION_NUMBER + NUMBER_Q_LEN, "--q-len", "N", FOR_EXPLORE, "explore: of drawn tensors, 2048 by default" },
+	{ OPTION_NUMBER + NUMBER_K_LEN, "--k-len", "N", FOR_EXPLORE, "explore: of drawn tensors, as --q-len by default" },
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
 	{ OPTION_DEFECT, "--defect", "KIND", FOR_KERNELS, NULL },
 	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_KERNELS, NULL },
@@ -59,7 +72,7 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* Compiling has no word of its own. */
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
-	[COMMAND_CALIBRATE] = "calibrate" };
+	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore" };
 static const char *const per_names[] = { "head", "layer", "global" };
 static const char *const plan_names[] = { "auto", "dense", "sparse" };
 static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
@@ -73,7 +86,9 @@ void options_print_help(FILE *out)
 		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
 		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
-		"                                          find a parameter's values for so many survivors\n\n", out);
+		"                                          find a parameter's values for so many survivors\n"
+		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES]\n"
+		"                                          what survives, by head and length, and what changes it\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
@@ -189,12 +204,24 @@ static bool add_setting(Arena *arena, Options *options, const char *value)
 	return true;
 }
 
+static bool set_number(Arena *arena, Options *options, const OptionRow *row, const char *value)
+{
+	int number = row->id - OPTION_NUMBER;
+	int least = number != NUMBER_SEED;
+
+	if (integer_parse(value, strlen(value), least, 1 << 30, &options->number[number]))
+		return true;
+	return usage_error(arena_printf(arena, "%s takes a number from %d to 2^30, not", row->name, least), value, NULL);
+}
+
 static bool apply(Arena *arena, Options *options, const OptionRow *row, const char *value)
 {
 	int chosen = 0;
 	int64_t capacity;
 
-	switch (row->id) {
+	if (row->id >= OPTION_NUMBER && row->id <= OPTION_LAST_NUMBER)
+		return set_number(arena, options, row, value);
+	switch ((int)row->id) {
 	case OPTION_OUTPUT: options->output = value; return true;
 	case OPTION_HEADER: options->header = value; return true;
 	case OPTION_DUMP_DIR: options->dump_dir = value; return true;
@@ -220,7 +247,12 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_WANTED: options->calibrate_target = value; return true;
 	case OPTION_PARAM: options->param = value; return true;
 	case OPTION_TENSORS: options->in = value; return true;
+	case OPTION_INPUTS: options->inputs[options->input_count++] = value; return true;
 	case OPTION_LAYER: options->layer = value; return true;
+	case OPTION_SWEEP: options->sweeps[options->sweep_count++] = value; return true;
+	case OPTION_CSV: options->csv = value; return true;
+	case OPTION_JSON: options->json = value; return true;
+	case OPTION_SOFTMAX: options->softmax = true; return true;
 	case OPTION_PER: return set_choice(arena, row->name, value, per_names, 3, &options->per);
 	case OPTION_MARK_CAPACITY:
 		if (integer_parse(value, strlen(value), 1, INT32_MAX, &capacity)) {
@@ -261,6 +293,19 @@ static bool parse_option(Arena *arena, Options *options, int argc, char **argv, 
 	return apply(arena, options, row, value);
 }
 
+static bool check_explore(const Options *options)
+{
+	const char *const files[] = { options->csv, options->json };
+
+	for (int n = NUMBER_BATCH; n < NUMBER_COUNT && options->input_count; n++)
+		if (options->number[n] >= 0)
+			return usage_error("--batch, --heads, --kv-heads, --q-len and --k-len don't go with --in, whose arrays have a shape:",
+				options->inputs[0], NULL);
+	if (files[0] && files[1] && strcmp(files[0], files[1]) == 0)
+		return usage_error("--csv and --json name the same file:", files[0], NULL);
+	return true;
+}
+
 /* What only the whole command line can tell. */
 static bool check_combination(const Options *options)
 {
@@ -276,6 +321,8 @@ static bool check_combination(const Options *options)
 	if (options->command == COMMAND_CALIBRATE && !(options->in && options->calibrate_target))
 		return usage_error("calibrate needs the option", options->in ? "--target" : "--in",
 			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");
+	if (options->command == COMMAND_EXPLORE)
+		return check_explore(options);
 	if (options->command != COMMAND_COMPILE)
 		return true;
 	if (options->emit == EMIT_ALL && !options->dump_dir)
@@ -293,6 +340,10 @@ bool options_parse(Arena *arena, int argc, char **argv, Options *options)
 	int first = 1;
 
 	*options = (Options){ .emit = EMIT_NOTHING };
+	for (int n = 0; n < NUMBER_COUNT; n++)
+		options->number[n] = -1;
+	options->inputs = ARENA_ARRAY(arena, const char *, argc + 1);
+	options->sweeps = ARENA_ARRAY(arena, const char *, argc + 1);
 	options->settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
 	options->runtime_args = ARENA_ARRAY(arena, const char *, 2 * argc + 1);
 	for (int command = COMMAND_CHECK; argc > 1 && command < COMMAND_COUNT; command++) {
