@@ -12,6 +12,7 @@
 #include "main_explore.h"
 #include "manifest.h"
 #include "output.h"
+#include "main_report.h"
 #include "sweep.h"
 
 enum { MOST_RUNS = 10000 };
@@ -210,6 +211,11 @@ static bool write_file(Explore *e, const char *path, void (*write)(const Explore
 	return output_commit(e->c->diag, &output);
 }
 
+static void write_report_data(const void *session, FILE *out)
+{
+	explore_session_write_json(session, out);
+}
+
 static bool is_stdout(const char *path)
 {
 	return path && strcmp(path, "-") == 0;
@@ -253,14 +259,15 @@ int explore_spec(Compilation *c, const Options *options)
 	if (!parse_sweeps(&e))
 		return EXIT_BAD_USAGE;
 	set_up(&e, (int)layer);
-	if (!pipeline_run(c, STAGE_SPEC, NULL, NULL) || !sort_sweeps(&e))
-		return EXIT_BAD_SPEC;
+	if (!pipeline_run(c, STAGE_SPEC, NULL, NULL) || !sort_sweeps(&e) || (options->report && !report_check(c->diag)))
+		return EXIT_BAD_SPEC;          /* before the work, not after it */
 	if (!(e.session = explore_session_new(&e.setup))) {
 		diag_internal(c->diag, nowhere, "out of memory");
 		return EXIT_INTERNAL;
 	}
 	ok = run_all(&e) && write_file(&e, options->csv, explore_session_write_csv) &&
-		write_file(&e, options->json, explore_session_write_json);
+		write_file(&e, options->json, explore_session_write_json) &&
+		(!options->report || report_write(c->arena, c->diag, options->report, write_report_data, e.session));
 	explore_session_free(e.session);
 	for (int r = 0; r < e.setup.run_count; r++)
 		if (r == 0 || e.kernels[r] != e.kernels[r - 1])

@@ -13,7 +13,7 @@ enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_R
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
 	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
-	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SWEEP, OPTION_CSV, OPTION_JSON,
+	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
 	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
 
@@ -53,6 +53,7 @@ static const OptionRow rows[] = {
 	{ OPTION_LAYER, "--layer", "N", FOR_EXPLORE, "explore: the layer that the first --in is of, from 0" },
 	{ OPTION_SWEEP, "--sweep", "NAME=VALUES", FOR_EXPLORE, "explore: a learned parameter or option(), 0.5:1.5:0.25 or 1,2,3; may be repeated" },
 	{ OPTION_SOFTMAX, "--softmax", NULL, FOR_EXPLORE, "explore: compare with dense softmax attention of view 1" },
+	{ OPTION_REPORT, "--report", "FILE", FOR_EXPLORE, "explore: write one HTML file with plots (needs Python with plotly)" },
 	{ OPTION_CSV, "--csv", "FILE", FOR_EXPLORE, "explore: write a line for each head; - is standard output" },
 	{ OPTION_JSON, "--json", "FILE", FOR_EXPLORE, "explore: write all figures, maps too; - is standard output" },
 	{ OPTION_NUMBER + NUMBER_SEED, "--seed", "N", FOR_EXPLORE, "explore: of what is drawn at random, 1 by default" },
@@ -87,7 +88,7 @@ void options_print_help(FILE *out)
 		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
 		"                                          find a parameter's values for so many survivors\n"
-		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES]\n"
+		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
 		"                                          what survives, by head and length, and what changes it\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
@@ -250,6 +251,7 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_INPUTS: options->inputs[options->input_count++] = value; return true;
 	case OPTION_LAYER: options->layer = value; return true;
 	case OPTION_SWEEP: options->sweeps[options->sweep_count++] = value; return true;
+	case OPTION_REPORT: options->report = value; return true;
 	case OPTION_CSV: options->csv = value; return true;
 	case OPTION_JSON: options->json = value; return true;
 	case OPTION_SOFTMAX: options->softmax = true; return true;
@@ -301,6 +303,8 @@ static bool check_explore(const Options *options)
 		if (options->number[n] >= 0)
 			return usage_error("--batch, --heads, --kv-heads, --q-len and --k-len don't go with --in, whose arrays have a shape:",
 				options->inputs[0], NULL);
+	if (options->report && strcmp(options->report, "-") == 0)
+		return usage_error("--report needs the name of a file, not", options->report, NULL);
 	if (files[0] && files[1] && strcmp(files[0], files[1]) == 0)
 		return usage_error("--csv and --json name the same file:", files[0], NULL);
 	return true;

@@ -38,7 +38,7 @@ typedef struct Options {
 	const char **inputs;               /* --in, one a layer */
 	const char **sweeps;               /* --sweep, as given */
 	int input_count, sweep_count;
-	const char *csv, *json;   /* files, or NULL */
+	const char *csv, *json, *report;   /* files, or NULL */
 	bool softmax;
 	int64_t number[NUMBER_COUNT];      /* -1: not given */
 	/* check and run: handed to the runtime's own command line, in the order given */
