@@ -43,7 +43,7 @@ static const OptionRow rows[] = {
 	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
 	{ OPTION_RUNTIME, "--stats", NULL, FOR_RUN, "instead of --out: which pairs a sparse plan visits" },
 	{ OPTION_RUNTIME, "--layer", "N", FOR_CHECK | FOR_RUN, "the layer whose parameters are used, from 0" },
-	{ OPTION_WANTED, "--target", "NAME=N", FOR_CALIBRATE, "calibrate: survivors=N, pairs above the threshold a row, or zeros=SHARE" },
+	{ OPTION_WANTED, "--target", "NAME=N", FOR_CALIBRATE, "calibrate: survivors=N, pairs above the threshold a row, zeros=SHARE or visited=SHARE" },
 	{ OPTION_PER, "--per", "WHAT", FOR_CALIBRATE, "calibrate: head (the default), layer or global: what has a value of its own" },
 	{ OPTION_PARAM, "--param", "NAME", FOR_CALIBRATE, "calibrate: the learned parameter, where the threshold reads several" },
 	{ OPTION_TENSORS, "--in", "PATH", FOR_CALIBRATE, "calibrate: as of run" },
@@ -87,7 +87,7 @@ void options_print_help(FILE *out)
 		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
 		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
-		"                                          find a parameter's values for so many survivors\n"
+		"                                          find a parameter's values for so many survivors or so much work\n"
 		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
 		"                                          what survives, by head and length, and what changes it\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
