@@ -8,12 +8,13 @@
 
 enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
 	FOR_KERNELS = FOR_COMPILE | FOR_CHECK | FOR_RUN, FOR_CALIBRATE = 1 << COMMAND_CALIBRATE,
-	FOR_EXPLORE = 1 << COMMAND_EXPLORE, FOR_ALL = FOR_KERNELS | FOR_CALIBRATE | FOR_EXPLORE };
+	FOR_EXPLORE = 1 << COMMAND_EXPLORE, FOR_DIFF = 1 << COMMAND_DIFF,
+	FOR_ALL = FOR_KERNELS | FOR_CALIBRATE | FOR_EXPLORE | FOR_DIFF };
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
 	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
-	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
+	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SET_FIRST, OPTION_SET_SECOND, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
 	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
 
@@ -27,9 +28,9 @@ typedef struct OptionRow {
 
 static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
-	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS | FOR_EXPLORE, "sm_80 (the default: this and every later GPU) or sm_90a" },
+	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
 	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_KERNELS, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
@@ -62,6 +63,10 @@ static const OptionRow rows[] = {
 	{ OPTION_NUMBER + NUMBER_KV_HEADS, "--kv-heads", "N", FOR_EXPLORE, "explore: of drawn tensors, as --heads by default" },
 	{ OPTION_NUMBER + NUMBER_Q_LEN, "--q-len", "N", FOR_EXPLORE, "explore: of drawn tensors, 2048 by default" },
 	{ OPTION_NUMBER + NUMBER_K_LEN, "--k-len", "N", FOR_EXPLORE, "explore: of drawn tensors, as --q-len by default" },
+	{ OPTION_SET_FIRST, "--set-first", "KEY=VALUE", FOR_DIFF, "diff: as --set, of the first spec alone" },
+	{ OPTION_SET_SECOND, "--set-second", "KEY=VALUE", FOR_DIFF, "diff: as --set, of the second spec alone" },
+	{ OPTION_TENSORS, "--in", "PATH", FOR_DIFF, "diff: as of run: numbers on these arrays too" },
+	{ OPTION_LAYER, "--layer", "N", FOR_DIFF, "diff: the layer that the tensors are of, from 0" },
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
 	{ OPTION_DEFECT, "--defect", "KIND", FOR_KERNELS, NULL },
 	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_KERNELS, NULL },
@@ -73,7 +78,7 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* Compiling has no word of its own. */
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
-	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore" };
+	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore", [COMMAND_DIFF] = "diff" };
 static const char *const per_names[] = { "head", "layer", "global" };
 static const char *const plan_names[] = { "auto", "dense", "sparse" };
 static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
@@ -89,7 +94,8 @@ void options_print_help(FILE *out)
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
 		"                                          find a parameter's values for so many survivors or so much work\n"
 		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
-		"                                          what survives, by head and length, and what changes it\n\n", out);
+		"                                          what survives, by head and length, and what changes it\n"
+		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
@@ -190,18 +196,17 @@ static bool set_emit(Arena *arena, Options *options, const char *value)
 	return set_choice(arena, "--emit", value, names, STAGE_COUNT + 1, &options->emit);
 }
 
-static bool add_setting(Arena *arena, Options *options, const char *value)
+static bool add_setting(Arena *arena, const char *option, SpecOption *settings, int *count, const char *value)
 {
 	size_t key = strcspn(value, "=");
 
 	if (key == 0 || value[key] != '=')
-		return usage_error("--set takes KEY=VALUE, not", value, NULL);
-	for (int i = 0; i < options->setting_count; i++) {
-		if (strlen(options->settings[i].key) == key && strncmp(options->settings[i].key, value, key) == 0)
-			return usage_error("--set given twice for one key:", value, NULL);
+		return usage_error(arena_printf(arena, "%s takes KEY=VALUE, not", option), value, NULL);
+	for (int i = 0; i < *count; i++) {
+		if (strlen(settings[i].key) == key && strncmp(settings[i].key, value, key) == 0)
+			return usage_error(arena_printf(arena, "%s given twice for one key:", option), value, NULL);
 	}
-	options->settings[options->setting_count++] =
-		(SpecOption){ .key = arena_strndup(arena, value, key), .value = value + key + 1 };
+	settings[(*count)++] = (SpecOption){ .key = arena_strndup(arena, value, key), .value = value + key + 1 };
 	return true;
 }
 
@@ -233,7 +238,11 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_VERSION: options->version = true; return true;
 	case OPTION_HELP: options->help = true; return true;
 	case OPTION_TARGET: return set_target(arena, options, value);
-	case OPTION_SET: return add_setting(arena, options, value);
+	case OPTION_SET: return add_setting(arena, row->name, options->settings, &options->setting_count, value);
+	case OPTION_SET_FIRST:
+		return add_setting(arena, row->name, options->first_settings, &options->first_setting_count, value);
+	case OPTION_SET_SECOND:
+		return add_setting(arena, row->name, options->second_settings, &options->second_setting_count, value);
 	case OPTION_EMIT: return set_emit(arena, options, value);
 	case OPTION_PLAN:
 		if (!set_choice(arena, row->name, value, plan_names, 3, &chosen))
@@ -327,6 +336,9 @@ static bool check_combination(const Options *options)
 			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");
 	if (options->command == COMMAND_EXPLORE)
 		return check_explore(options);
+	if (options->command == COMMAND_DIFF && !options->other)
+		return usage_error("diff needs a second spec beside", options->spec, "for example: tdagen diff dsl/specs/tra.lua "
+			"dsl/specs/tda.lua");
 	if (options->command != COMMAND_COMPILE)
 		return true;
 	if (options->emit == EMIT_ALL && !options->dump_dir)
@@ -346,6 +358,8 @@ bool options_parse(Arena *arena, int argc, char **argv, Options *options)
 	*options = (Options){ .emit = EMIT_NOTHING };
 	for (int n = 0; n < NUMBER_COUNT; n++)
 		options->number[n] = -1;
+	options->first_settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
+	options->second_settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
 	options->inputs = ARENA_ARRAY(arena, const char *, argc + 1);
 	options->sweeps = ARENA_ARRAY(arena, const char *, argc + 1);
 	options->settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
@@ -362,10 +376,12 @@ bool options_parse(Arena *arena, int argc, char **argv, Options *options)
 		} else if (!only_files && argv[at][0] == '-' && argv[at][1]) {
 			if (!parse_option(arena, options, argc, argv, &at))
 				return false;
+		} else if (options->command == COMMAND_DIFF && options->spec && !options->other) {
+			options->other = argv[at];
 		} else if (options->spec) {
 			const char *near = suggest_word(options->spec, command_names + 1, COMMAND_COUNT - 1);
 
-			return usage_error("one spec at a time; a second was given:", argv[at],
+			return usage_error(options->other ? "two specs at a time; a third was given:" : "one spec at a time; a second was given:", argv[at],
 				near ? arena_printf(arena, "did you mean 'tdagen %s'?", near) : NULL);
 		} else {
 			options->spec = argv[at];

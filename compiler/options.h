@@ -10,7 +10,7 @@
 #include "spec.h"
 
 typedef enum Command { COMMAND_COMPILE, COMMAND_CHECK, COMMAND_RUN, COMMAND_CALIBRATE, COMMAND_EXPLORE,
-	COMMAND_COUNT } Command;
+	COMMAND_DIFF, COMMAND_COUNT } Command;
 
 enum { EMIT_NOTHING = -1, EMIT_ALL = STAGE_COUNT };
 
@@ -41,6 +41,10 @@ typedef struct Options {
 	const char *csv, *json, *report;   /* files, or NULL */
 	bool softmax;
 	int64_t number[NUMBER_COUNT];      /* -1: not given */
+	/* diff, beside in and layer */
+	const char *other;                 /* the second spec */
+	SpecOption *first_settings, *second_settings;
+	int first_setting_count, second_setting_count;
 	/* check and run: handed to the runtime's own command line, in the order given */
 	const char **runtime_args;
 	int runtime_arg_count;

@@ -15,6 +15,10 @@ typedef enum GradInput {
  * every tensor must be there; do as `grad` says. Values are rounded to the spec's dtype. */
 tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, GradInput grad, Problem *problem);
 
+/* The same, but arrays that only the spec of `other` has are left out. */
+tda_status inputs_load_shared(const char *path, tda_kernel *kernel, const tda_kernel *other, int layer, GradInput grad,
+                              Problem *problem);
+
 /* Write o, and if asked dq1, dk1, ..., dv, d<parameter> to DIR/NAME.npy, from what a device left in the problem or
  * from the reference. The folder is made where it is missing. */
 tda_status outputs_write(const char *folder, const Problem *problem, bool backward);
