@@ -63,7 +63,7 @@ typedef struct Exploration {
 	ExploreCounts all;
 	/* Survivors by cells of a head's plane of rows and keys, summed over views and batch; -1: no visible pair. */
 	int64_t map_rows, map_cols, map_side;  /* map_side: rows, and keys, of a cell; a multiple of EXPLORE_ROWS */
-	int64_t *map;                  /* [heads, map_rows, map_cols] */
+	int64_t *map;                  /* [heads, map_rows, map_cols]; NULL: not kept */
 	double *dparam[TDA_MAX_PARAMS];        /* with gradients */
 } Exploration;
 

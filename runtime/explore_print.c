@@ -98,8 +98,8 @@ static void print_gradients(const ExploreRun *run, FILE *out)
 static void print_times(const ExploreReport *report, const ExploreRun *run, FILE *out)
 {
 	if (run->has & NEEDS_TIME)
-		fprintf(out, "time on %s: forward %.4f ms, backward %.4f ms\n", report->device, run->ms[PHASE_FORWARD],
-		        run->ms[PHASE_BACKWARD]);
+		fprintf(out, "time on %s, kernels for %s: forward %.4f ms, backward %.4f ms\n", report->device, run->manifest->target,
+		        run->ms[PHASE_FORWARD], run->ms[PHASE_BACKWARD]);
 	else
 		fputs("time: not measured, as there is no GPU here\n", out);
 }

@@ -113,6 +113,17 @@ static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p)
 	return status;
 }
 
+/* Maps are large, and those of the first settings show where pairs survive. */
+static void keep_map(const ExploreSession *s, ExploreRun *run)
+{
+	for (int n = 0; n < s->setup->sweep_count; n++)
+		if (strcmp(run->settings[n], s->report.runs[0].settings[n]) != 0) {
+			free(run->result.map);
+			run->result.map = NULL;
+			return;
+		}
+}
+
 static void print_run(ExploreSession *s, const ExploreRun *run)
 {
 	FILE *out = s->setup->tables;
@@ -136,8 +147,10 @@ tda_status explore_session_run(ExploreSession *s, int n, tda_kernel *kernel)
 
 	if (status)
 		return status;
-	if (!(status = measure(s, run, &p)))
+	if (!(status = measure(s, run, &p))) {
+		keep_map(s, run);
 		print_run(s, run);
+	}
 	problem_free(&p);
 	s->done++;
 	return status;

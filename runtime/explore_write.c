@@ -173,6 +173,10 @@ static void write_counts(const ExploreRun *run, const ExploreCounts *c, FILE *ou
 /* Survivors by cell; null where no pair is visible. */
 static void write_map(const Exploration *r, int64_t head, FILE *out)
 {
+	if (!r->map) {
+		fputs("}", out);
+		return;
+	}
 	fputs(",\"map\":[", out);
 	for (int64_t row = 0; row < r->map_rows; row++) {
 		fputs(row ? ",\n[" : "[", out);

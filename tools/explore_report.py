@@ -251,7 +251,7 @@ def add_heads(page, report, run):
 
 def add_maps(page, runs):
     maps = [(f"{'layer ' + str(run['layer']) + ', ' if run['several_layers'] else ''}head {h}", run, head["map"])
-            for run in runs for h, head in enumerate(run["by_head"]) if head["map"] and head["map"][0]]
+            for run in runs for h, head in enumerate(run["by_head"]) if head.get("map") and head["map"][0]]
     if not maps:
         return
     side = runs[0]["map_side"]
