@@ -8,6 +8,7 @@
 #include <string.h>
 #include "../../runtime/check_case.h"
 #include "../../runtime/explore_report.h"
+#include "../../runtime/timing.h"
 #include "fixture.h"
 
 enum { HEAD_DIM = 8, LONGEST = 300 };
@@ -404,10 +405,65 @@ static void test_verdicts(void)
 	free(m.score);
 }
 
-int main(void)
+/* ---- times ---- */
+
+static int launches, readings;
+
+static tda_status count_mark(Device *device, int mark)
 {
+	(void)device;
+	launches += mark;
+	return TDA_OK;
+}
+
+/* Later ones are shorter; each phase has readings of its own. */
+static tda_status say_elapsed(Device *device, int from, int to, double *ms)
+{
+	(void)device;
+	*ms = 100 - readings++ + 0.1 * (to - from);
+	return TDA_OK;
+}
+
+/* The simulator with a clock that is wound by hand: medians of the launches after those that warm up. */
+static void test_times(const char *folder)
+{
+	enum { REPEATS = 5, WARM_UP = 3 };
+	tda_shape shape = TDA_SHAPE_INIT;
+	tda_kernel *kernel = NULL;
+	Device *device = NULL;
+	char path[1024];
+	double ms[PHASE_COUNT] = {0};
+	Problem p;
+
+	shape.batch = 1;
+	shape.heads = shape.kv_heads = 2;
+	shape.q_len = shape.k_len = 20;
+	snprintf(path, sizeof(path), "%s/linear.ptx", folder);
+	if (!CHECK(tda_open_file(path, &kernel) == TDA_OK && device_open(DEVICE_SIM, &device) == TDA_OK &&
+	           check_random_problem(&shape, kernel, 1, &p) == TDA_OK, "%s", tda_error_message()))
+		return;
+	DeviceOps ops = *device->ops;
+
+	ops.mark = count_mark;
+	ops.elapsed = say_elapsed;
+	device->ops = &ops;
+	CHECK(time_problem(&p, device, REPEATS, ms) == TDA_OK, "%s", tda_error_message());
+	CHECK(launches == 2 * (WARM_UP + REPEATS), "%d launches are timed", launches);
+	/* readings 3 to 7 of the forward count, 11 to 15 of the backward */
+	CHECK(fabs(ms[PHASE_FORWARD] - 95.1) < 1e-9 && fabs(ms[PHASE_BACKWARD] - 87.1) < 1e-9, "medians %g and %g", ms[PHASE_FORWARD],
+	      ms[PHASE_BACKWARD]);
+	problem_free(&p);
+	tda_close(kernel);
+	device->ops->close(device);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 2)
+		return 2;
 	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++)
 		test_case(&cases[n]);
 	test_verdicts();
+	test_times(argv[1]);
 	return fixture_result();
 }
