@@ -212,7 +212,9 @@ static void multiply_adds(const Spec *s, int cost[2])
 /* Which pairs a launch computes exactly. */
 static const char *computed(const Plan *plan)
 {
-	return plan->next ? "every visible pair, or those visited, by the shape" : plan->sparse ? "the pairs visited" : "every visible pair";
+	if (plan->next)
+		return "every visible pair, or those visited, by the shape";
+	return plan->sparse ? "the pairs visited" : "every visible pair";
 }
 
 static void print_cost(const Variant v[2], FILE *out)

@@ -1,4 +1,5 @@
-/* The HTML report of tdagen explore, for main_explore.c alone: drawn by tools/explore_report.py, which is built in, with the Python of this machine. */
+/* The HTML report of tdagen explore: drawn by tools/explore_report.py, which is built in, with the Python of this machine. For
+ * main_explore.c alone. */
 #ifndef TDAGEN_MAIN_REPORT_H
 #define TDAGEN_MAIN_REPORT_H
 

@@ -158,7 +158,8 @@ def map_figure(maps):
         "colorscale": [[0, "#f1f1f1"], [0.001, "#cfe3f3"], [0.4, "#4b93c9"], [0.75, "#14508c"], [1, "#06203f"]],
         "cmin": 0, "cmax": math.log10(1 + most),
         "colorbar": {"title": {"text": "survivors<br>of a cell"}, "tickvals": [math.log10(1 + t) for t in ticks],
-                     "ticktext": [f"{t:,}" for t in ticks], "thickness": 12, "lenmode": "pixels", "len": min(260, max(160, plot)), "y": 1, "yanchor": "top"}})
+                     "ticktext": [f"{t:,}" for t in ticks], "thickness": 12, "lenmode": "pixels",
+                     "len": min(260, max(160, plot)), "y": 1, "yanchor": "top"}})
 
 
 def as_numbers(values):
@@ -302,7 +303,8 @@ def draw(report):
         add_theory(page, run)
     return ("<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>" + html.escape(f"{base['spec']}: tdagen explore") +
             "</title>\n<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; script-src 'unsafe-inline'; style-src "
-            "'unsafe-inline'; img-src data: blob:\">\n<meta name=viewport content=\"width=device-width\">\n<link rel=icon href=\"data:,\">\n<style>" + STYLE +
+            "'unsafe-inline'; img-src data: blob:\">\n<meta name=viewport content=\"width=device-width\">\n"
+            "<link rel=icon href=\"data:,\">\n<style>" + STYLE +
             "</style></head>\n<body>\n" + "\n".join(page.parts) + "\n</body></html>\n")
 
 

