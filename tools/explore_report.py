@@ -106,7 +106,8 @@ def length_figure(runs):
             for h, head in enumerate(run["by_head"][:32]):
                 if head["survivors"]:
                     figure.add_scatter(x=[l["keys"] for l in head["lengths"]], y=[l["survivors"] or None for l in head["lengths"]],
-                                       name=f"head {h}", mode="lines", line={"width": 1}, opacity=0.7)
+                                       name=f"head {h}", mode="lines", line={"width": 1}, opacity=0.7,
+                                       visible="legendonly" if len(run["by_head"]) > 12 else True)
         if any(l["at_most"] is not None for l in lengths):
             figure.add_scatter(x=keys, y=[l["at_most"] for l in lengths], mode="lines", name="at most" + (f", {name}" if name else ""),
                                line={"color": colour, "dash": "dash", "width": 1.5})
@@ -210,6 +211,44 @@ def bar_figure(report, names, counts, label):
     return finished(figure, 240 * rows + 60)
 
 
+def tail_figure(figure, run):
+    """The share of each head's scores above t, over the bound on it."""
+    bounds = [10 ** -(n + 1) for n in range(6)]
+    for h, head in enumerate(run["by_head"][:16]):
+        for scores in head["scores"]:
+            figure.add_scatter(row=1, col=1, x=bounds, y=[share or None for share in scores["share_above_tail"]], mode="lines+markers",
+                               name=f"head {h}" + (f", view {scores['view']}" if run["views"] > 1 else ""),
+                               line={"width": 1.3}, marker={"size": 4})
+    figure.add_scatter(row=1, col=1, x=bounds, y=bounds, mode="lines", name="the bound", line={"color": "#222", "dash": "dash"})
+    figure.update_xaxes(row=1, col=1, type="log", autorange="reversed", dtick=1, exponentformat="power",
+                        title="bound: exp(-head_dim t\u00b2 / 2)")
+    figure.update_yaxes(row=1, col=1, type="log", dtick=1, exponentformat="power", title="share of scores above t")
+
+
+def consensus_figure(figure, run, col):
+    lengths = [l for l in run["all"]["lengths"] if l["rows"]]
+    keys = [l["keys"] for l in lengths]
+    for name, key, dash, colour in (("counted", "consensus", "solid", COLOURS[0]), ("by chance", "by_chance", "dash", COLOURS[1])):
+        figure.add_scatter(row=1, col=col, x=keys, y=[l[key] / l["rows"] or None for l in lengths], mode="lines+markers",
+                           name=f"in two views, {name}", line={"color": colour, "dash": dash})
+    figure.update_xaxes(row=1, col=col, type="log", dtick=math.log10(2) * 4, tickformat="d", title="keys that the row sees")
+    figure.update_yaxes(row=1, col=col, type="log", dtick=1, exponentformat="power", title="pairs of a row that survive in two views")
+
+
+def theory_figure(run):
+    """None where there is nothing to draw: a bound, or views that may agree."""
+    bounded = any(l["at_most"] is not None for l in run["all"]["lengths"])
+    agree = run["views"] > 1 and run["all"]["consensus"] > 0
+    if not bounded and not agree:
+        return None
+    figure = make_subplots(1, bounded + agree, horizontal_spacing=0.1)
+    if bounded:
+        tail_figure(figure, run)
+    if agree:
+        consensus_figure(figure, run, bounded + agree)
+    return finished(figure, 420, legend={"font": {"size": 11}})
+
+
 # ---- the page ----
 
 class Page:
@@ -270,6 +309,9 @@ def add_theory(page, run):
     page.add(table([("<th class=text>assumption</th>",), ("holds",), ("<th class=text>why</th>",)],
                    [[f"<td class=text>{html.escape(v['title'])}</td>", f"<td class={words[v['holds']][0]}>{words[v['holds']][1]}</td>",
                      f"<td class=text>{html.escape(v['text'])}</td>"] for v in run["theory"]]))
+    figure = theory_figure(run)
+    if figure:
+        page.figure(figure)
 
 
 def draw(report):

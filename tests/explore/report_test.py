@@ -111,10 +111,11 @@ def main():
         if SHOTS:
             SHOTS.mkdir(exist_ok=True)
         test_noticed(folder)
-        # two of survivors by length, one of maps, one a layer with heads; sweeps: one for each name; layers: one
-        test_page(folder, "one", 3, "tda.lua", "--in", CUT, "--softmax")
-        test_page(folder, "sweep", 5, "tda.lua", "--in", CUT, "--sweep", "beta=0.5:1.5:0.5", "--sweep", "p=1,2")
-        test_page(folder, "layers", 4, "tda_layers.lua", "--in", CUT, "--in", CUT)
+        # two of survivors by length, one of maps; of each layer one of tails and, where there are several, one of heads; sweeps: one
+        # for each name; layers: one
+        test_page(folder, "one", 4, "tda.lua", "--in", CUT, "--softmax")
+        test_page(folder, "sweep", 6, "tda.lua", "--in", CUT, "--sweep", "beta=0.5:1.5:0.5", "--sweep", "p=1,2")
+        test_page(folder, "layers", 6, "tda_layers.lua", "--in", CUT, "--in", CUT)
         test_page(folder, "odd", 4, "sigmoid.lua", "--heads", 6, "--kv-heads", 2, "--q-len", 70, "--k-len", 333)
     print(f"{passed} passed, {failed} failed")
     return failed > 0 or passed == 0
