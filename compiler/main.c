@@ -10,40 +10,14 @@
 #include "header.h"
 #include "licenses.h"
 #include "main_calibrate.h"
+#include "main_diff.h"
+#include "main_explore.h"
+#include "main_read.h"
 #include "options.h"
 #include "output.h"
 #include "pipeline.h"
 
-enum { SPEC_BYTES_MAX = 1 << 24 };     /* a spec is written by hand */
-
 static const Loc nowhere = { 0, 0 };
-
-static char *read_spec(Arena *arena, Diag *diag, const char *path, size_t *length)
-{
-	FILE *file = fopen(path, "rb");
-	char *text = NULL;
-	size_t room = 1 << 14;
-
-	*length = 0;
-	while (file && !ferror(file) && !feof(file) && *length < SPEC_BYTES_MAX) {
-		char *larger = arena_alloc(arena, room + 1);
-
-		if (text)
-			memcpy(larger, text, *length);
-		text = larger;
-		*length += fread(text + *length, 1, room - *length, file);
-		room *= 2;
-	}
-	bool ok = file && !ferror(file) && feof(file);
-
-	if (!ok) {
-		diag_error(diag, nowhere, "cannot read it: %s",
-			*length >= SPEC_BYTES_MAX ? "more than 16 MiB is no spec" : strerror(errno));
-	}
-	if (file)
-		fclose(file);
-	return ok ? text : NULL;
-}
 
 /* What emit_stage() needs. */
 typedef struct Emission {
@@ -189,10 +163,14 @@ static int run_command(Arena *arena, const Options *options)
 	Diag *unread = diag_new(arena, options->spec, NULL);
 	int status = EXIT_BAD_SPEC;
 
-	c.source = read_spec(arena, unread, options->spec, &c.length);
+	c.source = main_read_spec(arena, unread, options->spec, &c.length);
 	c.diag = c.source ? diag_new(arena, options->spec, c.source) : unread;
 	if (c.source && options->command == COMMAND_CALIBRATE)
 		status = calibrate_spec(&c, options);
+	else if (c.source && options->command == COMMAND_EXPLORE)
+		status = explore_spec(&c, options);
+	else if (c.source && options->command == COMMAND_DIFF)
+		status = diff_specs(&c, options);
 	else if (c.source && options->command != COMMAND_COMPILE)
 		status = run_kernels(&c, options);
 	else if (c.source && compile(&c, options))

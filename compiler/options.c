@@ -8,12 +8,14 @@
 
 enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_RUN = 1 << COMMAND_RUN,
 	FOR_KERNELS = FOR_COMPILE | FOR_CHECK | FOR_RUN, FOR_CALIBRATE = 1 << COMMAND_CALIBRATE,
-	FOR_ALL = FOR_KERNELS | FOR_CALIBRATE };
+	FOR_EXPLORE = 1 << COMMAND_EXPLORE, FOR_DIFF = 1 << COMMAND_DIFF,
+	FOR_ALL = FOR_KERNELS | FOR_CALIBRATE | FOR_EXPLORE | FOR_DIFF };
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
 	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
-	OPTION_PARAM, OPTION_TENSORS, OPTION_LAYER, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
+	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SET_FIRST, OPTION_SET_SECOND, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
+	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
 
 typedef struct OptionRow {
@@ -26,9 +28,9 @@ typedef struct OptionRow {
 
 static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
-	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS, "sm_80 (the default: this and every later GPU) or sm_90a" },
+	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
 	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_KERNELS, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
@@ -37,17 +39,34 @@ static const OptionRow rows[] = {
 	{ OPTION_RUNTIME, "--device", "DEVICE", FOR_CHECK | FOR_RUN, "gpu, sim or (run) reference; by default gpu where one is" },
 	{ OPTION_RUNTIME, "--quick", NULL, FOR_CHECK, "fewer cases: what the simulator does in seconds" },
 	{ OPTION_RUNTIME, "--seed", "N", FOR_CHECK, "of the random data, 1 by default" },
-	{ OPTION_RUNTIME, "--in", "PATH", FOR_CHECK | FOR_RUN, "a folder of .npy files or an .npz: q1, k1, ..., v, do, parameters" },
+	{ OPTION_RUNTIME, "--in", "PATH", FOR_CHECK | FOR_RUN, "a folder of .npy files, an .npz or a .safetensors: q1, k1, ..., v, do, parameters" },
 	{ OPTION_RUNTIME, "--out", "DIR", FOR_RUN, "where o, dq1, dk1, ..., dv and gradients of parameters go, as .npy" },
 	{ OPTION_RUNTIME, "--backward", NULL, FOR_RUN, "run the backward too; needs do" },
 	{ OPTION_RUNTIME, "--stats", NULL, FOR_RUN, "instead of --out: which pairs a sparse plan visits" },
 	{ OPTION_RUNTIME, "--layer", "N", FOR_CHECK | FOR_RUN, "the layer whose parameters are used, from 0" },
-	{ OPTION_WANTED, "--target", "NAME=N", FOR_CALIBRATE, "calibrate: survivors=N, pairs above the threshold a row, or zeros=SHARE" },
+	{ OPTION_WANTED, "--target", "NAME=N", FOR_CALIBRATE, "calibrate: survivors=N, pairs above the threshold a row, zeros=SHARE or visited=SHARE" },
 	{ OPTION_PER, "--per", "WHAT", FOR_CALIBRATE, "calibrate: head (the default), layer or global: what has a value of its own" },
 	{ OPTION_PARAM, "--param", "NAME", FOR_CALIBRATE, "calibrate: the learned parameter, where the threshold reads several" },
 	{ OPTION_TENSORS, "--in", "PATH", FOR_CALIBRATE, "calibrate: as of run" },
 	{ OPTION_LAYER, "--layer", "N", FOR_CALIBRATE, "calibrate: the layer that the tensors are of, from 0" },
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_CALIBRATE, "calibrate: write the spec with these values to FILE" },
+	{ OPTION_INPUTS, "--in", "PATH", FOR_EXPLORE, "explore: as of run; again for the next layer; without it tensors are drawn" },
+	{ OPTION_LAYER, "--layer", "N", FOR_EXPLORE, "explore: the layer that the first --in is of, from 0" },
+	{ OPTION_SWEEP, "--sweep", "NAME=VALUES", FOR_EXPLORE, "explore: a learned parameter or option(), 0.5:1.5:0.25 or 1,2,3; may be repeated" },
+	{ OPTION_SOFTMAX, "--softmax", NULL, FOR_EXPLORE, "explore: compare with dense softmax attention of view 1" },
+	{ OPTION_REPORT, "--report", "FILE", FOR_EXPLORE, "explore: write one HTML file with plots (needs Python with plotly)" },
+	{ OPTION_CSV, "--csv", "FILE", FOR_EXPLORE, "explore: write a line for each head; - is standard output" },
+	{ OPTION_JSON, "--json", "FILE", FOR_EXPLORE, "explore: write all figures, maps too; - is standard output" },
+	{ OPTION_NUMBER + NUMBER_SEED, "--seed", "N", FOR_EXPLORE, "explore: of what is drawn at random, 1 by default" },
+	{ OPTION_NUMBER + NUMBER_BATCH, "--batch", "N", FOR_EXPLORE, "explore: of drawn tensors, 1 by default" },
+	{ OPTION_NUMBER + NUMBER_HEADS, "--heads", "N", FOR_EXPLORE, "explore: of drawn tensors, 4 by default" },
+	{ OPTION_NUMBER + NUMBER_KV_HEADS, "--kv-heads", "N", FOR_EXPLORE, "explore: of drawn tensors, as --heads by default" },
+	{ OPTION_NUMBER + NUMBER_Q_LEN, "--q-len", "N", FOR_EXPLORE, "explore: of drawn tensors, 2048 by default" },
+	{ OPTION_NUMBER + NUMBER_K_LEN, "--k-len", "N", FOR_EXPLORE, "explore: of drawn tensors, as --q-len by default" },
+	{ OPTION_SET_FIRST, "--set-first", "KEY=VALUE", FOR_DIFF, "diff: as --set, of the first spec alone" },
+	{ OPTION_SET_SECOND, "--set-second", "KEY=VALUE", FOR_DIFF, "diff: as --set, of the second spec alone" },
+	{ OPTION_TENSORS, "--in", "PATH", FOR_DIFF, "diff: as of run: numbers on these arrays too" },
+	{ OPTION_LAYER, "--layer", "N", FOR_DIFF, "diff: the layer that the tensors are of, from 0" },
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
 	{ OPTION_DEFECT, "--defect", "KIND", FOR_KERNELS, NULL },
 	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_KERNELS, NULL },
@@ -59,7 +78,7 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
 /* Compiling has no word of its own. */
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
-	[COMMAND_CALIBRATE] = "calibrate" };
+	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore", [COMMAND_DIFF] = "diff" };
 static const char *const per_names[] = { "head", "layer", "global" };
 static const char *const plan_names[] = { "auto", "dense", "sparse" };
 static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
@@ -73,7 +92,10 @@ void options_print_help(FILE *out)
 		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
 		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
-		"                                          find a parameter's values for so many survivors\n\n", out);
+		"                                          find a parameter's values for so many survivors or so much work\n"
+		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
+		"                                          what survives, by head and length, and what changes it\n"
+		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
@@ -174,19 +196,28 @@ static bool set_emit(Arena *arena, Options *options, const char *value)
 	return set_choice(arena, "--emit", value, names, STAGE_COUNT + 1, &options->emit);
 }
 
-static bool add_setting(Arena *arena, Options *options, const char *value)
+static bool add_setting(Arena *arena, const char *option, SpecOption *settings, int *count, const char *value)
 {
 	size_t key = strcspn(value, "=");
 
 	if (key == 0 || value[key] != '=')
-		return usage_error("--set takes KEY=VALUE, not", value, NULL);
-	for (int i = 0; i < options->setting_count; i++) {
-		if (strlen(options->settings[i].key) == key && strncmp(options->settings[i].key, value, key) == 0)
-			return usage_error("--set given twice for one key:", value, NULL);
+		return usage_error(arena_printf(arena, "%s takes KEY=VALUE, not", option), value, NULL);
+	for (int i = 0; i < *count; i++) {
+		if (strlen(settings[i].key) == key && strncmp(settings[i].key, value, key) == 0)
+			return usage_error(arena_printf(arena, "%s given twice for one key:", option), value, NULL);
 	}
-	options->settings[options->setting_count++] =
-		(SpecOption){ .key = arena_strndup(arena, value, key), .value = value + key + 1 };
+	settings[(*count)++] = (SpecOption){ .key = arena_strndup(arena, value, key), .value = value + key + 1 };
 	return true;
+}
+
+static bool set_number(Arena *arena, Options *options, const OptionRow *row, const char *value)
+{
+	int number = row->id - OPTION_NUMBER;
+	int least = number != NUMBER_SEED;
+
+	if (integer_parse(value, strlen(value), least, 1 << 30, &options->number[number]))
+		return true;
+	return usage_error(arena_printf(arena, "%s takes a number from %d to 2^30, not", row->name, least), value, NULL);
 }
 
 static bool apply(Arena *arena, Options *options, const OptionRow *row, const char *value)
@@ -194,7 +225,9 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	int chosen = 0;
 	int64_t capacity;
 
-	switch (row->id) {
+	if (row->id >= OPTION_NUMBER && row->id <= OPTION_LAST_NUMBER)
+		return set_number(arena, options, row, value);
+	switch ((int)row->id) {
 	case OPTION_OUTPUT: options->output = value; return true;
 	case OPTION_HEADER: options->header = value; return true;
 	case OPTION_DUMP_DIR: options->dump_dir = value; return true;
@@ -205,7 +238,11 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_VERSION: options->version = true; return true;
 	case OPTION_HELP: options->help = true; return true;
 	case OPTION_TARGET: return set_target(arena, options, value);
-	case OPTION_SET: return add_setting(arena, options, value);
+	case OPTION_SET: return add_setting(arena, row->name, options->settings, &options->setting_count, value);
+	case OPTION_SET_FIRST:
+		return add_setting(arena, row->name, options->first_settings, &options->first_setting_count, value);
+	case OPTION_SET_SECOND:
+		return add_setting(arena, row->name, options->second_settings, &options->second_setting_count, value);
 	case OPTION_EMIT: return set_emit(arena, options, value);
 	case OPTION_PLAN:
 		if (!set_choice(arena, row->name, value, plan_names, 3, &chosen))
@@ -220,7 +257,13 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_WANTED: options->calibrate_target = value; return true;
 	case OPTION_PARAM: options->param = value; return true;
 	case OPTION_TENSORS: options->in = value; return true;
+	case OPTION_INPUTS: options->inputs[options->input_count++] = value; return true;
 	case OPTION_LAYER: options->layer = value; return true;
+	case OPTION_SWEEP: options->sweeps[options->sweep_count++] = value; return true;
+	case OPTION_REPORT: options->report = value; return true;
+	case OPTION_CSV: options->csv = value; return true;
+	case OPTION_JSON: options->json = value; return true;
+	case OPTION_SOFTMAX: options->softmax = true; return true;
 	case OPTION_PER: return set_choice(arena, row->name, value, per_names, 3, &options->per);
 	case OPTION_MARK_CAPACITY:
 		if (integer_parse(value, strlen(value), 1, INT32_MAX, &capacity)) {
@@ -261,6 +304,21 @@ static bool parse_option(Arena *arena, Options *options, int argc, char **argv, 
 	return apply(arena, options, row, value);
 }
 
+static bool check_explore(const Options *options)
+{
+	const char *const files[] = { options->csv, options->json };
+
+	for (int n = NUMBER_BATCH; n < NUMBER_COUNT && options->input_count; n++)
+		if (options->number[n] >= 0)
+			return usage_error("--batch, --heads, --kv-heads, --q-len and --k-len don't go with --in, whose arrays have a shape:",
+				options->inputs[0], NULL);
+	if (options->report && strcmp(options->report, "-") == 0)
+		return usage_error("--report needs the name of a file, not", options->report, NULL);
+	if (files[0] && files[1] && strcmp(files[0], files[1]) == 0)
+		return usage_error("--csv and --json name the same file:", files[0], NULL);
+	return true;
+}
+
 /* What only the whole command line can tell. */
 static bool check_combination(const Options *options)
 {
@@ -276,6 +334,11 @@ static bool check_combination(const Options *options)
 	if (options->command == COMMAND_CALIBRATE && !(options->in && options->calibrate_target))
 		return usage_error("calibrate needs the option", options->in ? "--target" : "--in",
 			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");
+	if (options->command == COMMAND_EXPLORE)
+		return check_explore(options);
+	if (options->command == COMMAND_DIFF && !options->other)
+		return usage_error("diff needs a second spec beside", options->spec, "for example: tdagen diff dsl/specs/tra.lua "
+			"dsl/specs/tda.lua");
 	if (options->command != COMMAND_COMPILE)
 		return true;
 	if (options->emit == EMIT_ALL && !options->dump_dir)
@@ -293,6 +356,12 @@ bool options_parse(Arena *arena, int argc, char **argv, Options *options)
 	int first = 1;
 
 	*options = (Options){ .emit = EMIT_NOTHING };
+	for (int n = 0; n < NUMBER_COUNT; n++)
+		options->number[n] = -1;
+	options->first_settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
+	options->second_settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
+	options->inputs = ARENA_ARRAY(arena, const char *, argc + 1);
+	options->sweeps = ARENA_ARRAY(arena, const char *, argc + 1);
 	options->settings = ARENA_ARRAY(arena, SpecOption, argc + 1);
 	options->runtime_args = ARENA_ARRAY(arena, const char *, 2 * argc + 1);
 	for (int command = COMMAND_CHECK; argc > 1 && command < COMMAND_COUNT; command++) {
@@ -307,10 +376,12 @@ bool options_parse(Arena *arena, int argc, char **argv, Options *options)
 		} else if (!only_files && argv[at][0] == '-' && argv[at][1]) {
 			if (!parse_option(arena, options, argc, argv, &at))
 				return false;
+		} else if (options->command == COMMAND_DIFF && options->spec && !options->other) {
+			options->other = argv[at];
 		} else if (options->spec) {
 			const char *near = suggest_word(options->spec, command_names + 1, COMMAND_COUNT - 1);
 
-			return usage_error("one spec at a time; a second was given:", argv[at],
+			return usage_error(options->other ? "two specs at a time; a third was given:" : "one spec at a time; a second was given:", argv[at],
 				near ? arena_printf(arena, "did you mean 'tdagen %s'?", near) : NULL);
 		} else {
 			options->spec = argv[at];

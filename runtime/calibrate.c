@@ -1,53 +1,30 @@
-/*
- * The scores of the heads at hand are computed once, by the f64 reference, and kept; a step of the bisection evaluates the
- * threshold of every row and counts the scores above it. Heads are taken a few at a time, as memory allows.
- */
+/* The search for the values, and what it prints. Heads are taken a few at a time, as memory allows. */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#include "calibrate.h"
+#include "calibrate_count.h"
 #include "error.h"
 #include "half.h"
 #include "inputs.h"
 #include "number.h"
 
-static const double tolerance = 0.02;          /* of survivors, relative */
+static const double tolerance = 0.02;          /* of the pairs wanted, relative */
 static const double farthest = 0x1p20;         /* from the initial value, times it where it is above 1; where a parameter has no bound */
 
-typedef struct Heads {
-	int64_t first, end;
-} Heads;
-
-typedef struct Calibrator {
-	const Problem *problem;
-	const CalibrateOptions *options;
-	int param;
-	double base;                   /* where the search begins */
-	int64_t *row_start;            /* [q_len + 1]: a row's first score among those of one view, batch entry and head */
-	int64_t rows;                  /* of a head that see a key */
-	Heads kept;                    /* heads whose scores are kept: */
-	double *scores;                /* [batch, kept heads, views, row_start[q_len]] */
-	atomic_llong not_finite;       /* 1 + batch_head * q_len + row of a score that is NaN or infinite; 0: none */
-	int threads;
-	bool short_of_memory;          /* a count could not be made */
-} Calibrator;
-
-/* What the search knows of one value: how many pairs survive. */
+/* What the search knows of one value: how many pairs survive, or are visited. */
 typedef struct Probe {
 	double value;
-	int64_t survivors;
+	int64_t pairs;
 } Probe;
 
 typedef struct Search {
 	Calibrator *c;
 	Heads heads;
-	double wanted;                 /* survivors, pairs */
+	double wanted;                 /* pairs */
 	bool has_above, has_below;
-	Probe above, below;            /* the last values tried with no fewer, and with fewer, survivors than wanted */
+	Probe above, below;            /* the last values tried with no fewer, and with fewer, pairs than wanted */
 	Probe best, most, fewest;
 	double lowest, highest;        /* of the values tried */
 	int probes;
@@ -59,7 +36,7 @@ typedef enum Outcome { REACHED, NO_VALUE, JUMPS, OUTCOME_NAN } Outcome;
 typedef struct Found {
 	Outcome outcome;
 	Search search;
-	int64_t survivors;             /* of the head alone */
+	Counted counted;               /* of the head alone */
 } Found;
 
 /* ---- options ---- */
@@ -68,14 +45,21 @@ tda_status calibrate_parse_target(const char *text, CalibrateTarget *target, dou
 {
 	size_t key = strcspn(text, "=");
 	const char *value = text[key] ? text + key + 1 : "";
-	bool survivors = key == 9 && strncmp(text, "survivors", key) == 0;
+	static const char *const names[] = {
+		[CALIBRATE_SURVIVORS] = "survivors", [CALIBRATE_ZEROS] = "zeros", [CALIBRATE_VISITED] = "visited",
+	};
+	int found = 0;
 
-	if (!survivors && !(key == 5 && strncmp(text, "zeros", key) == 0))
-		return tda_fail(TDA_BAD_ARGUMENT, "unknown target '%s': it can be survivors=N (a row) or zeros=SHARE", text);
-	*target = survivors ? CALIBRATE_SURVIVORS : CALIBRATE_ZEROS;
-	if (!number_parse(value, strlen(value), wanted) || !isfinite(*wanted) || *wanted <= 0 || (!survivors && *wanted >= 1))
-		return tda_fail(TDA_BAD_ARGUMENT, "the target %s needs a number %s, not '%s'", survivors ? "survivors" : "zeros",
-		                survivors ? "above 0" : "between 0 and 1", value);
+	while (found < CALIBRATE_TARGETS && !(strlen(names[found]) == key && strncmp(text, names[found], key) == 0))
+		found++;
+	if (found == CALIBRATE_TARGETS)
+		return tda_fail(TDA_BAD_ARGUMENT, "unknown target '%s': it can be survivors=N (a row), zeros=SHARE or visited=SHARE",
+		                text);
+	*target = (CalibrateTarget)found;
+	if (!number_parse(value, strlen(value), wanted) || !isfinite(*wanted) || *wanted <= 0 ||
+	    (*target != CALIBRATE_SURVIVORS && *wanted >= 1))
+		return tda_fail(TDA_BAD_ARGUMENT, "the target %s needs a number %s, not '%s'", names[found],
+		                *target == CALIBRATE_SURVIVORS ? "above 0" : "between 0 and 1", value);
 	return TDA_OK;
 }
 
@@ -108,156 +92,16 @@ static tda_status choose_param(const Manifest *m, const char *name, int *param)
 	return TDA_OK;
 }
 
-/* ---- scores ---- */
-
-static int64_t position(const Problem *p, int64_t row)
-{
-	return row + p->shape.k_len - p->shape.q_len;
-}
-
-static double *scores_of(const Calibrator *c, int64_t batch, int64_t head, int view)
-{
-	int64_t index = batch * (c->kept.end - c->kept.first) + head - c->kept.first;
-
-	return c->scores + (index * c->problem->manifest->views + view) * c->row_start[c->problem->shape.q_len];
-}
-
-static void keep_scores(void *user, const PairRun *pairs)
-{
-	Calibrator *c = user;
-	const tda_shape *shape = &c->problem->shape;
-	KeySpan keys = reference_visible_keys(c->problem->manifest, position(c->problem, pairs->row), shape->k_len);
-	double *to = scores_of(c, pairs->batch_head / shape->heads, pairs->batch_head % shape->heads, pairs->view) +
-	             c->row_start[pairs->row] + pairs->first - keys.first;
-
-	memcpy(to, pairs->score, sizeof(*to) * (size_t)pairs->count);
-	for (int n = 0; n < pairs->count; n++)
-		if (!isfinite(pairs->score[n]))
-			atomic_store(&c->not_finite, 1 + pairs->batch_head * shape->q_len + pairs->row);
-}
-
-/* Of the heads that read heads first to end - 1 of k. */
-static tda_status compute_scores(Calibrator *c, int64_t first, int64_t end)
-{
-	const tda_shape *shape = &c->problem->shape;
-	int64_t share = shape->heads / shape->kv_heads, at;
-	tda_status status;
-
-	c->kept = (Heads){ first * share, end * share };
-	status = problem_observe_heads(c->problem, first, end, keep_scores, c);
-	at = atomic_load(&c->not_finite) - 1;
-	if (!status && at >= 0)
-		status = tda_fail(TDA_BAD_ARGUMENT, "%s: a score of batch entry %lld, head %lld, row %lld is NaN or infinite: "
-		                  "q or k holds such a value or, with l2, a norm is not in 2^-60 to 2^60", c->options->in,
-		                  (long long)(at / shape->q_len / shape->heads), (long long)(at / shape->q_len % shape->heads),
-		                  (long long)(at % shape->q_len));
-	return status;
-}
-
-/* ---- counting ---- */
-
-typedef struct Count {
-	const Calibrator *c;
-	Heads heads;
-	double value;
-	atomic_llong next, survivors;
-	atomic_bool nan, failed;
-} Count;
-
-static double parameter(const Calibrator *c, int p, int64_t head, double value)
-{
-	const Problem *problem = c->problem;
-	const Operand *given = &problem->param[p];
-	int64_t entry = manifest_param_entry(problem->manifest, p, problem->shape.heads, problem->shape.layer, head);
-
-	if (p == c->param)
-		return value;
-	return given->absent ? (double)(float)problem->manifest->params[p].init
-	                     : dtype_load(TDA_F32, given->host, (size_t)entry);
-}
-
-static int64_t count_above(const double *scores, int64_t count, double tau)
-{
-	int64_t above = 0;
-
-	for (int64_t n = 0; n < count; n++)
-		above += scores[n] > tau;
-	return above;
-}
-
-/* One view of one batch entry and head. */
-static void count_view(Count *count, PostfixSlot *stack, int64_t batch, int64_t head, int view)
-{
-	const Calibrator *c = count->c;
-	const Problem *p = c->problem;
-	const double *scores = scores_of(c, batch, head, view);
-	double params[TDA_MAX_PARAMS];
-	PostfixInput input = { .count = 1, .params = params };
-	int64_t survivors = 0;
-
-	for (int n = 0; n < p->manifest->param_count; n++)
-		params[n] = parameter(c, n, head, count->value);
-	input.var[POSTFIX_VAR_HEAD] = (double)head;
-	input.var[POSTFIX_VAR_VIEW] = view + 1;
-	input.var[POSTFIX_VAR_LAYER] = (double)p->shape.layer;
-	input.var[POSTFIX_VAR_Q_LEN] = (double)p->shape.q_len;
-	input.var[POSTFIX_VAR_K_LEN] = (double)p->shape.k_len;
-	for (int64_t row = 0; row < p->shape.q_len; row++) {
-		int64_t keys = c->row_start[row + 1] - c->row_start[row];
-
-		if (keys == 0)
-			continue;
-		input.var[POSTFIX_VAR_I] = (double)position(p, row);
-		postfix_eval(p->manifest->threshold, &input, 0, stack);
-		if (isnan(stack->value[0]))
-			atomic_store(&count->nan, true);
-		survivors += count_above(scores + c->row_start[row], keys, stack->value[0]);
-	}
-	atomic_fetch_add(&count->survivors, survivors);
-}
-
-static void *count_work(void *user)
-{
-	Count *count = user;
-	const Problem *p = count->c->problem;
-	int64_t views = p->manifest->views, heads = count->heads.end - count->heads.first, at;
-	PostfixSlot *stack = calloc((size_t)postfix_depth(p->manifest->threshold), sizeof(*stack));
-
-	if (!stack)
-		atomic_store(&count->failed, true);
-	while (stack && (at = atomic_fetch_add(&count->next, 1)) < p->shape.batch * heads * views)
-		count_view(count, stack, at / views / heads, count->heads.first + at / views % heads, (int)(at % views));
-	free(stack);
-	return NULL;
-}
-
-/* -1: the threshold of a row is NaN, or there was no memory. */
-static int64_t count_survivors(Calibrator *c, Heads heads, double value)
-{
-	enum { MOST_THREADS = 64 };
-	Count count = { .c = c, .heads = heads, .value = value };
-	int64_t pieces = c->problem->shape.batch * (heads.end - heads.first) * c->problem->manifest->views;
-	pthread_t thread[MOST_THREADS];
-	int started = 0;
-
-	while (started + 1 < c->threads && started + 1 < pieces && started < MOST_THREADS &&
-	       pthread_create(&thread[started], NULL, count_work, &count) == 0)
-		started++;
-	count_work(&count);
-	for (int t = 0; t < started; t++)
-		pthread_join(thread[t], NULL);
-	c->short_of_memory |= atomic_load(&count.failed);
-	return atomic_load(&count.failed) || atomic_load(&count.nan) ? -1 : (int64_t)atomic_load(&count.survivors);
-}
-
 /* ---- the search ---- */
 
 /* False where there is no count: the search ends there. */
 static bool try_value(Search *s, double value)
 {
-	Probe probe = { value, count_survivors(s->c, s->heads, value) };
+	bool visited = s->c->options->target == CALIBRATE_VISITED;
+	Counted counted = calibrate_count(s->c, s->heads, value, visited);
+	Probe probe = { value, visited ? counted.visited : counted.survivors };
 
-	if (probe.survivors < 0) {
+	if (counted.survivors < 0) {
 		s->refused = value;
 		return false;
 	}
@@ -267,13 +111,13 @@ static bool try_value(Search *s, double value)
 	}
 	s->lowest = fmin(s->lowest, value);
 	s->highest = fmax(s->highest, value);
-	if (fabs((double)probe.survivors - s->wanted) < fabs((double)s->best.survivors - s->wanted))
+	if (fabs((double)probe.pairs - s->wanted) < fabs((double)s->best.pairs - s->wanted))
 		s->best = probe;
-	if (probe.survivors > s->most.survivors)
+	if (probe.pairs > s->most.pairs)
 		s->most = probe;
-	if (probe.survivors < s->fewest.survivors)
+	if (probe.pairs < s->fewest.pairs)
 		s->fewest = probe;
-	if ((double)probe.survivors >= s->wanted) {
+	if ((double)probe.pairs >= s->wanted) {
 		s->above = probe;
 		s->has_above = true;
 	} else {
@@ -305,7 +149,7 @@ static void bracket(Search *s)
 static Outcome search(Search *s)
 {
 	bracket(s);
-	while (s->has_above && s->has_below && (double)s->best.survivors != s->wanted) {
+	while (s->has_above && s->has_below && (double)s->best.pairs != s->wanted) {
 		double middle = (float)(0.5 * (s->above.value + s->below.value));
 
 		if (middle == s->above.value || middle == s->below.value)
@@ -315,35 +159,44 @@ static Outcome search(Search *s)
 	}
 	if (s->probes == 0)
 		return OUTCOME_NAN;
-	if (fabs((double)s->best.survivors - s->wanted) <= tolerance * s->wanted)
+	if (fabs((double)s->best.pairs - s->wanted) <= tolerance * s->wanted)
 		return REACHED;
 	return s->has_above && s->has_below ? JUMPS : NO_VALUE;
 }
 
 /* ---- what it prints ---- */
 
-/* Survivors, or zeros, of `heads` heads. */
-static double measure(const Calibrator *c, CalibrateTarget target, int64_t heads, double survivors)
+/* How many pairs of `heads` heads could count towards the target; for survivors, how many rows and views. */
+static double chances(const Calibrator *c, CalibrateTarget target, int64_t heads)
 {
-	const Problem *p = c->problem;
-	double views = (double)(p->shape.batch * heads * p->manifest->views);
+	double planes = (double)(c->problem->shape.batch * heads), visible = (double)c->row_start[c->problem->shape.q_len];
 
-	return target == CALIBRATE_SURVIVORS ? survivors / (views * (double)c->rows)
-	                                     : 1 - survivors / (views * (double)c->row_start[p->shape.q_len]);
+	if (target == CALIBRATE_VISITED)
+		return planes * visible;
+	return planes * c->problem->manifest->views * (target == CALIBRATE_SURVIVORS ? (double)c->rows : visible);
+}
+
+static double measure(const Calibrator *c, CalibrateTarget target, int64_t heads, double pairs)
+{
+	double share = pairs / chances(c, target, heads);
+
+	return target == CALIBRATE_ZEROS ? 1 - share : share;
 }
 
 static double wanted_pairs(const Calibrator *c, int64_t heads)
 {
-	double views = (double)(c->problem->shape.batch * heads * c->problem->manifest->views);
+	const CalibrateOptions *o = c->options;
 
-	return c->options->target == CALIBRATE_SURVIVORS
-	               ? c->options->wanted * views * (double)c->rows
-	               : (1 - c->options->wanted) * views * (double)c->row_start[c->problem->shape.q_len];
+	return chances(c, o->target, heads) * (o->target == CALIBRATE_ZEROS ? 1 - o->wanted : o->wanted);
 }
 
 static const char *unit(const CalibrateOptions *o)
 {
-	return o->target == CALIBRATE_SURVIVORS ? "survivors a row" : "zeros";
+	static const char *const units[] = {
+		[CALIBRATE_SURVIVORS] = "survivors a row", [CALIBRATE_ZEROS] = "zeros", [CALIBRATE_VISITED] = "visited",
+	};
+
+	return units[o->target];
 }
 
 static void explain(const Calibrator *c, const Found *found, FILE *out)
@@ -352,53 +205,60 @@ static void explain(const Calibrator *c, const Found *found, FILE *out)
 	const CalibrateOptions *o = c->options;
 	const char *name = c->problem->manifest->params[c->param].name;
 	int64_t heads = s->heads.end - s->heads.first;
-	bool too_few = (double)s->most.survivors < s->wanted;
+	bool too_few = (double)s->most.pairs < s->wanted;
 	const Probe *end = too_few ? &s->most : &s->fewest;
 
 	if (found->outcome == OUTCOME_NAN)
 		fprintf(out, "the threshold of a row is NaN at %s = %.9g", name, s->refused);
 	else if (found->outcome == JUMPS)
 		fprintf(out, "no value of %s gives %.6g %s: it jumps from %.6g to %.6g at %s = %.9g, as counts are whole numbers",
-		        name, o->wanted, unit(o), measure(c, o->target, heads, (double)s->above.survivors),
-		        measure(c, o->target, heads, (double)s->below.survivors), name, s->best.value);
+		        name, o->wanted, unit(o), measure(c, o->target, heads, (double)s->above.pairs),
+		        measure(c, o->target, heads, (double)s->below.pairs), name, s->best.value);
 	else
 		fprintf(out, "no value of %s gives %.6g %s: at %s %.6g, at %s = %.9g (tried from %.9g to %.9g)", name, o->wanted, unit(o),
-		        too_few == (o->target == CALIBRATE_SURVIVORS) ? "most" : "least",
-		        measure(c, o->target, heads, (double)end->survivors), name, end->value, s->lowest, s->highest);
+		        too_few == (o->target != CALIBRATE_ZEROS) ? "most" : "least",
+		        measure(c, o->target, heads, (double)end->pairs), name, end->value, s->lowest, s->highest);
 }
 
-static void print_row(const Calibrator *c, const char *head, double value, int64_t heads, int64_t survivors, FILE *out)
+static void print_row(const Calibrator *c, const char *head, double value, int64_t heads, Counted counted, FILE *out)
 {
+	double survivors = (double)counted.survivors;
 	char text[32] = "";
 
 	if (!isnan(value))
 		snprintf(text, sizeof(text), "%.9g", value);
-	fprintf(out, "%5s %14s %16.4f %10.4f%%\n", head, text, measure(c, CALIBRATE_SURVIVORS, heads, (double)survivors),
-	        100 * measure(c, CALIBRATE_ZEROS, heads, (double)survivors));
+	fprintf(out, "%5s %14s %16.4f %10.4f%%", head, text, measure(c, CALIBRATE_SURVIVORS, heads, survivors),
+	        100 * measure(c, CALIBRATE_ZEROS, heads, survivors));
+	if (c->options->target == CALIBRATE_VISITED)
+		fprintf(out, " %10.4f%%", 100 * measure(c, CALIBRATE_VISITED, heads, (double)counted.visited));
+	fputc('\n', out);
 }
 
 /* Returns how many heads cannot reach the target. */
 static int64_t print_table(const Calibrator *c, const Found *found, FILE *out)
 {
 	const tda_shape *shape = &c->problem->shape;
-	int64_t failures = 0, total = 0;
+	int64_t failures = 0;
+	Counted total = {0};
 	char head[24];
 
 	fprintf(out, "%s, batch %lld, heads %lld:%lld, q_len %lld, k_len %lld\n", c->problem->manifest->spec_name,
 	        (long long)shape->batch, (long long)shape->heads, (long long)shape->kv_heads, (long long)shape->q_len,
 	        (long long)shape->k_len);
-	fprintf(out, "%5s %14s %16s %11s\n", "head", c->problem->manifest->params[c->param].name, "survivors a row", "zeros");
+	fprintf(out, "%5s %14s %16s %11s%s\n", "head", c->problem->manifest->params[c->param].name, "survivors a row", "zeros",
+	        c->options->target == CALIBRATE_VISITED ? "     visited" : "");
 	for (int64_t h = 0; h < shape->heads; h++) {
 		snprintf(head, sizeof(head), "%lld", (long long)h);
 		if (found[h].outcome == REACHED) {
-			print_row(c, head, found[h].search.best.value, 1, found[h].survivors, out);
+			print_row(c, head, found[h].search.best.value, 1, found[h].counted, out);
 		} else {
 			fprintf(out, "%5s  ", head);
 			explain(c, &found[h], out);
 			fputc('\n', out);
 		}
 		failures += found[h].outcome != REACHED;
-		total += found[h].survivors;
+		total.survivors += found[h].counted.survivors;
+		total.visited += found[h].counted.visited;
 	}
 	if (failures == 0)
 		print_row(c, "all", c->options->per == CALIBRATE_PER_HEAD ? NAN : found[0].search.best.value, shape->heads, total,
@@ -430,7 +290,8 @@ static void search_heads(Calibrator *c, Heads heads, Found *found)
 	for (int64_t h = heads.first; h < heads.end; h++) {
 		found[h] = one;
 		if (one.outcome == REACHED)
-			found[h].survivors = count_survivors(c, (Heads){ h, h + 1 }, one.search.best.value);
+			found[h].counted = calibrate_count(c, (Heads){ h, h + 1 }, one.search.best.value,
+			                                   c->options->target == CALIBRATE_VISITED);
 	}
 }
 
@@ -471,7 +332,7 @@ static tda_status search_all(Calibrator *c, bool progress, Found *found)
 	for (int64_t first = 0; first < shape->kv_heads && !status; first += step) {
 		int64_t end = first + step < shape->kv_heads ? first + step : shape->kv_heads;
 
-		if ((status = compute_scores(c, first, end)))
+		if ((status = calibrate_keep_scores(c, first, end)))
 			break;
 		if (c->options->per != CALIBRATE_PER_HEAD)
 			search_heads(c, c->kept, found);
@@ -484,23 +345,6 @@ static tda_status search_all(Calibrator *c, bool progress, Found *found)
 	if (progress && seconds() - started > 1)
 		fputs("\r\033[K", stderr);
 	return status;
-}
-
-static tda_status find_rows(Calibrator *c)
-{
-	const Problem *p = c->problem;
-
-	if (!(c->row_start = calloc((size_t)p->shape.q_len + 1, sizeof(*c->row_start))))
-		return tda_fail_memory();
-	for (int64_t row = 0; row < p->shape.q_len; row++) {
-		KeySpan keys = reference_visible_keys(p->manifest, position(p, row), p->shape.k_len);
-
-		c->row_start[row + 1] = c->row_start[row] + keys.end - keys.first;
-		c->rows += keys.end > keys.first;
-	}
-	if (c->rows == 0 || p->shape.batch * p->shape.heads == 0)
-		return tda_fail(TDA_BAD_ARGUMENT, "%s: no row sees a key: there is nothing to count", c->options->in);
-	return TDA_OK;
 }
 
 /* Where the parameter begins: at the arrays' one value, or at the initial one. */
@@ -521,7 +365,7 @@ static tda_status calibrate_problem(Calibrator *c, bool progress, FILE *out, Cal
 {
 	int64_t heads = c->problem->shape.heads, failures;
 	Found *found = calloc((size_t)heads + 1, sizeof(*found));
-	tda_status status = found ? find_rows(c) : TDA_OK;
+	tda_status status = found ? calibrate_find_rows(c) : TDA_OK;
 
 	calibration->heads = heads;
 	calibration->value = calloc((size_t)heads + 1, sizeof(double));

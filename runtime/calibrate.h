@@ -8,7 +8,10 @@
 
 typedef enum CalibrateTarget {
 	CALIBRATE_SURVIVORS,           /* pairs with s > tau, averaged over views and over rows that see a key */
-	CALIBRATE_ZEROS                /* the share of visible pairs that do not survive */
+	CALIBRATE_ZEROS,               /* the share of visible pairs that do not survive */
+	/* the share of visible pairs whose key survives, in any view, for one of the 64 rows that the row's block gathers for */
+	CALIBRATE_VISITED,
+	CALIBRATE_TARGETS
 } CalibrateTarget;
 
 typedef enum CalibratePer { CALIBRATE_PER_HEAD, CALIBRATE_PER_LAYER, CALIBRATE_PER_GLOBAL } CalibratePer;
@@ -17,7 +20,7 @@ typedef struct CalibrateOptions {
 	const char *in;                /* arrays (inputs.h) */
 	const char *param;             /* NULL: the only one that the threshold reads */
 	CalibrateTarget target;
-	double wanted;                 /* survivors: above 0; zeros: between 0 and 1 */
+	double wanted;                 /* survivors: above 0; shares: between 0 and 1 */
 	CalibratePer per;
 	int layer;
 } CalibrateOptions;
@@ -31,12 +34,12 @@ typedef struct Calibration {
 	double base;                   /* that value, or the initial one */
 } Calibration;
 
-/* "survivors=2" or "zeros=0.99". */
+/* "survivors=2", "zeros=0.99" or "visited=0.02". */
 tda_status calibrate_parse_target(const char *text, CalibrateTarget *target, double *wanted);
 
 /* Counts survivors by the scores of the f64 reference, bisects, and prints a table by head to `out`; with `progress`, says
  * on standard error which heads are done when it takes longer than a second. TDA_BAD_ARGUMENT where a head cannot reach the
- * target within 2 % of its survivors; the table says why. */
+ * target within 2 % of its pairs; the table says why. */
 tda_status calibrate_run(tda_kernel *kernel, const CalibrateOptions *options, bool progress, FILE *out,
                          Calibration *calibration);
 

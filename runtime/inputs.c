@@ -56,13 +56,16 @@ static tda_status unknown_name(const Manifest *m, const char *name)
 	return tda_fail(TDA_BAD_ARGUMENT, "'%s' is no input of the spec %s; its inputs are: %s", name, m->spec_name, known);
 }
 
-static tda_status read_all(const NpySet *set, const Manifest *m, Inputs *in)
+/* Arrays that `other` has (NULL: there is none) may be unknown to m. */
+static tda_status read_all(const NpySet *set, const Manifest *m, const Manifest *other, Inputs *in)
 {
 	tda_status status = TDA_OK;
 
 	for (int n = 0; n < npy_set_count(set) && !status; n++) {
 		NpyArray *place = find_place(in, m, npy_set_name(set, n));
 
+		if (!place && other && find_place(in, other, npy_set_name(set, n)))
+			continue;
 		if (!place)
 			return unknown_name(m, npy_set_name(set, n));
 		if (place->values)
@@ -180,12 +183,18 @@ static tda_status fill_problem(Inputs *in, tda_kernel *kernel, int layer, GradIn
 
 tda_status inputs_load(const char *path, tda_kernel *kernel, int layer, GradInput grad, Problem *problem)
 {
+	return inputs_load_shared(path, kernel, NULL, layer, grad, problem);
+}
+
+tda_status inputs_load_shared(const char *path, tda_kernel *kernel, const tda_kernel *other, int layer, GradInput grad,
+                              Problem *problem)
+{
 	Inputs *in = calloc(1, sizeof(*in));
 	NpySet *set = NULL;
 	tda_status status = in ? npy_set_open(path, &set) : tda_fail_memory();
 
 	if (!status) {
-		status = read_all(set, kernel->manifest, in);
+		status = read_all(set, kernel->manifest, other ? other->manifest : NULL, in);
 		if (!status)
 			status = fill_problem(in, kernel, layer, grad, problem);
 		if (status == TDA_BAD_ARGUMENT)

@@ -20,7 +20,7 @@ tda_status npy_parse(const void *bytes, size_t length, NpyArray *array);
 /* Writes float32. */
 tda_status npy_write(const char *path, int rank, const int64_t *shape, const float *values);
 
-/* ---- npz.c: a set of named arrays, from an .npz file or a folder of .npy files ---- */
+/* ---- npz.c: a set of named arrays, from an .npz or .safetensors file or a folder of .npy files ---- */
 
 typedef struct NpySet NpySet;
 

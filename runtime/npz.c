@@ -1,5 +1,6 @@
-/* A zip file's members are found through its central directory; sizes there are checked against the file before they
- * are believed. Zip64, encryption and other methods than stored and deflate are refused. */
+/* Sets of arrays: folders, .npz, and what safetensors.c reads. A zip file's members are found through its central
+ * directory; sizes there are checked against the file before they are believed. Zip64, encryption and other methods than
+ * stored and deflate are refused. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -10,28 +11,12 @@
 #include <zlib.h>
 #include "error.h"
 #include "file.h"
-#include "npy.h"
+#include "npy_set.h"
 
-enum { MAX_MEMBERS = 256, NAME_BYTES = 128 };
 enum { END_BYTES = 22, ENTRY_BYTES = 46, LOCAL_BYTES = 30, MAX_COMMENT = 65535 };
 enum { METHOD_STORED = 0, METHOD_DEFLATE = 8 };
 /* Deflate can't expand more than this, so a larger claim is a lie. */
 enum { MOST_EXPANSION = 1032 };
-
-typedef struct Member {
-	char name[NAME_BYTES];
-	size_t offset, packed, size;   /* of the data in an archive */
-	int method;
-	uint32_t crc;
-} Member;
-
-struct NpySet {
-	char *path;
-	unsigned char *archive;        /* NULL: a folder */
-	size_t archive_size;
-	int count;
-	Member members[MAX_MEMBERS];
-};
 
 static uint32_t read_u16(const unsigned char *at)
 {
@@ -43,16 +28,8 @@ static uint32_t read_u32(const unsigned char *at)
 	return read_u16(at) | read_u16(at + 2) << 16;
 }
 
-/* Adds a member if its name ends with .npy; the name is kept without that. */
-static tda_status add_member(NpySet *set, const char *name, size_t length, Member **member)
+tda_status npy_set_add(NpySet *set, const char *name, size_t length, Member **member)
 {
-	static const char suffix[] = ".npy";
-	size_t suffix_length = sizeof(suffix) - 1;
-
-	*member = NULL;
-	if (length <= suffix_length || memcmp(name + length - suffix_length, suffix, suffix_length) != 0)
-		return TDA_OK;
-	length -= suffix_length;
 	if (length >= NAME_BYTES || memchr(name, 0, length))
 		return tda_fail(TDA_BAD_FILE, "a member has a name that is too long or malformed");
 	if (set->count == MAX_MEMBERS)
@@ -61,6 +38,18 @@ static tda_status add_member(NpySet *set, const char *name, size_t length, Membe
 	memcpy((*member)->name, name, length);
 	(*member)->name[length] = 0;
 	return TDA_OK;
+}
+
+/* Adds a member if its name ends with .npy; the name is kept without that. */
+static tda_status add_npy(NpySet *set, const char *name, size_t length, Member **member)
+{
+	static const char suffix[] = ".npy";
+	size_t suffix_length = sizeof(suffix) - 1;
+
+	*member = NULL;
+	if (length <= suffix_length || memcmp(name + length - suffix_length, suffix, suffix_length) != 0)
+		return TDA_OK;
+	return npy_set_add(set, name, length - suffix_length, member);
 }
 
 /* ---- archives ---- */
@@ -83,7 +72,7 @@ static tda_status read_entry(NpySet *set, const unsigned char *entry, size_t roo
 	*used = ENTRY_BYTES + name_length + read_u16(entry + 30) + read_u16(entry + 32);
 	if (*used > room)
 		return damaged();
-	if ((status = add_member(set, (const char *)entry + ENTRY_BYTES, name_length, &member)) || !member)
+	if ((status = add_npy(set, (const char *)entry + ENTRY_BYTES, name_length, &member)) || !member)
 		return status;
 	if (read_u16(entry + 8) & 1)
 		return tda_fail(TDA_BAD_FILE, "the archive is encrypted");
@@ -186,7 +175,7 @@ static tda_status read_folder(NpySet *set, DIR *folder)
 	tda_status status = TDA_OK;
 
 	while (!status && (entry = readdir(folder)))
-		status = add_member(set, entry->d_name, strlen(entry->d_name), &member);
+		status = add_npy(set, entry->d_name, strlen(entry->d_name), &member);
 	qsort(set->members, (size_t)set->count, sizeof(Member), compare_members);
 	return status;
 }
@@ -211,6 +200,11 @@ static tda_status read_file(const NpySet *set, const Member *member, NpyArray *a
 
 /* ---- sets ---- */
 
+static bool ends_with(const char *path, const char *suffix)
+{
+	return strlen(path) >= strlen(suffix) && strcmp(path + strlen(path) - strlen(suffix), suffix) == 0;
+}
+
 tda_status npy_set_open(const char *path, NpySet **result)
 {
 	NpySet *set = calloc(1, sizeof(*set));
@@ -225,11 +219,11 @@ tda_status npy_set_open(const char *path, NpySet **result)
 	else if (folder)
 		status = read_folder(set, folder);
 	else if (!(status = file_read(path, (char **)&set->archive, &set->archive_size)))
-		status = read_directory(set);
+		status = (set->safetensors = ends_with(path, ".safetensors")) ? safetensors_read_directory(set) : read_directory(set);
 	if (folder)
 		closedir(folder);
 	if (!status && set->count == 0)
-		status = tda_fail(TDA_BAD_FILE, "there is no .npy array in it");
+		status = tda_fail(TDA_BAD_FILE, set->safetensors ? "there is no tensor in it" : "there is no .npy array in it");
 	if (status) {
 		npy_set_close(set);
 		return tda_fail_within(status, "%s: ", path);
@@ -260,7 +254,8 @@ const char *npy_set_name(const NpySet *set, int index)
 tda_status npy_set_read(const NpySet *set, int index, NpyArray *array)
 {
 	const Member *member = &set->members[index];
-	tda_status status = set->archive ? read_member(set, member, array) : read_file(set, member, array);
+	tda_status status = set->safetensors ? safetensors_read(set, member, array)
+	                    : set->archive   ? read_member(set, member, array) : read_file(set, member, array);
 
 	return status ? tda_fail_within(status, "%s: %s: ", set->path, member->name) : TDA_OK;
 }

@@ -405,7 +405,7 @@ static bool fill_noise(const Problem *p, ReferenceNoise **to, int64_t q_rows, in
 	return ok;
 }
 
-static bool fill_reference(const Problem *p, bool backward, Reference *r)
+static bool fill_reference(const Problem *p, bool backward, bool noise, Reference *r)
 {
 	const Manifest *m = p->manifest;
 	bool ok = (r->v = unpacked(&p->tensor[TENSOR_V])) && (r->o = room(&p->tensor[TENSOR_O]));
@@ -426,11 +426,11 @@ static bool fill_reference(const Problem *p, bool backward, Reference *r)
 		ok = (r->dq[v] = room(&p->tensor[TENSOR_DQ + v])) && (r->dk[v] = room(&p->tensor[TENSOR_DK + v]));
 	for (int n = 0; n < m->param_count && ok; n++)
 		ok = (r->dparam[n] = room(&p->dparam[n]));
-	return ok && fill_noise(p, &r->noise, q_rows, k_rows) && fill_noise(p, &r->change, q_rows, k_rows);
+	return ok && (!noise || (fill_noise(p, &r->noise, q_rows, k_rows) && fill_noise(p, &r->change, q_rows, k_rows)));
 }
 
 /* *r holds what is not the problem's: observer, heads. */
-static tda_status run_reference(const Problem *p, bool backward, Reference *r)
+static tda_status run_reference(const Problem *p, bool backward, bool noise, Reference *r)
 {
 	enum { THREADS = 8 };
 	tda_status status;
@@ -443,7 +443,7 @@ static tda_status run_reference(const Problem *p, bool backward, Reference *r)
 	r->k_len = p->shape.k_len;
 	r->layer = p->shape.layer;
 	r->layers = p->shape.layers;
-	status = fill_reference(p, backward, r) ? reference_run(r, THREADS) : tda_fail_memory();
+	status = fill_reference(p, backward, noise, r) ? reference_run(r, THREADS) : tda_fail_memory();
 	if (status)
 		problem_reference_free(r);
 	return status;
@@ -452,7 +452,13 @@ static tda_status run_reference(const Problem *p, bool backward, Reference *r)
 tda_status problem_reference(const Problem *p, bool backward, Reference *r)
 {
 	*r = (Reference){0};
-	return run_reference(p, backward, r);
+	return run_reference(p, backward, backward, r);
+}
+
+tda_status problem_measure(const Problem *p, bool backward, PairObserver *observe, void *user, Reference *r)
+{
+	*r = (Reference){ .observe = observe, .observer = user };
+	return run_reference(p, backward, false, r);
 }
 
 tda_status problem_observe(const Problem *p, PairObserver *observe, void *user)
@@ -463,7 +469,7 @@ tda_status problem_observe(const Problem *p, PairObserver *observe, void *user)
 tda_status problem_observe_heads(const Problem *p, int64_t first, int64_t end, PairObserver *observe, void *user)
 {
 	Reference r = { .observe = observe, .observer = user, .first_kv_head = first, .end_kv_head = end };
-	tda_status status = run_reference(p, false, &r);
+	tda_status status = run_reference(p, false, false, &r);
 
 	if (!status)
 		problem_reference_free(&r);

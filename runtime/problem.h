@@ -59,6 +59,8 @@ tda_status problem_fetch(Problem *problem, int poison, bool backward);
 
 /* The reference's view of a problem; every array is owned by the reference and freed by problem_reference_free. */
 tda_status problem_reference(const Problem *problem, bool backward, Reference *reference);
+/* The same with an observer, and without noise and change. */
+tda_status problem_measure(const Problem *problem, bool backward, PairObserver *observe, void *user, Reference *reference);
 /* The forward alone, of all heads or of those that read heads first to end - 1 of k, for what an observer makes of it. */
 tda_status problem_observe(const Problem *problem, PairObserver *observe, void *user);
 tda_status problem_observe_heads(const Problem *problem, int64_t first, int64_t end, PairObserver *observe, void *user);

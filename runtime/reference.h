@@ -33,6 +33,7 @@ typedef struct PairRun {
 	int count;
 	const double *score, *weight;  /* [count]; the score as modified */
 	double tau;
+	double coefficient;            /* of this view's weights in the sum over the views */
 } PairRun;
 /* Called for every visible pair: in order within a (batch, head), from one thread; for different ones from several. */
 typedef void PairObserver(void *user, const PairRun *pairs);

@@ -270,6 +270,7 @@ static void row_view(Worker *w, const RowPlace *at, int view)
 			ref->observe(ref->observer, &(PairRun){
 				.view = view, .batch_head = at->row / ref->q_len, .row = at->row % ref->q_len, .first = first,
 				.count = input.count, .score = input.row[POSTFIX_VAR_S], .weight = w->stack->value, .tau = live->tau,
+				.coefficient = live->coefficient,
 			});
 		from = live->count;
 		keep_live(w, live, &input, first, score, modified, w->stack);

@@ -34,7 +34,7 @@ static const struct {
 	{ "--check",    OPTION_FLAG,   offsetof(RunOptions, check),    "",      "compare with the f64 reference" },
 	{ "--quick",    OPTION_FLAG,   offsetof(RunOptions, quick),    "",      "with --check: the short list of cases" },
 	{ "--seed",     OPTION_NUMBER, offsetof(RunOptions, seed),     " N",    "of random data (1)" },
-	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, or an .npz; "
+	{ "--in",       OPTION_TEXT,   offsetof(RunOptions, in),       " X",    "inputs: a folder of .npy files, an .npz or a .safetensors; "
 	                                                                         "with --check: instead of its cases; with "
 	                                                                         "--time and --stats: instead of random ones" },
 	{ "--out",      OPTION_TEXT,   offsetof(RunOptions, out),      " DIR",  "where outputs are written as .npy" },

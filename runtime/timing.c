@@ -143,6 +143,40 @@ static tda_status loaded_copies(Problem *copies, Device *device, tda_kernel *ker
 	return status;
 }
 
+static tda_status copied(Problem *copies, Device *device, const Problem *from)
+{
+	tda_status status = TDA_OK;
+
+	for (int c = 0; c < COPIES && !status; c++) {
+		if ((status = problem_new(&copies[c], from->kernel, from->shape, LAYOUT_PACKED)))
+			break;
+		for (int t = 0; t < TENSOR_COUNT; t++)
+			if (problem_has_tensor(from, t))
+				memcpy(copies[c].tensor[t].host, from->tensor[t].host, from->tensor[t].bytes);
+		for (int n = 0; n < from->manifest->param_count; n++) {
+			copies[c].param[n].absent = from->param[n].absent;
+			memcpy(copies[c].param[n].host, from->param[n].host, from->param[n].bytes);
+		}
+		status = problem_place(&copies[c], device);
+	}
+	return status;
+}
+
+tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[PHASE_COUNT])
+{
+	Problem copies[COPIES] = {0};
+	double *samples = calloc((size_t)repeats, sizeof(double));
+	tda_status status = samples ? copied(copies, device, problem) : tda_fail_memory();
+
+	for (int phase = 0; phase < PHASE_COUNT && !status; phase++)
+		status = time_phase(copies, device, (Phase)phase, repeats, samples, &ms[phase]);
+	for (int c = 0; c < COPIES; c++)
+		if (copies[c].kernel)
+			problem_free(&copies[c]);
+	free(samples);
+	return status;
+}
+
 tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *options, FILE *out)
 {
 	Problem copies[COPIES] = {0};

@@ -3,7 +3,7 @@
 #define TDA_TIMING_H
 
 #include <stdio.h>
-#include "device.h"
+#include "problem.h"
 
 typedef struct TimeOptions {
 	int repeats;                   /* timed launches of each phase; the median is printed */
@@ -17,5 +17,8 @@ typedef struct TimeOptions {
 /* Prints milliseconds to out. Inputs rotate between copies, so that the L2 cache does not hold them from one launch to the
  * next. */
 tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *options, FILE *out);
+
+/* Median ms of both phases of a problem that no device holds. */
+tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[PHASE_COUNT]);
 
 #endif

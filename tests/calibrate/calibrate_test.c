@@ -96,9 +96,11 @@ static void test_values(void)
 	static const char rising[] =
 		"$TDAGEN calibrate $SPEC --in $DIR/in --param slack --target survivors=3 --set scale=2 2>&1";
 	static const char near[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=50.5 2>&1";
-	static const char *const alike[] = { by_head, zeros };
+	/* rows of a head are alike, so that a block gathers the keys that survive for each of its rows */
+	static const char visited[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target visited=0.02 2>&1";
+	static const char *const alike[] = { by_head, zeros, visited };
 
-	for (int n = 0; n < 2; n++) {
+	for (int n = 0; n < 3; n++) {
 		expect(alike[n], 1, "error: 1 of 4 heads cannot reach the target\n");
 		expect_value(alike[n], "0", 98 / 128.0, 99 / 128.0);
 		expect_value(alike[n], "1", 196 / 128.0, 198 / 128.0);
@@ -125,7 +127,12 @@ static void test_errors(void)
 		int status;
 		const char *text;
 	} cases[] = {
-		{ "--target visited=0.02", 2, "unknown target 'visited=0.02': it can be survivors=N (a row) or zeros=SHARE\n" },
+		{ "--target tiles=0.02", 2, "unknown target 'tiles=0.02': it can be survivors=N (a row), zeros=SHARE or visited=SHARE\n" },
+		{ "--target visited=2", 2, "the target visited needs a number between 0 and 1, not '2'\n" },
+		{ "--target visited=0.005 --param bar", 1,
+		  "    3  no value of bar gives 0.005 visited: it jumps from 1 to 0 at bar = " },
+		{ "--target visited=0.8 --param slack --set scale=-1", 1, 
+		  "    2  no value of slack gives 0.8 visited: at least 0.92, at slack = 1 (tried from -8 to 1)\n" },
 		{ "--target survivors", 2, "the target survivors needs a number above 0, not ''\n" },
 		{ "--target survivors=nan", 2, "the target survivors needs a number above 0, not 'nan'\n" },
 		{ "--target zeros=1", 2, "the target zeros needs a number between 0 and 1, not '1'\n" },
@@ -178,6 +185,20 @@ static void test_written(void)
 		expect(command, 0, " 1024 of 65792 pairs survive");
 		expect(command, 0, ", 0 failures: ok\n");
 	}
+}
+
+/* What calibrate counts as visited is what explore, which counts on its own, finds with the written spec. */
+static void test_visited(void)
+{
+	double share = NAN;
+
+	expect("cd $ROOT && $TDAGEN calibrate dsl/specs/tda.lua --in tests/data/heads_cut.npz --target visited=0.2 -o $DIR/visited.lua",
+	       0, "head           beta  survivors a row       zeros     visited\n");
+	expect("cd $ROOT && $TDAGEN explore $DIR/visited.lua --in tests/data/heads_cut.npz --csv - 2>$DIR/tables | "
+	       "awk -F, 'NR == 1 { for (n = 1; n <= NF; n++) if ($n == \"visited\") at = n } $3 == \"all\" { print \"visited\", $at }'",
+	       0, "visited 0.");
+	sscanf(said, "visited %lf", &share);
+	CHECK(fabs(share - 0.2) <= 0.02 * 0.2, "%g of the visible pairs are visited", share);
 }
 
 /* Layers one after the other, each on the spec that came before it; --set is kept. */
@@ -254,6 +275,7 @@ int main(int argc, char **argv)
 	test_values();
 	test_errors();
 	test_written();
+	test_visited();
 	test_layers();
 	test_given();
 	test_many_heads();

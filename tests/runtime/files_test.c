@@ -226,6 +226,120 @@ static void test_npy_mutations(void)
 	CHECK(accepted < 60000, "%d of 100000 damaged arrays were read", accepted);
 }
 
+/* ---- .safetensors ---- */
+
+static size_t make_safetensors(const char *header, const void *data, size_t size, char *bytes)
+{
+	size_t length = strlen(header);
+
+	for (int n = 0; n < 8; n++)
+		bytes[n] = (char)(n < 4 ? length >> 8 * n : 0);
+	memcpy(bytes + 8, header, length);
+	memcpy(bytes + 8 + length, data, size);
+	return 8 + length + size;
+}
+
+/* Reads tensor `index` of a file of these bytes; *name is its name. */
+static tda_status read_safetensors(const char *bytes, size_t length, int index, char *name, NpyArray *a)
+{
+	NpySet *set = NULL;
+	tda_status status;
+
+	*a = (NpyArray){0};
+	file_write(path_of("a.safetensors"), (const void *[]){ bytes }, (size_t[]){ length }, 1);
+	status = npy_set_open(path_of("a.safetensors"), &set);
+	if (!status)
+		strcpy(name, npy_set_name(set, index));
+	if (!status)
+		status = npy_set_read(set, index, a);
+	npy_set_close(set);
+	return status;
+}
+
+static void test_safetensors(void)
+{
+	static const char *const headers[] = {
+		"{\"__metadata__\":{\"a\\\"}\":\"{\"},\"k1\":{\"dtype\":\"F16\",\"shape\":[1,2],\"data_offsets\":[0,4]},"
+		"\"q1\" : {\"data_offsets\": [4, 8], \"dtype\":\"BF16\", \"shape\":[2]}}   ",
+		"{\"k1\":{\"dtype\":\"F64\",\"shape\":[],\"data_offsets\":[8,16]},\"q1\":{\"dtype\":\"F32\",\"shape\":[2],"
+		"\"data_offsets\":[0,8]}}",
+	};
+	static const unsigned char halves[] = { 0, 0x3c, 0, 0xc0, 0x80, 0x3f, 0, 0xc0 };   /* 1, -2 twice */
+	struct { float singles[2]; double one; } wide = { { 1, -2 }, -0.5 };
+	char bytes[512], name[128];
+	NpyArray a;
+
+	for (int tensor = 0; tensor < 2; tensor++) {
+		size_t length = make_safetensors(headers[0], halves, sizeof(halves), bytes);
+
+		if (CHECK(read_safetensors(bytes, length, tensor, name, &a) == TDA_OK, "%s", tda_error_message()))
+			CHECK(a.count == 2 && a.values[0] == 1 && a.values[1] == -2 && a.rank == 2 - tensor &&
+			      strcmp(name, tensor ? "q1" : "k1") == 0, "tensor %d: %s", tensor, name);
+		free(a.values);
+		length = make_safetensors(headers[1], &wide, sizeof(wide), bytes);
+		if (CHECK(read_safetensors(bytes, length, tensor, name, &a) == TDA_OK, "%s", tda_error_message()))
+			CHECK(a.values[0] == (tensor ? 1 : -0.5) && a.count == 1 + tensor, "tensor %d: %g", tensor, a.values[0]);
+		free(a.values);
+	}
+}
+
+static void test_bad_safetensors(void)
+{
+	static const struct { const char *header, *message; } bad[] = {
+		{ "", "the header of the .safetensors file is malformed" },
+		{ "{}", "there is no tensor in it" },
+		{ "{\"q1\":{\"dtype\":\"I8\",\"shape\":[2],\"data_offsets\":[0,2]}}",
+		  "q1: elements of type I8: they must be F16, BF16, F32 or F64" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,12]}}",
+		  "the file is truncated: q1 ends behind it" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", "q1: its bytes do not match its shape" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}",
+		  "the file is truncated: q1 ends behind it" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",
+		  "the header of the .safetensors file is malformed" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}",
+		  "the header of the .safetensors file is malformed" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"data_offsets\":[0,8]}}", "the header of the .safetensors file is malformed" },
+		{ "{\"q1\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}", "the header of the .safetensors file is malformed" },
+	};
+	char bytes[512], name[128], expected[512];
+	NpyArray a;
+
+	for (size_t n = 0; n < sizeof(bad) / sizeof(bad[0]); n++) {
+		size_t length = make_safetensors(bad[n].header, "12345678", 8, bytes);
+
+		CHECK(read_safetensors(bytes, length, 0, name, &a) == TDA_BAD_FILE && !a.values, "accepted: %s", bad[n].header);
+		snprintf(expected, sizeof(expected), "%s: %s", path_of("a.safetensors"), bad[n].message);
+		CHECK_MESSAGE(expected);
+	}
+}
+
+/* Any byte changed, and any length cut: an error or an array, and never more than the file holds. */
+static void test_safetensors_mutations(void)
+{
+	static const char header[] = "{\"q1\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[0,8]}}";
+	char good[256], bad[256], name[128];
+	size_t length = make_safetensors(header, "12345678", 8, good);
+	int accepted = 0, refused = 0;
+	uint64_t seed = 5;
+	NpyArray a;
+
+	for (int n = 0; n < 1500; n++) {
+		size_t cut = n < (int)length ? (size_t)n : length;
+
+		memcpy(bad, good, length);
+		if (cut == length)
+			for (int change = 0; change < 1 + n % 3; change++)
+				bad[fixture_random(&seed) % length] = (char)fixture_random(&seed);
+		if (read_safetensors(bad, cut, 0, name, &a) == TDA_OK)
+			accepted++;
+		else
+			refused++;
+		free(a.values);
+	}
+	CHECK(accepted > 30 && refused > 500, "%d accepted, %d refused", accepted, refused);
+}
+
 int main(void)
 {
 	if (!mkdtemp(folder))
@@ -236,6 +350,10 @@ int main(void)
 	test_bad_npy();
 	test_npz();
 	test_npy_mutations();
+	test_safetensors();
+	test_bad_safetensors();
+	test_safetensors_mutations();
+	remove(path_of("a.safetensors"));
 	remove(path_of("a.npy"));
 	remove(path_of("a.npz"));
 	rmdir(folder);
