@@ -119,15 +119,6 @@ const Stage pipeline_stages[STAGE_COUNT] = {
 	[STAGE_CUBIN] = { "cubin", "cubin", "machine code, by ptxas", run_cubin, print_cubin },
 };
 
-StageId pipeline_stage_named(const char *name)
-{
-	int id = 0;
-
-	while (id < STAGE_COUNT && strcmp(pipeline_stages[id].name, name) != 0)
-		id++;
-	return (StageId)id;
-}
-
 static double now(void)
 {
 	struct timespec time;

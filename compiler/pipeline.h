@@ -43,9 +43,6 @@ typedef struct Stage {
 
 extern const Stage pipeline_stages[STAGE_COUNT];
 
-/* STAGE_COUNT when there is none of that name. */
-StageId pipeline_stage_named(const char *name);
-
 /* Runs the stages up to and with `last`. after (if not NULL) is called when a stage has run and before the next changes
  * what it made; it returns false to stop, after a diagnostic. */
 bool pipeline_run(Compilation *c, StageId last, bool (*after)(Compilation *c, StageId stage, void *user), void *user);

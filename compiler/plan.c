@@ -34,16 +34,6 @@ const char *target_features(Target target)
 	return targets[target].features;
 }
 
-bool target_from_name(const char *name, Target *target)
-{
-	for (int t = 0; t < TARGET_COUNT; t++)
-		if (strcmp(targets[t].name, name) == 0) {
-			*target = (Target)t;
-			return true;
-		}
-	return false;
-}
-
 const char *role_name(Role role)
 {
 	return roles[role].name;

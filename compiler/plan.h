@@ -145,7 +145,6 @@ const char *plan_taken(const Plan *plan, Arena *arena);
 Target plan_target(const Plan *plan);
 const char *target_name(Target target);            /* sm_80, sm_90a */
 const char *target_features(Target target);        /* LLVM's feature string, "+ptx80" */
-bool target_from_name(const char *name, Target *target);
 const char *role_name(Role role);
 const char *plan_kind_name(const Plan *plan);       /* dense, sparse */
 
