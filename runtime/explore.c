@@ -19,7 +19,7 @@ typedef struct Plane {
 	uint8_t *views;                /* [k_len]: of the row, which views a key survives in, as bits */
 	double *combined;              /* [k_len]: of the row, sums over views of coefficient * weight */
 	double *scores[TDA_MAX_VIEWS]; /* [k_len]: of the row */
-	int32_t *needed;               /* [k_len]: of the block, how often a key survives */
+	uint8_t *needed;               /* [k_len]: of the block, which views a key survives in, as bits */
 	int32_t *seen;                 /* [k_len + 1]: of the block, how many rows more see a key than the one before it */
 	int64_t *map;
 } Plane;
@@ -60,7 +60,7 @@ static bool plane_open(Plane *plane, const Problem *p)
 {
 	size_t keys = (size_t)p->shape.k_len;
 	bool ok = (plane->views = calloc(keys, 1)) && (plane->combined = calloc(keys, sizeof(double))) &&
-	          (plane->needed = calloc(keys, sizeof(int32_t))) && (plane->seen = calloc(keys + 1, sizeof(int32_t)));
+	          (plane->needed = calloc(keys, 1)) && (plane->seen = calloc(keys + 1, sizeof(int32_t)));
 
 	for (int v = 0; v < p->manifest->views && ok; v++)
 		ok = (plane->scores[v] = calloc(keys, sizeof(double)));
@@ -77,9 +77,9 @@ static void plane_close(Plane *plane)
 		free(plane->scores[v]);
 		plane->scores[v] = NULL;
 	}
-	plane->views = NULL;
+	plane->views = plane->needed = NULL;
 	plane->combined = NULL;
-	plane->needed = plane->seen = NULL;
+	plane->seen = NULL;
 }
 
 static KeySpan keys_of_row(const Problem *p, int64_t row)
@@ -158,7 +158,7 @@ static void close_row(const Explorer *e, Plane *plane, int64_t row, KeySpan keys
 		for (int v = 0; v < p->manifest->views; v++)
 			survivors[v] += views >> v & 1;
 		consensus += (views & (views - 1)) != 0;
-		plane->needed[j]++;
+		plane->needed[j] |= (uint8_t)views;
 		map[j / e->result->map_side] += __builtin_popcount(views);
 	}
 	for (int v = 0; v < p->manifest->views; v++) {
@@ -195,6 +195,8 @@ static void close_block(const Explorer *e, Plane *plane)
 	for (int64_t j = keys.first; j < keys.end; j++) {
 		seen += plane->seen[j];
 		c->visited += plane->needed[j] ? seen : 0;
+		for (int v = 0; v < p->manifest->views; v++)
+			c->gathered[v] += plane->needed[j] >> v & 1;
 	}
 	for (int u = 0; u < EXPLORE_UNITS && keys.first < keys.end; u++) {
 		int64_t side = explore_unit_keys[u], last_hit = -1;
@@ -207,7 +209,7 @@ static void close_block(const Explorer *e, Plane *plane)
 			c->units_hit[u]++;
 		}
 	}
-	memset(plane->needed, 0, sizeof(*plane->needed) * (size_t)p->shape.k_len);
+	memset(plane->needed, 0, (size_t)p->shape.k_len);
 	memset(plane->seen, 0, sizeof(*plane->seen) * ((size_t)p->shape.k_len + 1));
 }
 
@@ -387,6 +389,7 @@ void explore_add(ExploreCounts *to, const ExploreCounts *from)
 	}
 	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
 		to->survivors[v] += from->survivors[v];
+		to->gathered[v] += from->gathered[v];
 		for (int k = 0; k < 4; k++)
 			to->power[v][k] += from->power[v][k];
 		for (int w = 0; w < TDA_MAX_VIEWS; w++)

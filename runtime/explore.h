@@ -36,6 +36,7 @@ typedef struct ExploreCounts {
 	double by_chance;              /* how many would, were survivors of a row independent between views */
 	int64_t units[EXPLORE_UNITS], units_hit[EXPLORE_UNITS];        /* with a visible pair; with a survivor in any view */
 	int64_t visited;               /* visible pairs of a row and a key that survives for a row of its block */
+	int64_t gathered[TDA_MAX_VIEWS];       /* row blocks and a key that survives, in that view, for a row of it */
 	/* |a(i, 0)| / sum over j of |a(i, j)|, a being the combined weights, summed over the rows where the divisor is not 0;
 	 * and the same were all |a(i, j)| of a row alike */
 	double sink, sink_uniform;

@@ -179,6 +179,13 @@ static void count_block(const Case *c, int64_t first, ExploreCounts *want)
 				}
 			want->units[u] += seen;
 			want->units_hit[u] += hit;
+			for (int v = 0; v < c->views && explore_unit_keys[u] == 1; v++) {
+				bool gathered = false;
+
+				for (int64_t row = first; row < end; row++)
+					gathered |= weights[v][row][at] != 0;
+				want->gathered[v] += gathered;
+			}
 			for (int64_t row = first; row < end && hit && explore_unit_keys[u] == 1; row++)
 				want->visited += visible[row][at];
 		}
@@ -217,6 +224,7 @@ static void compare_counts(const Case *c, int64_t head, const ExploreCounts *got
 	}
 	for (int v = 0; v < c->views; v++) {
 		compare_numbers(c, head, "survivors of a view", (double)got->survivors[v], (double)want->survivors[v]);
+		compare_numbers(c, head, "keys gathered for a view", (double)got->gathered[v], (double)want->gathered[v]);
 		for (int k = 0; k < 4; k++)
 			compare_numbers(c, head, "power", got->power[v][k], want->power[v][k]);
 		for (int t = 0; t < EXPLORE_TAILS; t++)
