@@ -26,6 +26,8 @@ static void print_value(MetricUnit unit, double value, int width, FILE *out)
 		snprintf(text, sizeof(text), "%.0f%%", 100 * value);
 	else if (unit == METRIC_SHARE)
 		snprintf(text, sizeof(text), "%.*f%%", value > 0.995 && value < 1 ? 4 : value >= 0.1 ? 2 : 3, 100 * value);
+	else if (unit == METRIC_FLAG)
+		snprintf(text, sizeof(text), "%s", value ? "yes" : "no");
 	else if (unit == METRIC_COUNT)
 		snprintf(text, sizeof(text), "%.0f", value);
 	else
@@ -95,13 +97,30 @@ static void print_gradients(const ExploreRun *run, FILE *out)
 	fputc('\n', out);
 }
 
+static void print_predicted(const ExploreRun *run, FILE *out)
+{
+	const Prediction *p = &run->predicted;
+
+	fprintf(out, "predicted time on one " PREDICT_DEVICE ", kernels for %s:\n", run->manifest->target);
+	for (int plan = 0; plan < PREDICT_PLANS; plan++) {
+		const PlanTimes *times = &p->plan[plan];
+
+		if (!times->known)
+			continue;
+		fprintf(out, "%8s plan: forward %.4f ms, backward %.4f ms%s\n", predict_plan_names[plan], times->ms[PHASE_FORWARD],
+		        times->ms[PHASE_BACKWARD], p->taken == (PredictPlan)plan ? "; this shape takes it" : "");
+		if (*times->beyond)
+			fprintf(out, "%15s extrapolated, as nothing was timed with: %s\n", "", times->beyond);
+	}
+}
+
 static void print_times(const ExploreReport *report, const ExploreRun *run, FILE *out)
 {
 	if (run->has & NEEDS_TIME)
-		fprintf(out, "time on %s, kernels for %s: forward %.4f ms, backward %.4f ms\n", report->device, run->manifest->target,
+		fprintf(out, "measured time on %s, kernels for %s: forward %.4f ms, backward %.4f ms\n", report->device, run->manifest->target,
 		        run->ms[PHASE_FORWARD], run->ms[PHASE_BACKWARD]);
 	else
-		fputs("time: not measured, as there is no GPU here\n", out);
+		fputs("measured time: none, as there is no GPU here\n", out);
 }
 
 static void print_lengths(const ExploreRun *run, FILE *out)
@@ -165,6 +184,7 @@ void explore_print_run(const ExploreReport *report, const ExploreRun *run, FILE 
 	fputc('\n', out);
 	print_heads(run, SHOW_NORMS, out);
 	print_gradients(run, out);
+	print_predicted(run, out);
 	print_times(report, run, out);
 	print_lengths(run, out);
 	fputs("\nDo these tensors have what theory assumes?\n", out);

@@ -3,10 +3,12 @@
 #define TDA_EXPLORE_REPORT_H
 
 #include "explore.h"
+#include "predict.h"
 
 /* ---- metrics: one table that the terminal, CSV, JSON and the HTML report share ---- */
 
-typedef enum MetricUnit { METRIC_NUMBER, METRIC_COUNT, METRIC_SHARE, METRIC_MS } MetricUnit;
+typedef enum MetricUnit { METRIC_NUMBER, METRIC_COUNT, METRIC_SHARE, METRIC_MS, METRIC_FLAG } MetricUnit; /* flag: 1 or 0 */
+typedef struct ExploreRun ExploreRun;
 /* What must be there for a metric to have a value. */
 enum { SHOW_COUNTS = 1, SHOW_NORMS = 2, SHOW_SWEEP = 4 };      /* tables of the terminal */
 enum { NEEDS_VIEWS = 1, NEEDS_GRADIENTS = 2, NEEDS_SOFTMAX = 4, NEEDS_TIME = 8, NEEDS_HEADS = 16 };
@@ -15,7 +17,8 @@ typedef struct ExploreMetric {
 	const char *key, *title;       /* of CSV and JSON; of tables and plots */
 	MetricUnit unit;
 	unsigned needs, show;
-	double (*value)(const ExploreCounts *counts);  /* NAN: there is none; NULL: times */
+	double (*value)(const ExploreCounts *counts);  /* NAN: there is none */
+	double (*of_run)(const ExploreRun *run);       /* instead, of all heads: times */
 	const char *help;
 } ExploreMetric;
 
@@ -25,7 +28,7 @@ extern const int explore_metric_count;
 /* ---- runs ---- */
 
 /* One spec with its settings on one set of tensors. */
-typedef struct ExploreRun {
+struct ExploreRun {
 	const char *in;                /* NULL: drawn at random */
 	int layer;
 	const char *const *settings;   /* values of the swept names */
@@ -34,7 +37,8 @@ typedef struct ExploreRun {
 	unsigned has;                  /* NEEDS_ */
 	double ms[PHASE_COUNT];        /* with NEEDS_TIME */
 	Exploration result;
-} ExploreRun;
+	Prediction predicted;
+};
 
 typedef struct ExploreReport {
 	const char *spec;              /* path */

@@ -108,6 +108,8 @@ static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p)
 	status = explore_measure(p, &options, &run->result);
 	if (status == TDA_BAD_ARGUMENT && run->in)
 		tda_fail_within(status, "%s: ", run->in);
+	if (!status)
+		predict(p->manifest, &p->shape, run->result.all.gathered, &run->predicted);
 	if (!status && s->gpu && !(status = time_problem(p, s->gpu, REPEATS, run->ms)))
 		run->has |= NEEDS_TIME;
 	return status;

@@ -90,7 +90,7 @@ static void write_number(double value, FILE *out)
 
 static void write_metrics(FILE *out)
 {
-	static const char *const units[] = { "number", "count", "share", "ms" };
+	static const char *const units[] = { "number", "count", "share", "ms", "flag" };
 
 	fputs("\"metrics\":[", out);
 	for (int n = 0; n < explore_metric_count; n++) {
@@ -229,6 +229,29 @@ static void write_gradients(const ExploreRun *run, FILE *out)
 	fputc('}', out);
 }
 
+static void write_prediction(const ExploreRun *run, FILE *out)
+{
+	fprintf(out, ",\n\"prediction\":{\"device\":\"" PREDICT_DEVICE "\",\"target\":\"%s\",\"taken\":\"%s\",\"plans\":{",
+	        run->manifest->target, predict_plan_names[run->predicted.taken]);
+	for (int plan = 0; plan < PREDICT_PLANS; plan++) {
+		const PlanTimes *times = &run->predicted.plan[plan];
+
+		fputs(plan ? "," : "", out);
+		write_key(predict_plan_names[plan], out);
+		if (!times->known) {
+			fputs("null", out);
+			continue;
+		}
+		fprintf(out, "{\"forward_ms\":%.9g,\"backward_ms\":%.9g,\"not_timed\":", times->ms[PHASE_FORWARD], times->ms[PHASE_BACKWARD]);
+		write_text(times->beyond, out);
+		fputs(",\"kernels\":{", out);
+		for (int k = 0; k < PREDICT_KERNELS; k++)
+			fprintf(out, "%s\"%s\":%.9g", k ? "," : "", predict_kernel_names[k], times->kernel_ms[k]);
+		fputs("}}", out);
+	}
+	fputs("}}", out);
+}
+
 static void write_run(const ExploreReport *report, const ExploreRun *run, FILE *out)
 {
 	const tda_shape *s = &run->shape;
@@ -260,6 +283,7 @@ static void write_run(const ExploreReport *report, const ExploreRun *run, FILE *
 	}
 	fputc(']', out);
 	write_gradients(run, out);
+	write_prediction(run, out);
 	write_verdicts(run, out);
 	fputc('}', out);
 }

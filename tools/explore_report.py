@@ -17,7 +17,7 @@ MOST_MAPS = 64
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
 COLOURS = ["#1f6fb4", "#d9662b", "#2a9a57", "#8a5cc0", "#b8901a", "#c0407a", "#3a9fb0", "#6b6b6b"]
 SWEPT = ["survivors", "zeros", "dead_rows", "visited", "tiles_64x64", "sink", "consensus", "o_norm", "dq_norm", "softmax_error",
-         "forward_ms", "backward_ms"]
+         "predicted_forward_ms", "predicted_backward_ms", "forward_ms", "backward_ms"]
 BARS = ["survivors", "dead_rows", "visited", "tiles_64x64", "sink", "o_norm"]
 
 STYLE = """
@@ -37,6 +37,8 @@ def shown(metric, value):
     if metric["unit"] == "share":
         share = 100 * value
         return f"{share:.4f} %" if 99 < share < 100 else f"{share:.3g} %"
+    if metric["unit"] == "flag":
+        return "yes" if value else "no"
     if metric["unit"] == "count":
         return f"{value:,.0f}"
     return f"{value:.4g}" + (" ms" if metric["unit"] == "ms" else "")
@@ -278,6 +280,19 @@ def add_runs(page, report):
                    rows))
 
 
+def add_prediction(page, runs):
+    """Of each run, the plans that its kernels have."""
+    base = runs[0]["prediction"]
+    page.section("Predicted time", f"On one {base['device']}, kernels for {base['target']}: a model made from measured rates, "
+                 "which docs/explore.md defines. Where nothing like a run was timed, the model extrapolates, and the last column says "
+                 "in which respect.")
+    rows = [[f"<td class=text>{html.escape(name_of(run) or 'all heads')}</td>", plan, "yes" if run["prediction"]["taken"] == plan else "no",
+             f"{times['forward_ms']:.4f}", f"{times['backward_ms']:.4f}", f"<td class=text>{html.escape(times['not_timed'])}</td>"]
+            for run in runs for plan, times in run["prediction"]["plans"].items() if times]
+    page.add(table([("<th class=text>run</th>",), ("plan",), ("this shape takes it",), ("forward, ms",), ("backward, ms",),
+                    ("<th class=text>extrapolated, as nothing was timed with</th>",)], rows))
+
+
 def add_heads(page, report, run):
     heads = run["by_head"]
     metrics = usable(report, lambda m: [head[m["key"]] for head in heads])
@@ -324,9 +339,10 @@ def draw(report):
     page.add(f"<h1>{html.escape(base['spec'])}</h1><p class=dim>{html.escape(report['spec'])}; batch {base['batch']}, heads "
              f"{base['heads']}:{base['kv_heads']}, q_len {base['q_len']}, k_len {base['k_len']}, head_dim {base['head_dim']}, "
              f"{base['views']} view{'s' if base['views'] > 1 else ''}, {base['dtype']}; "
-             + (f"times on {html.escape(report['device'])}" if report["device"] else "no times, as there was no GPU")
+             + (f"measured times on {html.escape(report['device'])}" if report["device"] else "no measured times, as there was no GPU")
              + (f"; do drawn at random, seed {report['seed']}" if report["drawn_gradient"] else "") + "</p>")
     add_runs(page, report)
+    add_prediction(page, runs)
     for name in report["sweep"]:
         if len({run["settings"][name] for run in runs}) > 1:
             page.section(f"Over {name}", "All heads together.")

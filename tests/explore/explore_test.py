@@ -111,6 +111,31 @@ def test_csv(folder):
                for r in rows), "values")
 
 
+def test_predicted(folder):
+    """Which plan is predicted, by shape and target; and where it is beyond what was timed. Times are tested with the model."""
+    for target, length, taken, text in (
+            ("sm_80", 500, "dense", "   dense plan: forward 0."), ("sm_80", 512, "sparse", "the screen of sm_80, length 512, "),
+            ("sm_90a", 512, "sparse", " extrapolated, as nothing was timed with: length 512, 8 blocks of 64 rows\n")):
+        path = folder / "predicted.json"
+        result = explore(SPECS / "tda.lua", "--heads", 1, "--q-len", length, "--target", target, "--sweep", "beta=2", "--json", path)
+        run = json.loads(path.read_text())["runs"][0]
+        prediction = run["prediction"]
+        plan = prediction["plans"][taken]
+        expect(prediction["taken"] == taken and prediction["target"] == target, f"{target}, {length}: the plan", prediction)
+        expect(run["all"]["predicted_forward_ms"] == plan["forward_ms"] > 0 and run["all"]["predicted_backward_ms"] ==
+               plan["backward_ms"] > 0 and run["all"]["extrapolated"] == 1, "figures are those of the plan taken", run["all"])
+        expect(math.isclose(sum(plan["kernels"].values()), plan["forward_ms"] + plan["backward_ms"], rel_tol=1e-6), "kernels", plan)
+        expect(run["by_head"][0]["predicted_forward_ms"] is None, "heads have no time of their own")
+        expect("; this shape takes it" in result.stdout and text in result.stdout, f"{target}, {length}: the tables", result.stdout)
+    for options, known in ((["--plan", "dense"], ["dense"]), (["--plan", "sparse"], ["sparse"])):
+        result = explore(SPECS / "tra.lua", "--heads", 1, "--q-len", 70, *options, "--csv", folder / "one.csv", "--json", path)
+        plans = json.loads(path.read_text())["runs"][0]["prediction"]["plans"]
+        expect([name for name, times in plans.items() if times] == known, f"plans of {options}", plans)
+        expect(float(list(csv.DictReader((folder / "one.csv").open()))[-1]["predicted_backward_ms"]) > 0, "CSV")
+    table = explore(SPECS / "tda.lua", "--heads", 1, "--q-len", 70, "--sweep", "beta=1,2").stdout
+    expect(" fwd pred bwd pred extrapolated" in table and table.count(" yes\n") == 2, "a sweep's columns", table)
+
+
 def test_random(folder):
     runs = [explore(SPECS / "tra.lua", "--q-len", 100, "--heads", 2, "--seed", seed).stdout for seed in (1, 1, 2)]
     expect(runs[0] == runs[1] and runs[0] != runs[2], "the seed decides")
@@ -167,7 +192,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "broken.lua").write_text((SPECS / "tda.lua").read_text().replace("threshold", "treshold"))
-        for test in (test_tables, test_json, test_csv, test_random, test_sweep_errors, test_input_errors):
+        for test in (test_tables, test_json, test_csv, test_predicted, test_random, test_sweep_errors, test_input_errors):
             test(folder)
         expect(not [f for f in os.listdir(folder) if "tmp" in f], "temporary files are left")
     print(f"{passed} passed, {failed} failed")

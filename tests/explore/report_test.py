@@ -68,6 +68,8 @@ def test_page(folder, name, figures, spec, *options):
     heads = sum(len(run["by_head"]) for run in report["runs"] if run["settings"] == report["runs"][0]["settings"])
     expect(len(re.findall(r'<g class="hm">', document)) == heads, f"{name}: a map for each of {heads} heads",
            len(re.findall(r'<g class="hm">', document)))
+    for times in filter(None, report["runs"][0]["prediction"]["plans"].values()):
+        expect(f"<td>{times['forward_ms']:.4f}</td>" in document and f">{times['not_timed']}</td>" in document, f"{name}: predicted times")
     for verdict in report["runs"][0]["theory"]:
         expect(verdict["text"].split(";")[0].split("^")[0][:40] in document, f"{name}: the verdict on {verdict['key']}")
     for metric in report["metrics"]:
