@@ -224,7 +224,7 @@ static void print_cost(const Variant v[2], FILE *out)
 
 	multiply_adds(v[0].c->spec, a);
 	multiply_adds(v[1].c->spec, b);
-	fprintf(out, "\npredicted work, as there is no model of times\n  multiply-adds of a pair: forward %d -> %d, backward %d -> %d\n",
+	fprintf(out, "\nwork\n  multiply-adds of a pair: forward %d -> %d, backward %d -> %d\n",
 		a[0], b[0], a[1], b[1]);
 	if (strcmp(pairs[0], pairs[1]) == 0)
 		fprintf(out, "  pairs computed exactly: %s\n", pairs[0]);
@@ -264,6 +264,7 @@ static void print_all(Arena *arena, const Variant v[2], FILE *out)
 	print_cost(v, out);
 }
 
+/* Of tensors, where there are some; or a prediction alone. */
 static int run_numbers(const Variant v[2], const Options *options, int layer)
 {
 	DiffOptions diff = { .in = options->in, .layer = layer, .seed = 1 };
@@ -273,8 +274,10 @@ static int run_numbers(const Variant v[2], const Options *options, int layer)
 	for (int n = 0; n < 2 && !status; n++)
 		status = tda_open_memory(v[n].c->ptx, strlen(v[n].c->ptx), &kernels[n]);
 	putchar('\n');
-	if (!status)
+	if (!status && options->in)
 		status = diff_run(kernels, &diff, stdout);
+	else if (!status)
+		diff_predict(kernels, stdout);
 	if (status) {
 		fflush(stdout);
 		fprintf(stderr, "tdagen diff: error: %s\n", tda_error_message());
@@ -302,7 +305,7 @@ int diff_specs(Compilation *first, const Options *options)
 	if (compile_variant(&v[0], options, options->first_settings, options->first_setting_count) && second.source &&
 			compile_variant(&v[1], options, options->second_settings, options->second_setting_count)) {
 		print_all(arena, v, stdout);
-		status = options->in ? run_numbers(v, options, (int)layer) : 0;
+		status = run_numbers(v, options, (int)layer);
 	}
 	if (diag_has_internal(second.diag))
 		diag_internal(first->diag, nowhere, "the second spec could not be compiled");

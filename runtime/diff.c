@@ -11,6 +11,7 @@
 #include "error.h"
 #include "explore_report.h"
 #include "inputs.h"
+#include "module.h"
 
 typedef struct Side {
 	Problem problem;
@@ -59,6 +60,7 @@ static tda_status run_side(Side *side, const DiffOptions *options)
 		return tda_fail_memory();
 	if ((status = explore_measure(p, &explore, &side->run.result)))
 		return status;
+	predict(p->manifest, &p->shape, side->run.result.all.gathered, &side->run.predicted);
 	return problem_measure(p, true, mark_survivors, side, &side->reference);
 }
 
@@ -102,7 +104,7 @@ static void print_metrics(const Side side[2], FILE *out)
 
 		for (int s = 0; s < 2; s++)
 			value[s] = explore_value(&side[s].run, metric, &side[s].run.result.all);
-		if (isnan(value[0]) && isnan(value[1]))
+		if ((isnan(value[0]) && isnan(value[1])) || metric->of_run)
 			continue;
 		fprintf(out, "  %-12s", metric->title);
 		print_value(metric, value[0], out);
@@ -183,6 +185,56 @@ static void print_differences(const Side side[2], FILE *out)
 	print_params(side, out);
 }
 
+/* ---- time ---- */
+
+/* The plan that is taken, or, where what survives is not known, a dense one; NULL: there is none. */
+static const PlanTimes *predicted_plan(const Prediction *p)
+{
+	if (p->plan[p->taken].known)
+		return &p->plan[p->taken];
+	return p->plan[PREDICT_DENSE].known ? &p->plan[PREDICT_DENSE] : NULL;
+}
+
+static void print_predicted(const tda_shape *s, const Manifest *m, const Prediction p[2], FILE *out)
+{
+	const PlanTimes *times[2] = { predicted_plan(&p[0]), predicted_plan(&p[1]) };
+
+	fprintf(out, "predicted time on one " PREDICT_DEVICE ", kernels for %s: batch %lld, heads %lld:%lld, q_len %lld, k_len %lld\n",
+	        m->target, (long long)s->batch, (long long)s->heads, (long long)s->kv_heads, (long long)s->q_len, (long long)s->k_len);
+	if (!times[0] || !times[1]) {
+		fputs("  none: how long a sparse plan takes depends on what survives, which --in lets tdagen count\n", out);
+		return;
+	}
+	fprintf(out, "  %-12s %14s %14s %10s\n  %-12s %14s %14s\n", "", "first", "second", "ratio", "plan",
+	        predict_plan_names[times[0] - p[0].plan], predict_plan_names[times[1] - p[1].plan]);
+	for (int phase = 0; phase < PHASE_COUNT; phase++)
+		fprintf(out, "  %-12s %11.4f ms %11.4f ms %10.3f\n", phase == PHASE_FORWARD ? "forward" : "backward",
+		        times[0]->ms[phase], times[1]->ms[phase], times[1]->ms[phase] / times[0]->ms[phase]);
+	for (int n = 0; n < 2; n++) {
+		if (*times[n]->beyond)
+			fprintf(out, "  the %s is extrapolated, as nothing was timed with: %s\n", n ? "second" : "first", times[n]->beyond);
+		if (times[n] != &p[n].plan[p[n].taken])
+			fprintf(out, "  the %s takes its sparse plan at this shape: for that, --in lets tdagen count what survives\n",
+			        n ? "second" : "first");
+	}
+}
+
+/* A shape at which plans were timed. */
+void diff_predict(tda_kernel *const kernels[2], FILE *out)
+{
+	tda_shape shape = TDA_SHAPE_INIT;
+	Prediction p[2];
+
+	shape.batch = 1;
+	shape.heads = shape.kv_heads = 16;
+	shape.q_len = shape.k_len = 16384;
+	for (int n = 0; n < 2; n++)
+		predict(kernels[n]->manifest, &shape, NULL, &p[n]);
+	print_predicted(&shape, kernels[0]->manifest, p, out);
+}
+
+/* ---- the whole ---- */
+
 tda_status diff_run(tda_kernel *const kernels[2], const DiffOptions *options, FILE *out)
 {
 	Side side[2] = {0};
@@ -204,6 +256,8 @@ tda_status diff_run(tda_kernel *const kernels[2], const DiffOptions *options, FI
 		print_metrics(side, out);
 		print_survivors(side, out);
 		print_differences(side, out);
+		fputc('\n', out);
+		print_predicted(shape, side[0].problem.manifest, (Prediction[]){ side[0].run.predicted, side[1].run.predicted }, out);
 	}
 	for (int s = 0; s < 2; s++)
 		free_side(&side[s]);

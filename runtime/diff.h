@@ -13,7 +13,9 @@ typedef struct DiffOptions {
 } DiffOptions;
 
 /* Runs both through the f64 reference, and prints what explore counts for each, how many pairs survive in both and in one
- * alone, and by how much o and the gradients differ. */
+ * alone, by how much o and the gradients differ, and how long both are predicted to take. */
 tda_status diff_run(tda_kernel *const kernels[2], const DiffOptions *options, FILE *out);
+/* Without tensors: the predicted time of a shape like those that were timed. */
+void diff_predict(tda_kernel *const kernels[2], FILE *out);
 
 #endif

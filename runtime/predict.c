@@ -249,6 +249,8 @@ static void say_beyond(const Case *c)
 		beyond(c, "%d view%s", m->views, m->views == 1 ? "" : "s");
 	if (c->sparse && !is_gather_timed(c))
 		beyond(c, "gathering with this head_dim and precision");
+	if (!m->zeros_proved)
+		beyond(c, "weights other than exact zeros");
 	if (!m->causal || m->window)
 		beyond(c, "this mask");
 	if (m->rms_norm)
@@ -313,6 +315,7 @@ void predict(const Manifest *m, const tda_shape *shape, const int64_t *gathered,
 		.m = m, .shape = shape, .element = manifest_dtype_size(m), .q_rows = batch * (double)shape->heads * (double)shape->q_len,
 		.k_rows = batch * (double)shape->kv_heads * (double)shape->k_len,
 	};
+	bool both = strcmp(m->plan, "auto") == 0;
 
 	*prediction = (Prediction){ .taken = predict_taken(m, shape) };
 	for (int v = 0; v < m->views && gathered; v++)
@@ -320,7 +323,7 @@ void predict(const Manifest *m, const tda_shape *shape, const int64_t *gathered,
 	for (int plan = 0; plan < PREDICT_PLANS; plan++) {
 		c.sparse = plan == PREDICT_SPARSE;
 		c.times = &prediction->plan[plan];
-		if (strcmp(m->plan, "auto") != 0 ? prediction->taken == (PredictPlan)plan : !c.sparse || gathered)
+		if ((both || prediction->taken == (PredictPlan)plan) && (!c.sparse || gathered))
 			predict_plan(&c);
 	}
 }

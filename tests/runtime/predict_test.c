@@ -238,11 +238,13 @@ static void test_beyond(void)
 	predict(&m, &shape, (int64_t[]){ 0, 0 }, &p);
 	CHECK(!strcmp(beyond, "value_dim 32, this mask, an output norm, shared heads of k and v, q_len other than k_len, length 65536"),
 	      "beyond: %s", beyond);
-	m.causal = false;
+	m.causal = m.zeros_proved = false;
 	m.window = 0;
 	shape = shape_of(64, 4096);
+	strcpy(m.plan, "dense");
 	predict(&m, &shape, NULL, &p);
-	CHECK(!strcmp(beyond, "value_dim 32, this mask, an output norm"), "beyond: %s", beyond);
+	beyond = p.plan[PREDICT_DENSE].beyond;
+	CHECK(!strcmp(beyond, "value_dim 32, weights other than exact zeros, this mask, an output norm"), "beyond: %s", beyond);
 }
 
 /* ---- which plan ---- */
@@ -272,6 +274,9 @@ static void test_choice(void)
 		predict(m, &shape, NULL, &p);
 		CHECK(p.plan[PREDICT_DENSE].known && !p.plan[PREDICT_SPARSE].known, "without counts nothing is known of gathering");
 	}
+	strcpy(m->plan, "sparse");
+	predict(m, &(tda_shape){ .batch = 1, .heads = 1, .kv_heads = 1, .q_len = 9, .k_len = 9 }, NULL, &p);
+	CHECK(!p.plan[PREDICT_DENSE].known && !p.plan[PREDICT_SPARSE].known, "a sparse plan alone, without counts");
 	manifest_free(m);
 	free(text);
 }
