@@ -229,7 +229,11 @@ static void test_beyond(void)
 	const char *beyond = p.plan[PREDICT_SPARSE].beyond;
 
 	predict(&m, &shape, (int64_t[]){ 8000000, 0 }, &p);
-	CHECK(!strcmp(beyond, "47% of the keys gathered"), "beyond: %s", beyond);
+	CHECK(!strcmp(beyond, "47% of keys surviving"), "beyond: %s", beyond);
+	strcpy(m.plan, "dense");
+	predict(&m, &shape, (int64_t[]){ 8000000, 0 }, &p);
+	CHECK(!strcmp(p.plan[PREDICT_DENSE].beyond, "47% of keys surviving"), "a dense plan skips products, too: %s", p.plan[PREDICT_DENSE].beyond);
+	strcpy(m.plan, "sparse");
 	m.window = 100;
 	m.value_dim = 32;
 	m.rms_norm = true;
