@@ -17,6 +17,7 @@ static const struct {
 	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row" },
 	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key" },
 	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive" },
+	[ROLE_PACK_MARKS] = { "pack_marks", "the marks, closer together, for the backward" },
 	[ROLE_FORWARD] = { "forward", "scores, weights, o" },
 	[ROLE_NORM_BACKWARD] = { "norm_backward", "do through the output norm" },
 	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients" },
@@ -104,7 +105,14 @@ int plan_int8_key_bytes(const Plan *plan)
 
 int plan_mark_capacity(const Plan *plan)
 {
-	return plan->options.mark_capacity > 0 ? plan->options.mark_capacity : PLAN_MARK_CAPACITY;
+	int wanted = plan->options.mark_capacity;
+	return wanted > 0 && wanted < PLAN_MARK_CAPACITY ? wanted : PLAN_MARK_CAPACITY;
+}
+
+int plan_packed_marks(const Plan *plan)
+{
+	int share = plan_mark_capacity(plan) * PLAN_PACKED_MARKS;
+	return (share + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
 }
 
 bool plan_has_partials(const Plan *plan, int param)
@@ -206,10 +214,13 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * keys / PLAN_BOUND_KEYS, k, groups));
-	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
-	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
-	add_buffer(plan, arena, BUFFER_SAVED, "marks",
+	const char *word_bytes = arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS);
+	add_buffer(plan, arena, BUFFER_FORWARD, "mark_words", word_bytes);
+	add_buffer(plan, arena, BUFFER_FORWARD, "marks",
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
+	add_buffer(plan, arena, BUFFER_SAVED, "packed_words", word_bytes);
+	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
+	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
@@ -217,6 +228,16 @@ static void plan_screen(Plan *plan, Arena *arena)
 		add_buffer(plan, arena, BUFFER_FORWARD, "screened", "4");
 		launch->grid = arena_printf(arena, "min(%s,multiprocessors)", launch->grid);
 	}
+}
+
+static void plan_pack_marks(Plan *plan, Arena *arena)
+{
+	enum { REGISTERS = 32 };           /* of a thread, so that an SM has room for four CTAs */
+	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
+	launch->warps = PLAN_PACK_BLOCKS;
+	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;
+	launch->register_limit = REGISTERS;
+	launch->grid = arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", plan->spec->views, launch->rows);
 }
 
 static bool plan_forward(Plan *plan, Arena *arena)
@@ -366,8 +387,10 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 	if (!plan_proof(plan, diag, spec))
 		return NULL;
 	plan_terms(plan, arena);
-	if (plan->sparse)
+	if (plan->sparse) {
 		plan_screen(plan, arena);
+		plan_pack_marks(plan, arena);
+	}
 	bool fits = plan_forward(plan, arena);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);

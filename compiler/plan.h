@@ -30,6 +30,7 @@ typedef enum Role {
 	ROLE_Q_TERMS,                      /* 1/|q|, tau; in a sparse plan also int8 rows and their bounds */
 	ROLE_K_TERMS,                      /* 1/|k|; likewise */
 	ROLE_SCREEN,                       /* which keys may survive for which rows */
+	ROLE_PACK_MARKS,                   /* the screen's marks, closer together, for the backward */
 	ROLE_FORWARD,
 	ROLE_NORM_BACKWARD,                /* do through the output norm, partial sums of dgain */
 	ROLE_BACKWARD_Q,                   /* dq, partial sums of the parameters' gradients */
@@ -49,6 +50,8 @@ enum {
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
+	PLAN_PACKED_MARKS = 28,            /* the same from forward to backward, on average over a head's row blocks */
+	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
 };
@@ -167,8 +170,9 @@ int plan_int8_keys_a_row(const Spec *spec);
 int plan_int8_key_bytes(const Plan *plan);
 /* Threads that share a row of q or k while its int8 image is made: of each 16 bytes, a power of two. */
 int plan_int8_lanes(const Spec *spec, int int8_bytes);
-/* Marks kept for a row block at most. */
+/* Marks kept for a row block at most; and from forward to backward, on average: the same share of them for each capacity. */
 int plan_mark_capacity(const Plan *plan);
+int plan_packed_marks(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

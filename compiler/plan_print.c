@@ -166,8 +166,9 @@ static void explain_gathering(const Plan *plan, FILE *out)
 {
 	if (!plan->sparse)
 		return;
-	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole\n",
-	        plan_mark_capacity(plan));
+	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole. Backward"
+	        " kernels have room for %d a row block, which those of a head share\n", plan_mark_capacity(plan),
+	        plan_packed_marks(plan));
 	if (plan->spec->views > 1)
 		fprintf(out, "note          views are visited one after the other, each with its own marked keys: values of a key that %s"
 		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");

@@ -68,7 +68,7 @@ typedef struct ManifestParam {
 typedef struct ManifestMarks {
 	int side;                      /* rows, and keys, of a mark; 0: the plan has none */
 	int word;                      /* key tiles of a word */
-	int capacity;                  /* marks of a row block */
+	int capacity;                  /* marks that are saved of a row block, on average over those of a head */
 } ManifestMarks;
 
 typedef struct Manifest {

@@ -9,7 +9,7 @@
 /* Sums over rows of one view and head. */
 typedef struct Counts {
 	int64_t visible, survivors;    /* pairs */
-	int64_t visited;               /* visible pairs of a row and a key that its row block gathers */
+	int64_t visited;               /* visible pairs of a row and a key that its row block gathers, in the backward */
 	int64_t in_vain;               /* of those, pairs of a key that no row of the block needs */
 	int64_t marks;                 /* key tiles with a mark, of every row block */
 	int64_t whole;                 /* rows of blocks where a mark had no room */
@@ -74,10 +74,10 @@ static void count_marks(const Stats *s, int64_t index)
 	int64_t q_len = s->problem->shape.q_len;
 
 	for (int64_t block = 0; block < s->marks.row_blocks; block++) {
-		int64_t rows = q_len - block * MARK_SIDE, count = marks_count(&s->marks, index, block);
+		int64_t rows = q_len - block * MARK_SIDE;
 
-		counts->marks += count;
-		if (count > s->marks.capacity)
+		counts->marks += marks_count(&s->marks, index, block);
+		if (marks_overflow(&s->marks, index, block))
 			counts->whole += rows < MARK_SIDE ? rows : MARK_SIDE;
 	}
 	close_block(s, &s->keys[index], counts);
