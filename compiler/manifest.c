@@ -47,7 +47,7 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.2\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.3\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
 	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->next ? "auto" : plan_kind_name(plan));
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),

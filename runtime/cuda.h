@@ -16,6 +16,7 @@ typedef unsigned long long CUdeviceptr;
 
 /* Values of the driver's enums that are used here. */
 enum {
+	CUDA_ATTRIBUTE_MULTIPROCESSORS = 16,
 	CUDA_ATTRIBUTE_CAPABILITY_MAJOR = 75, CUDA_ATTRIBUTE_CAPABILITY_MINOR = 76,    /* of CUdevice_attribute */
 	CUDA_FUNCTION_MAX_DYNAMIC_SHARED = 8,          /* of CUfunction_attribute */
 	CUDA_JIT_ERROR_LOG = 5, CUDA_JIT_ERROR_LOG_BYTES = 6,  /* of CUjit_option */

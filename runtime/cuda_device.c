@@ -24,7 +24,11 @@ static CUdeviceptr address(const void *memory)
 
 static tda_status cuda_load(Device *device, tda_kernel *kernel)
 {
-	return module_get(kernel, cuda_of(device)->cuda, NULL, &cuda_of(device)->loaded);
+	tda_status status = module_get(kernel, cuda_of(device)->cuda, NULL, &cuda_of(device)->loaded);
+
+	if (!status)
+		device->multiprocessors = cuda_of(device)->loaded->multiprocessors;
+	return status;
 }
 
 static tda_status cuda_alloc(Device *device, size_t bytes, void **memory)

@@ -20,10 +20,11 @@ static tda_status launch_on_device(void *user, const Manifest *manifest, int ker
 	return device->ops->launch(device, manifest, kernel, grid, args);
 }
 
-static tda_status run_phase(Device *device, tda_kernel *kernel, Phase phase, const Binding *binding)
+static tda_status run_phase(Device *device, tda_kernel *kernel, Phase phase, Binding *binding)
 {
 	tda_status status = device->ops->load(device, kernel);
 
+	binding->vars[SHAPE_MULTIPROCESSORS] = device->multiprocessors;
 	return status ? status : launch_phase(kernel->manifest, phase, binding, launch_on_device, device);
 }
 

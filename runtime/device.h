@@ -34,6 +34,7 @@ typedef struct DeviceOps {
 struct Device {
 	const DeviceOps *ops;
 	char description[128];         /* "gpu (NVIDIA H100 80GB HBM3)" */
+	int multiprocessors;           /* known once a kernel is loaded */
 };
 
 /* DEVICE_DEFAULT: the first GPU where there is one, else the simulator. Freed with device->ops->close. */

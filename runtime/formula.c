@@ -21,7 +21,7 @@ struct Formula {
 };
 
 static const char *const shape_names[SHAPE_COUNT] = {
-	"batch", "heads", "kv_heads", "q_len", "k_len", "layer", "layers",
+	"batch", "heads", "kv_heads", "q_len", "k_len", "layer", "layers", "multiprocessors",
 };
 static const char *const stride_names[STRIDE_COUNT] = { "batch_stride", "head_stride", "row_stride" };
 static const char *const tensor_names[TENSOR_COUNT] = {

@@ -25,8 +25,10 @@ enum {
 const char *tensor_name(int tensor);
 int tensor_find(const char *name, size_t length);      /* -1: no such tensor */
 
-/* The variables of formulas: these, then three strides for each tensor. */
-enum { SHAPE_BATCH, SHAPE_HEADS, SHAPE_KV_HEADS, SHAPE_Q_LEN, SHAPE_K_LEN, SHAPE_LAYER, SHAPE_LAYERS, SHAPE_COUNT };
+/* The variables of formulas: these, then three strides for each tensor. The last of them is the device's: its number of
+ * multiprocessors, which grids alone may depend on. */
+enum { SHAPE_BATCH, SHAPE_HEADS, SHAPE_KV_HEADS, SHAPE_Q_LEN, SHAPE_K_LEN, SHAPE_LAYER, SHAPE_LAYERS, SHAPE_MULTIPROCESSORS,
+       SHAPE_COUNT };
 enum { STRIDE_BATCH, STRIDE_HEAD, STRIDE_ROW, STRIDE_COUNT };
 enum { FORMULA_VARS = SHAPE_COUNT + TENSOR_COUNT * STRIDE_COUNT };
 

@@ -4,7 +4,8 @@
 
 #include "manifest.h"
 
-/* Everything that the formulas and pointers of a manifest can refer to in one call. Addresses are of the device. */
+/* Everything that the formulas and pointers of a manifest can refer to in one call. Addresses are of the device, whose
+ * SHAPE_MULTIPROCESSORS is set by who launches. */
 typedef struct Binding {
 	int64_t vars[FORMULA_VARS];
 	uint64_t tensor[TENSOR_COUNT];

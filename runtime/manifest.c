@@ -196,6 +196,13 @@ static const bool shape_vars[FORMULA_VARS] = {
 	[SHAPE_LAYER] = true, [SHAPE_LAYERS] = true,
 };
 
+/* A grid may depend on the device as well. */
+static void grid_vars(bool allowed[FORMULA_VARS])
+{
+	memcpy(allowed, shape_vars, sizeof(shape_vars));
+	allowed[SHAPE_MULTIPROCESSORS] = true;
+}
+
 static tda_status read_formula(const Reader *r, Word word, const bool *allowed, Formula **formula)
 {
 	*formula = formula_parse(word.text, word.length);
@@ -311,6 +318,7 @@ static tda_status read_kernel(Reader *r)
 {
 	ManifestKernel *kernel = &r->m->kernels[r->m->kernel_count];
 	int phase = word_choice(r->word[0], phase_words), shared = 0;
+	bool allowed[FORMULA_VARS];
 	tda_status status;
 
 	if (r->m->kernel_count == MANIFEST_MAX_KERNELS)
@@ -327,7 +335,8 @@ static tda_status read_kernel(Reader *r)
 	    (status = word_read_int(r, 2, 1, 1024, &kernel->block)) || (status = word_read_int(r, 3, 0, 1 << 20, &shared)))
 		return status;
 	kernel->shared = (uint32_t)shared;
-	return read_formula(r, r->word[4], shape_vars, &kernel->grid);
+	grid_vars(allowed);
+	return read_formula(r, r->word[4], allowed, &kernel->grid);
 }
 
 static bool has_prefix(Word *word, const char *prefix)

@@ -30,6 +30,16 @@ static tda_status check_capability(const tda_kernel *kernel, const Cuda *cuda)
 	                m->capability_exact ? ", which runs on that chip alone" : " and later");
 }
 
+/* Attributes don't change: asked once a context, so that a launch asks the driver nothing. */
+static tda_status count_multiprocessors(const Cuda *cuda, int *count)
+{
+	CUdevice device;
+	tda_status status = cuda_check(cuda, cuda->cuCtxGetDevice(&device), "cuCtxGetDevice");
+
+	return status ? status : cuda_check(cuda, cuda->cuDeviceGetAttribute(count, CUDA_ATTRIBUTE_MULTIPROCESSORS, device),
+	                                    "cuDeviceGetAttribute");
+}
+
 static tda_status load_module(const tda_kernel *kernel, const Cuda *cuda, LoadedModule *loaded)
 {
 	const Manifest *m = kernel->manifest;
@@ -94,7 +104,7 @@ static tda_status load_locked(tda_kernel *kernel, const Cuda *cuda, CUcontext co
 		return tda_fail_memory();
 	loaded->context = context;
 	loaded->context_id = id;
-	if ((status = load_module(kernel, cuda, loaded))) {
+	if ((status = count_multiprocessors(cuda, &loaded->multiprocessors)) || (status = load_module(kernel, cuda, loaded))) {
 		free(loaded);
 		return status;
 	}
@@ -173,7 +183,7 @@ tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint3
 	return cuda_check(launch->cuda, result, entry->entry);
 }
 
-tda_status module_launch(tda_kernel *kernel, Phase phase, const Binding *binding, void *stream)
+tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream)
 {
 	ModuleLaunch launch = { .stream = stream };
 	tda_status status;
@@ -181,6 +191,7 @@ tda_status module_launch(tda_kernel *kernel, Phase phase, const Binding *binding
 	if ((status = cuda_open(&launch.cuda)) ||
 	    (status = module_get(kernel, launch.cuda, launch.stream, &launch.loaded)))
 		return status;
+	binding->vars[SHAPE_MULTIPROCESSORS] = launch.loaded->multiprocessors;
 	return launch_phase(kernel->manifest, phase, binding, module_launch_kernel, &launch);
 }
 

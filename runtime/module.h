@@ -12,6 +12,7 @@ typedef struct LoadedModule {
 	CUcontext context;
 	unsigned long long context_id; /* tells a new context at an old one's address; 0 where the driver has no ids */
 	CUmodule module;
+	int multiprocessors;           /* of its device */
 	CUfunction function[MANIFEST_MAX_KERNELS];
 } LoadedModule;
 
@@ -28,7 +29,7 @@ struct tda_kernel {
 tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, const LoadedModule **loaded);
 
 /* Launches all of a phase on a stream of the current context. */
-tda_status module_launch(tda_kernel *kernel, Phase phase, const Binding *binding, void *stream);
+tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream);
 /* The same for one kernel of the manifest, as a LaunchFunction: user is a ModuleLaunch. */
 typedef struct ModuleLaunch {
 	const Cuda *cuda;

@@ -6,6 +6,9 @@
 #include "error.h"
 #include "sim/sim.h"
 
+/* Few, so that CTAs of grids that depend on them have more than one piece of work each. */
+enum { SIM_MULTIPROCESSORS = 4 };
+
 typedef struct SimDevice {
 	Device base;
 	Sim *sim;
@@ -130,6 +133,7 @@ tda_status sim_device_open(Device **device)
 	if (!d)
 		return tda_fail_memory();
 	d->base.ops = &sim_ops;
+	d->base.multiprocessors = SIM_MULTIPROCESSORS;
 	snprintf(d->base.description, sizeof(d->base.description), "sim (the PTX simulator on this CPU)");
 	d->sim = sim_new();
 	if (!d->sim) {

@@ -20,16 +20,22 @@ static void *at(uintptr_t address)
 	return (void *)address;
 }
 
-static tda_kernel *open_kernel(void)
+/* more: further lines of the manifest. */
+static tda_kernel *open_kernel_with(const char *more)
 {
 	char lines[4096], *text;
 	tda_kernel *kernel;
 
-	snprintf(lines, sizeof(lines), "%s%s", fixture_tda_lines, fixture_tda_kernels);
+	snprintf(lines, sizeof(lines), "%s%s%s", fixture_tda_lines, fixture_tda_kernels, more);
 	text = fixture_seal(lines, fixture_body);
 	CHECK(tda_open_memory(text, strlen(text), &kernel) == TDA_OK, "%s", tda_error_message());
 	free(text);
 	return kernel;
+}
+
+static tda_kernel *open_kernel(void)
+{
+	return open_kernel_with("");
 }
 
 static tda_forward_args good_arguments(void)
@@ -118,6 +124,26 @@ static void test_maps(void)
 	tda_close(kernel);
 }
 
+/* Grids may depend on the device, which is asked once a context. */
+static void test_multiprocessors(void)
+{
+	tda_kernel *kernel = open_kernel_with("//! kernel forward persistent 128 0 min(5*batch*heads,multiprocessors)\n");
+	tda_forward_args args = good_arguments();
+
+	set_current(0);
+	fake->multiprocessors = 3;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->grid == 3, "%u CTAs, %s", fake->grid, tda_error_message());
+	fake->multiprocessors = 4;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->grid == 3, "%u CTAs: asked again", fake->grid);
+	set_current(1);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->grid == 4, "%u CTAs in another context", fake->grid);
+	fake->multiprocessors = 8;
+	set_current(2);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->grid == 5, "%u CTAs, of 5 that have work", fake->grid);
+	CHECK(fake->forbidden == 0, "%d calls that allocate, copy or wait", fake->forbidden);
+	tda_close(kernel);
+}
+
 enum { THREADS = 8, CALLS = 200 };
 
 typedef struct Caller {
@@ -178,6 +204,7 @@ int main(void)
 	test_contexts();
 	test_refusals();
 	test_maps();
+	test_multiprocessors();
 	test_threads();
 	return fixture_result();
 }

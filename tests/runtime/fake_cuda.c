@@ -12,7 +12,7 @@
 
 enum { INVALID_CONTEXT = 201, NOT_FOUND = 500 };
 
-static FakeCuda state = { .capability = 80, .context_id = { 11, 12, 13 } };
+static FakeCuda state = { .capability = 80, .multiprocessors = 3, .context_id = { 11, 12, 13 } };
 static _Thread_local int current = -1;
 
 EXPORT FakeCuda *fake_cuda(void)
@@ -70,8 +70,13 @@ EXPORT int cuDeviceGetName(char *name, int size, int device)
 
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device)
 {
-	*value = device + (attribute == CUDA_ATTRIBUTE_CAPABILITY_MAJOR ? state.capability / 10 : state.capability % 10);
-	return 0;
+	switch (attribute) {
+	case CUDA_ATTRIBUTE_MULTIPROCESSORS: *value = state.multiprocessors; break;
+	case CUDA_ATTRIBUTE_CAPABILITY_MAJOR: *value = state.capability / 10; break;
+	case CUDA_ATTRIBUTE_CAPABILITY_MINOR: *value = state.capability % 10; break;
+	default: return NOT_FOUND;
+	}
+	return device;
 }
 
 EXPORT int cuDevicePrimaryCtxRetain(CUcontext *context, int device)

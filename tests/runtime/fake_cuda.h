@@ -9,6 +9,7 @@ enum { FAKE_CONTEXTS = 3, FAKE_MODULES = 64 };
 typedef struct FakeCuda {
 	/* set by the test */
 	int capability;                /* 80 */
+	int multiprocessors;           /* 3 */
 	int load_result;               /* of cuModuleLoadDataEx; 0 */
 	int capturing;                 /* the stream is being captured */
 	unsigned long long context_id[FAKE_CONTEXTS];  /* a context that is made anew at the same address has a new id */

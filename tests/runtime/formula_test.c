@@ -13,6 +13,7 @@ static const struct { const char *text; int64_t value; } good[] = {
 	{ "7%(0-2)", -1 }, { "batch*heads", 6 }, { "ceil_div(q_len,64)", 2 }, { "round_up(q_len,64)", 128 },
 	{ "ceil_div(0-q_len,64)", -1 }, { "ceil_div(0,64)", 0 }, { "min(q_len,k_len)", 100 }, { "max(q_len,k_len)", 200 },
 	{ "min(max(1,2),3)+4", 6 }, { "q1.batch_stride", 1000 }, { "dk4.row_stride*2", 2004 }, { "layer", 0 },
+	{ "min(batch*heads,multiprocessors)", 5 },
 	{ "9223372036854775807", INT64_MAX }, { "ceil_div(0-9223372036854775807-1,3)", -3074457345618258602 },
 	{ "(0-9223372036854775807-1)%(0-1)", 0 },
 };
@@ -86,6 +87,7 @@ int main(void)
 {
 	vars[SHAPE_BATCH] = 2;
 	vars[SHAPE_HEADS] = 3;
+	vars[SHAPE_MULTIPROCESSORS] = 5;
 	vars[SHAPE_Q_LEN] = 100;
 	vars[SHAPE_K_LEN] = 200;
 	vars[formula_stride_var(TENSOR_Q, STRIDE_BATCH)] = 1000;
