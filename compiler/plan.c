@@ -187,6 +187,8 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * PLAN_TILE_GROUP, k, groups));
+	add_buffer(plan, arena, BUFFER_SAVED, "row_keys", arena_printf(arena, "4*%s*%s", q, blocks));
+	add_buffer(plan, arena, BUFFER_SAVED, "key_rows", arena_printf(arena, "4*%s*%s", k, tiles));
 	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
 	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
 	add_buffer(plan, arena, BUFFER_SAVED, "marks",

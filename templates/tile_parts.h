@@ -82,6 +82,7 @@ Val lane_sum(Kernel *k, Val x, int lanes);
 Val warp_any(Kernel *k, Val condition);
 Val warp_ballot(Kernel *k, Val condition);
 Val warp_or(Kernel *k, Val x);
+Val warp_sum(Kernel *k, Val x);              /* of i32 values, in every lane */
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif

@@ -13,6 +13,7 @@
 #include "../../runtime/marks.h"
 #include "../runtime/fixture.h"
 #include "compiled.h"
+#include "counts.h"
 
 typedef enum Data {
 	GAUSS,                         /* independent rows, every fourth row of q near a key */
@@ -305,6 +306,7 @@ static bool run_forward(Problem *p, Device *device, Verdict *v)
 	if (!ok)
 		return false;
 	v->marks = &marks;
+	test_counts(v->c->options, p, &marks);
 	for (int64_t n = 0; n < (int64_t)p->manifest->views * v->c->batch * v->c->heads; n++)
 		for (int64_t block = 0; block < marks.row_blocks; block++)
 			v->whole |= marks_count(&marks, n, block) > marks.capacity;
