@@ -1,5 +1,5 @@
 /*
- * What gathering would visit: counts of the screen, so that later kernels know beforehand.
+ * What gathering would visit: counts of the screen, by which blocks are shared out between launches (blocks.h).
  *
  *     row_keys [view, batch, head][row blocks]        u32: keys that the row block gathers
  *     key_rows [view, batch, kv_head][key tiles]      u32: rows that the key tile gathers, over all query heads that read it
