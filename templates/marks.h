@@ -38,6 +38,8 @@ Marks marks_of(Kernel *k, Val index);
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
 Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number);
 
+Val count_bits(Kernel *k, Val mask);               /* i32, of an i64 */
+
 /*
  * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile
  * needs. They come in ascending order, so that sums have an order that the data alone decides.

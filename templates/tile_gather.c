@@ -159,7 +159,7 @@ static Val lanes_running_sum(Kernel *k, Val x)
 	return x;
 }
 
-static Val count_bits(Kernel *k, Val mask)
+Val count_bits(Kernel *k, Val mask)
 {
 	Val low = val_popc(k->b, val_low_i32(k->b, mask));
 	return val_add(k->b, low, val_popc(k->b, val_high_i32(k->b, mask)));

@@ -13,6 +13,7 @@
 #include "../../runtime/marks.h"
 #include "../runtime/fixture.h"
 #include "compiled.h"
+#include "counts.h"
 
 typedef enum Data {
 	GAUSS,                         /* independent rows, every fourth row of q near a key */
@@ -336,6 +337,7 @@ static bool run_forward(Problem *p, Device *device, Verdict *v)
 	if (!ok)
 		return false;
 	v->marks = &marks;
+	test_counts(v->c->options, p, &marks);
 	v->full = full_of(&marks, (int64_t)p->manifest->views * v->c->batch * v->c->heads);
 	ok = CHECK(problem_observe(p, judge, v) == TDA_OK, "%s", tda_error_message());
 	marks_free(&marks);
