@@ -73,7 +73,8 @@ void options_print_help(FILE *out)
 		"  tdagen check SPEC [options]             compile, run, and compare with an f64 reference\n"
 		"  tdagen run SPEC --in PATH --out DIR     compile, and run on arrays of yours\n"
 		"  tdagen calibrate SPEC --in PATH --target NAME=N [-o FILE]\n"
-		"                                          find a parameter's values for so many survivors\n\n", out);
+		"                                          find a parameter's values for so many survivors\n"
+		"  tdagen cache list|verify|clear          look after the specs that programs have compiled\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");

@@ -3,6 +3,9 @@
 An entry is KEY.ptx in the cache folder: TDA_CACHE_DIR, else tdagen in XDG_CACHE_HOME or ~/.cache. KEY is a digest of the
 spec's text, the options, the compiler and the target. A file appears whole or not at all, and of many processes that start
 at once one compiles while the others wait. The entries used last stay, up to TDA_CACHE_BYTES (256 MiB).
+
+`tdagen cache` (compiler/main_cache.c) lists, verifies and clears what lies there, by these names: KEY.ptx, KEY.lock, and
+KEY.*.tmp while an entry is written.
 """
 import contextlib
 import fcntl
@@ -14,10 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from . import _lib
 
 FORMAT = "tda 1"
+KEY = re.compile(r"tda-[0-9a-f]{64}")
+LEFT_S = 24 * 3600            # no process compiles for that long
 SLOW_S = 1.0                   # compilations that take longer say so
 
 
@@ -72,7 +78,7 @@ def _path(key):
 
 def read(key):
     """The PTX of a key; None where the cache has none that is whole."""
-    if not re.fullmatch(r"tda-[0-9a-f]{64}", key):
+    if not KEY.fullmatch(key):
         return None
     try:
         ptx = _path(key).read_bytes()
@@ -87,7 +93,7 @@ def _write(key, ptx):
     """A cache that can't be written is none: the program runs all the same."""
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder(), suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=folder(), prefix=f"{key}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(ptx)
@@ -103,6 +109,8 @@ def entries():
     found = []
     with contextlib.suppress(OSError):
         for path in folder().glob("tda-*.ptx"):
+            if not KEY.fullmatch(path.stem):
+                continue
             with contextlib.suppress(OSError):     # another process may have removed it
                 status = path.stat()
                 found.append((path, status.st_size, status.st_mtime))
@@ -110,6 +118,11 @@ def entries():
 
 
 def _trim(keep):
+    """Back to the limit; and what processes left behind that were killed while they compiled."""
+    for path in (*folder().glob("tda-*.tmp"), *folder().glob("tda-*.lock")):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - LEFT_S:
+                path.unlink()
     total = 0
     for path, size, _ in entries():
         total += size
