@@ -21,6 +21,11 @@ SPEC = """return attention { name = "one", head_dim = option("head_dim", 8),
   threshold = function(c) return option("t", 0.5) end, weight = function(s, tau) return relu(s - tau) end }"""
 
 
+COUNTING = """import time; from tda import _progress
+with _progress.shown("sleeping"): time.sleep(2.5)
+with _progress.shown("a moment"): pass"""
+
+
 def stems():
     return {path.stem for path, _, _ in _cache.entries()}
 
@@ -135,9 +140,14 @@ def test_messages():
     slow = pathlib.Path(scratch.name, "slow")
     slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || sleep 0.3\nexec "{TDAGEN}" "$@"\n')
     slow.chmod(0o755)
-    code = f"import tda; from tda import _cache; _cache.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
+    code = f"import tda; from tda import _progress; _progress.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
     said = python(code, TDAGEN=str(slow)).stderr
-    expect("tda: compiling a spec --set t=0.0625 ..." in said, f"a slow compilation says {said}")
+    expect(said == "tda: compiling a spec --set t=0.0625 ...\n", f"a slow compilation says {said}")
+    terminal, name = os.openpty()
+    subprocess.run([sys.executable, "-c", COUNTING], stderr=name, check=True,
+                   env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    said = os.read(terminal, 1000).decode()
+    expect(said == "tda: sleeping ...\rtda: sleeping ... 2 s\r\n", f"on a terminal it says {said!r}")
     bad = pathlib.Path(scratch.name, "bad.lua")
     bad.write_text(SPEC.replace("relu", "rellu"))
     for spec, words in ((bad, f"{bad}:2:"), (bad.read_text(), "spec.lua:2:")):

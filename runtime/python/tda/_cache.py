@@ -15,16 +15,14 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 
-from . import _lib
+from . import _lib, _progress
 
 FORMAT = "tda 1"
 KEY = re.compile(r"tda-[0-9a-f]{64}")
 LEFT_S = 24 * 3600            # no process compiles for that long
-SLOW_S = 1.0                   # compilations that take longer say so
 
 
 class CompileError(Exception):
@@ -151,21 +149,16 @@ def _alone(key):
             lock.close()
 
 
-def _compile(compiler, spec, text, arguments, what):
+def _compile(compiler, spec, text, arguments):
     with tempfile.TemporaryDirectory() as scratch:
         if spec is None:
             spec = pathlib.Path(scratch, "spec.lua")
             spec.write_bytes(text)
         output = pathlib.Path(scratch, "kernel.ptx")
         command = [str(compiler), str(spec), *arguments, "-o", str(output)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            words, _ = process.communicate(timeout=SLOW_S)
-        except subprocess.TimeoutExpired:
-            print(f"tda: compiling {what} ...", file=sys.stderr, flush=True)
-            words, _ = process.communicate()
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if process.returncode:
-            raise CompileError(words.strip())
+            raise CompileError(process.stdout.strip())
         return output.read_bytes()
 
 
@@ -179,10 +172,11 @@ def compiled(spec, settings, target=None, plan=None):
     key = key_of(text, arguments, compiler)
     ptx = read(key)
     if ptx is None:
-        with _alone(key):
+        what = f"compiling {path or 'a spec'} {' '.join(arguments)}".strip()
+        with _progress.shown(what), _alone(key):       # waiting for another process that compiles it is shown too
             ptx = read(key)
             if ptx is None:
-                ptx = _compile(compiler, path, text, arguments, f"{path or 'a spec'} {' '.join(arguments)}".strip())
+                ptx = _compile(compiler, path, text, arguments)
                 _write(key, ptx)
     return ptx, key
 

@@ -168,7 +168,7 @@ class _TorchPlan(Plan):
         if not self.on_gpu:
             return lambda pointer: _lib._check(function(handle, pointer))
         index = self.device.index
-        return Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index)
+        return self.program.telling(Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index), index)
 
     def work(self, size):
         return torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -413,9 +413,9 @@ class Attention:
         """Loads the kernels into a GPU now, which the first call does otherwise."""
         with torch.cuda.device(device):
             torch.empty(1, device="cuda")
-            call = Caller(lambda handle, *_: _lib.library().tda_preload(handle), self.program.kernel._handle, None,
-                          torch.cuda.current_device())
-            call(None)
+            device = torch.cuda.current_device()
+            call = Caller(lambda handle, *_: _lib.library().tda_preload(handle), self.program.kernel._handle, None, device)
+            self.program.telling(call, device)(None)
 
     def __call__(self, q, k, v, *, layer=0, layout="bhtd", **params):
         q, k = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (q, k))
