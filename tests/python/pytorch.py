@@ -475,7 +475,20 @@ def test_example():
         expect(len(result["losses"]) == 20 and 0 < result["losses"][-1] < result["losses"][0], f"{name}: losses")
 
 
+def test_gpu_script():
+    """tests/gpu/pytorch.py, as far as CPU tensors go: that it runs, and that a failure shows."""
+    def run(*arguments, **environment):
+        return subprocess.run([sys.executable, "-W", "ignore", f"{ROOT}/tests/gpu/pytorch.py", ROOT, TDAGEN, LIBRARY, "--device",
+                               "cpu", *arguments], capture_output=True, text=True, env={**os.environ, **environment})
+
+    ran = run("--only", "specs", "--spec", "relu2_window", "--only", "training", "--spec", "tda", "--steps", "1")
+    expect(ran.returncode == 0 and ran.stdout.count("relu2_window") == 3 and "1 steps" in ran.stdout,
+           f"it printed {ran.stdout}{ran.stderr}")
+    ran = run("--only", "times")
+    expect(ran.returncode == 1 and "test_times raised" in ran.stdout, f"without a GPU: {ran.stdout}")
+
+
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_target, test_refusals,
           test_operators, test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
-          test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example)
+          test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example, test_gpu_script)

@@ -27,5 +27,6 @@ def attempt(what, call):
         return call()
     except Exception as error:
         traceback.print_exc()
-        expect(False, f"{what} raised {type(error).__name__}: {error}")
+        words = str(error).strip() or "?"
+        expect(False, f"{what} raised {type(error).__name__}: {words.splitlines()[0]}")
         return None
