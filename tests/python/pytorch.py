@@ -461,18 +461,41 @@ def test_dlpack():
     expect(same([torch.from_dlpack(x) for x in got], wanted), "results by DLPack")
 
 
+PAPER = """import torch
+from torch.nn.functional import normalize
+
+def differential_threshold_rela_triton(q1, q2, k1, k2, v, beta, lambda_param, relu_power=2.0):
+    length, dim = q1.shape[2:]
+    tau = beta * torch.sqrt(2 * torch.log(torch.arange(1, length + 1)) / dim)[:, None]
+    one, two = (((normalize(q, dim=-1) @ normalize(k, dim=-1).transpose(2, 3)).float() - tau).relu().tril() ** relu_power
+                for q, k in ((q1, k1), (q2, k2)))
+    return ((one - lambda_param * two) @ v.float()).to(v.dtype)
+"""
+
+
 def test_example():
-    """runtime/examples/train_lm.py, as small as it goes."""
-    out = pathlib.Path(scratch.name, "train_lm")
-    arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
-    program = f"{ROOT}/runtime/examples/train_lm.py"
-    ran = subprocess.run([sys.executable, program, "--out", out, *arguments, f"{ROOT}/runtime"], capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
-    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
+    """runtime/examples/train_lm.py, as small as it goes; with what stands for the paper's kernels."""
+    out, paper = pathlib.Path(scratch.name, "train_lm"), pathlib.Path(scratch.name, "paper.py")
+    paper.write_text(PAPER)
+    arguments = "--batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu".split()
+
+    def run(*more):
+        return subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, "--text",
+                               f"{ROOT}/runtime", *more], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+
+    ran = run("--steps", "20", "--spec", "tda", "--paper", paper)
+    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout and "the goal is above 95 %: ok" in ran.stdout,
+           f"it printed {ran.stdout}{ran.stderr}")
+    expect("20/20" in ran.stderr and "tokens/s" in ran.stderr and "tda, layer 1" in ran.stdout, f"shown: {ran.stderr}")
     results = json.loads((out / "results.json").read_text())
     expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")
     for name, result in results.items():
         expect(len(result["losses"]) == 20 and 0 < result["losses"][-1] < result["losses"][0], f"{name}: losses")
+    same_model = abs(results["paper"]["losses"][-1] / results["tda"]["losses"][-1] - 1)
+    expect(same_model < 0.01, f"the paper's model is another: {same_model}")
+    ran = run("--steps", "3", "--spec", "tda_layers", "--rate", "1e30")
+    expect(ran.returncode == 1 and "tda: the loss is nan at step 3" in ran.stderr, f"a loss that is not finite: {ran.stderr[-300:]}")
 
 
 def test_gpu_script():
