@@ -323,6 +323,16 @@ def test_autocast():
     expect(same([x.to(y.dtype) for x, y in zip(got, wanted)], wanted), "autocast")
     expect(got[0].dtype == torch.bfloat16 and got[1].dtype == torch.float32, "dtypes under autocast")
     expect(same(compiled, got), "autocast in a compiled graph")
+    attn = small(dtype="f16")
+    beta = torch.nn.Parameter(torch.full((4,), 0.5))
+    optimizer, scaler = torch.optim.SGD([beta], lr=1.0), torch.amp.GradScaler("cpu", init_scale=64.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = attn(q=wide.q, k=wide.k, v=wide.v, beta=beta).float().square().mean()
+    grad, = torch.autograd.grad(loss, beta, retain_graph=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    expect(relative(0.5 - beta.detach(), grad) < 1e-2 and scaler.get_scale() == 64, "a step with scaled gradients")
 
 
 def test_second_derivative():
@@ -368,21 +378,45 @@ def test_export():
     path = f"{scratch.name}/block.pt2"
     torch.export.save(torch.export.export(block, inputs), path)
     expect(torch.equal(torch.export.load(path).module()(*inputs), wanted), "an exported program")
+    length = torch.export.Dim("length", min=2, max=1024)
+    dynamic = torch.export.export(block, inputs, dynamic_shapes=({}, {}, {2: length}, {2: length}, {2: length})).module()
+    shorter = *inputs[:2], *(x[:, :, :43].contiguous() for x in inputs[2:])
+    expect(torch.equal(dynamic(*shorter), block(*shorter)), "an exported program with any length of k and v")
     for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
         expect(torch.equal(other(*inputs), wanted) and other.attn.program is case.attn.program, "a copied module")
 
 
-def test_ddp():
-    import torch.distributed as dist
-    dist.init_process_group("gloo", init_method=f"file://{scratch.name}/rendezvous", rank=0, world_size=1)
+# Of process RANK of two: its half of the batch, with gradients that DistributedDataParallel averages.
+RANK = """import sys, warnings, torch, tda, tda.nn
+warnings.simplefilter("ignore")
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+module, x = torch.load(f"{folder}/module.pt", weights_only=False)
+module = torch.nn.parallel.DistributedDataParallel(module)
+for _ in range(2):
+    module.zero_grad()
+    module(x[rank:rank + 1]).square().mean().backward()
+torch.save([p.grad for p in module.parameters()], f"{folder}/grads{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
-    case = Case(small())
-    block, inputs = Block(case.attn), [x.detach() for x in (*case.q, *case.k, case.v)]
-    block(*inputs).backward(case.grad_o)
-    alone, block.beta.grad = block.beta.grad, None
-    torch.nn.parallel.DistributedDataParallel(block)(*inputs).backward(case.grad_o)
-    expect(torch.equal(block.beta.grad, alone), "gradients under DistributedDataParallel")
-    dist.destroy_process_group()
+
+def test_ddp():
+    """Two processes, each with half of a batch, have the gradients of the whole."""
+    torch.manual_seed(6)
+    module, x = tda.nn.ThresholdDifferentialAttention(32, 2, dtype="f32"), torch.randn(2, 24, 32)
+    module(x).square().mean().backward()
+    wanted = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    torch.save((module, x), f"{scratch.name}/module.pt")
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), scratch.name], stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"}) for rank in range(2)]
+    said = [rank.communicate()[1] for rank in ranks]
+    expect([rank.returncode for rank in ranks] == [0, 0], f"processes: {said}")
+    grads = [torch.load(f"{scratch.name}/grads{rank}.pt") for rank in range(2)]
+    expect(same(*grads), "processes have different gradients")
+    for name, got, whole in zip([name for name, _ in module.named_parameters()], grads[0], wanted):
+        expect(relative(got, whole) < 1e-5, f"the gradient of {name} is off by {relative(got, whole)}")
 
 
 def test_threads():
