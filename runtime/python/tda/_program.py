@@ -209,7 +209,10 @@ class Plan:
     def forward(self, addresses, call):
         """Fills in the addresses of q.., k.., v, the given parameters, o, saved and scratch; passes a pointer to call."""
         pool = self.forward_pool
-        arguments = pool.pop() if pool else self.new_forward()
+        try:
+            arguments = pool.pop()                 # another thread may take the last one at any time
+        except IndexError:
+            arguments = self.new_forward()
         arguments.fill(addresses)
         try:
             call(arguments.pointer)
