@@ -175,7 +175,7 @@ class _TorchPlan(Plan):
 
 
 def _plan_of(program, tensors, given, layer):
-    key = (given, layer, *((x.dtype, x.device, x.shape, x.stride()) for x in tensors))
+    key = (given, layer, *[(x.dtype, x.device, x.shape, x.stride()) for x in tensors])
     plan = program.plans.get(key)
     if plan is None:
         if len(program.plans) >= MOST_PLANS:
@@ -367,13 +367,13 @@ def _refuse_tangents(tensors):
 
 
 _DEVICES = ("cuda", "cpu")      # that kernels and the reference run on
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 def _is_plain(tensors):
     """No tracing, no transform, no mode and no subclass wants to see the operators."""
     return not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or
-                torch._C._are_functorch_transforms_active()) and all(type(x) in _PLAIN for x in tensors)
+                torch._C._are_functorch_transforms_active()) and _PLAIN.issuperset(map(type, tensors))
 
 
 def current_target():
