@@ -231,18 +231,29 @@ def test_operators():
 
 def test_symbolic_sizes():
     """The fake kernel's size of `saved` on a GPU is what libtda says, for numbers and for symbols."""
+    from torch._dynamo.source import ConstantSource
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
     from tda._program import Shape
     for spec in SPECS:
         program = small(spec).program
         for sizes in ((1, 2, 2, 64, 64), (2, 4, 1, 1, 130), (0, 1, 1, 100, 3)):
             shape = Shape(*sizes, 0, 1)
             expect(program.saved_bytes(shape) == program.sizes(shape).saved, f"{spec}: saved bytes of {sizes}")
-    with FakeTensorMode(shape_env=ShapeEnv()):
+    environment, real = ShapeEnv(), {"q_len": torch.empty(1, 1, 600, 1), "k_len": torch.empty(1, 1, 700, 1)}
+    with FakeTensorMode(shape_env=environment) as mode:
         case = Case(small())
         o = case.run()
         expect(o.shape == case.q[0].shape and o.requires_grad, "fake tensors")
+        dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC] * 2 + [DimDynamic.DYNAMIC, DimDynamic.STATIC])
+        q_len, k_len = (mode.from_tensor(x, symbolic_context=dynamic, source=ConstantSource(name)).shape[2]
+                        for name, x in real.items())
+        q, k = (torch.empty(2, heads, length, 16, device="cuda:0") for heads, length in ((4, q_len), (2, k_len)))
+        o, saved = torch.ops.tda.forward([q, q], [k, k], k, [], case.attn.key, 0, 0)
+        wanted = case.attn.program.sizes(Shape(2, 4, 2, 600, 700, 0, 1)).saved
+        expect(str(o.shape[2]) == str(q_len) and isinstance(saved.shape[0], torch.SymInt) and saved.shape[0].node.hint == wanted,
+               f"saved of any length: {saved.shape}")
+        expect(not environment.guards, f"lengths are held to {environment.guards}")
 
 
 def test_compile():
