@@ -20,6 +20,7 @@ import time
 import warnings
 
 import torch
+from torch._dynamo.utils import counters
 
 LAYERS = 3
 SLACK = 2 << 20                # bytes that PyTorch's allocator may give beyond what two large blocks take
@@ -151,10 +152,13 @@ def test_specs():
 
 def compiled_results(case, mode):
     torch._dynamo.reset()
+    counters.clear()
     in_graph = torch.compile(case.attn, fullgraph=True, mode=mode)
     for _ in range(4):                             # the third run of CUDA graphs replays
         torch.compiler.cudagraph_mark_step_begin()
         results = [x.clone() for x in case.results(in_graph)]
+    skipped = counters["inductor"]["cudagraph_skips"]
+    expect(not skipped or DEVICE == "cpu", f"torch.compile, mode {mode}: {skipped} graphs ran without CUDA graphs")
     return results
 
 
