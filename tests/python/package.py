@@ -56,6 +56,10 @@ def without_compiler(call):
         expect(os.stat(TDAGEN).st_mtime_ns == real.st_mtime_ns, "tdagen was touched")
 
 
+def refuse(*_):
+    raise PermissionError("not yours")
+
+
 def test_keys():
     """What changes the PTX changes the key; a file's name and the order of options don't."""
     path = pathlib.Path(scratch.name, "other name.lua")
@@ -68,6 +72,10 @@ def test_keys():
     expect(len(keys) == 4 and stems() == keys, f"keys {keys}")
     again = without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}))
     expect(again == first, "a warm start compiles nothing")
+    real, os.utime = os.utime, refuse
+    again = without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}))
+    os.utime = real
+    expect(again == first, "a warm start from a cache that can't be written")
     program = tda.program(SPEC, head_dim=16, t=0.25)
     expect(program.head_dim == 16 and _program.find(first[1]) is program, "the program by its key")
     clone = pathlib.Path(scratch.name, "clone")

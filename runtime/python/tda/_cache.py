@@ -80,11 +80,12 @@ def read(key):
         return None
     try:
         ptx = _path(key).read_bytes()
-        with _lib.open_memory(ptx):                # checks the digest in it
-            os.utime(_path(key))                   # used just now
-        return ptx
+        _lib.open_memory(ptx).close()              # checks the digest in it
     except (OSError, _lib.TdaError):
         return None
+    with contextlib.suppress(OSError):             # a cache of somebody else's may be read all the same
+        os.utime(_path(key))                       # used just now
+    return ptx
 
 
 def _write(key, ptx):
