@@ -31,8 +31,9 @@ import tda.nn
 
 VOCABULARY = 256
 QUESTION = b" The pass key is %d. Remember it. "
-ANSWER = b" What is the pass key? It is %d."
+ANSWER = b" What is it? The pass key is %d."
 DIGITS = 4
+PART = 96                      # bytes that hold a question, an answer and some text between them
 TEXT = (".py", ".txt", ".md", ".rst", ".c", ".h")
 PAPER = "differential_threshold_rela_triton"       # (q1, q2, k1, k2, v, beta, lambda), [batch, heads, length, dim]
 ZEROS_AT, ZEROS = 1024, 0.95                       # the share of zeros to pass, and at which length
@@ -79,11 +80,18 @@ def tokens_of(rows):
     return torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(len(rows), -1).long()
 
 
-def batch_of(text, count, length, rng, passkeys=0.25):
+def passkey_row(text, length, rng):
+    """length + 1 bytes with one hidden number, or with two or four, each in its part of them: more to learn from."""
+    parts = rng.choice([n for n in (1, 2, 4) if length >= n * PART or n == 1])
+    sizes = [(length + 1) * (n + 1) // parts - (length + 1) * n // parts for n in range(parts)]
+    return b"".join(hide_passkey(text, size - 1, rng) for size in sizes)
+
+
+def batch_of(text, count, length, rng, passkeys=0.5):
     rows = []
     for n in range(count):
         if n < count * passkeys:
-            rows.append(hide_passkey(text, length, rng))
+            rows.append(passkey_row(text, length, rng))
         else:
             start = rng.randrange(len(text) - length - 1)
             rows.append(text[start:start + length + 1])
@@ -132,7 +140,8 @@ class PaperAttention(ThresholdAttention):
     def forward(self, x):
         q, k, v, params = self.heads_of(x)
         inputs = [y.transpose(1, 2).contiguous() for y in (*q, *k, v)]
-        o = self.kernel(*inputs, self.attention.params[0].init, params["lambda"])
+        beta = next(p.init for p in self.attention.params if p.name == "beta")
+        o = self.kernel(*inputs, beta, params["lambda"])
         return self.outputs(self.norm(o.transpose(1, 2).to(x.dtype)).flatten(2))
 
 
