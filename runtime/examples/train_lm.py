@@ -207,11 +207,12 @@ def train(name, model, text, options):
     rng = random.Random(7)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=options.steps, pct_start=0.1)
+    forward = torch.compile(model, fullgraph=True) if options.compile and name != "paper" else model
     losses, start, warm = [], time.perf_counter(), 0
     for step in range(options.steps):
         tokens = batch_of(text, options.batch, options.length, rng).to(options.device, non_blocking=True)
         with torch.autocast(options.device, dtype=torch.bfloat16):
-            logits = model(tokens[:, :-1])
+            logits = forward(tokens[:, :-1])
         loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -361,6 +362,7 @@ def parse():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bf16")
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     for name, value in (("steps", 2000), ("batch", 32), ("length", 512), ("dim", 256), ("heads", 4), ("layers", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--lengths", type=lambda words: [int(word) for word in words.split(",")],
