@@ -33,6 +33,7 @@ VOCABULARY = 256
 QUESTION = b" The pass key is %d. Remember it. "
 ANSWER = b" What is it? The pass key is %d."
 DIGITS = 4
+ANSWER_WEIGHT = 20.0           # of the loss of a digit that is asked for, beside 1 of any other byte
 PART = 96                      # bytes that hold a question, an answer and some text between them
 TEXT = (".py", ".txt", ".md", ".rst", ".c", ".h")
 PAPER = "differential_threshold_rela_triton"       # (q1, q2, k1, k2, v, beta, lambda), [batch, heads, length, dim]
@@ -87,7 +88,21 @@ def passkey_row(text, length, rng):
     return b"".join(hide_passkey(text, size - 1, rng) for size in sizes)
 
 
+def answer_weights(rows):
+    """[rows, bytes - 1], for the loss of each byte but the first: more where the digits of an answer are to be said."""
+    begin = ANSWER.partition(b"%")[0]
+    weights = torch.ones(len(rows), len(rows[0]) - 1)
+    for row, weight in zip(rows, weights):
+        at = row.find(begin)
+        while at >= 0:
+            first = at + len(begin) - 1            # of the digits, in what is predicted
+            weight[first:first + DIGITS] = ANSWER_WEIGHT
+            at = row.find(begin, first)
+    return weights / weights.mean()
+
+
 def batch_of(text, count, length, rng, passkeys=0.5):
+    """The bytes of rows, and the weights of their losses."""
     rows = []
     for n in range(count):
         if n < count * passkeys:
@@ -95,7 +110,7 @@ def batch_of(text, count, length, rng, passkeys=0.5):
         else:
             start = rng.randrange(len(text) - length - 1)
             rows.append(text[start:start + length + 1])
-    return tokens_of(rows)
+    return tokens_of(rows), answer_weights(rows)
 
 
 # ---- models ----
@@ -210,16 +225,16 @@ def train(name, model, text, options):
     forward = torch.compile(model, fullgraph=True) if options.compile and name != "paper" else model
     losses, start, warm = [], time.perf_counter(), 0
     for step in range(options.steps):
-        tokens = batch_of(text, options.batch, options.length, rng).to(options.device, non_blocking=True)
+        tokens, weights = (x.to(options.device) for x in batch_of(text, options.batch, options.length, rng))
         with torch.autocast(options.device, dtype=torch.bfloat16):
             logits = forward(tokens[:, :-1])
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        each = functional.cross_entropy(logits.float().transpose(1, 2), tokens[:, 1:], reduction="none")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (each * weights).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
+        losses.append(each.detach().mean())
         if step == options.steps // 10:                # compiling and warming up don't count
             losses[-1].item()                          # waits for the GPU
             warm, start = step + 1, time.perf_counter()
@@ -280,7 +295,7 @@ def experiments(model, text, options):
     rng = random.Random(5)
     results = {"zeros": {}, "sink": {}, "passkey": {}}
     for length in options.lengths:
-        tokens = batch_of(text, 2, length, rng, passkeys=0)[:, :-1].to(options.device)
+        tokens = batch_of(text, 2, length, rng, passkeys=0)[0][:, :-1].to(options.device)
         with torch.no_grad(), torch.autocast(options.device, dtype=torch.bfloat16):
             results["zeros"][length] = zeros_by_layer(model, tokens)
             results["sink"][length] = sink_ratio(model, tokens)
