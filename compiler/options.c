@@ -95,7 +95,8 @@ void options_print_help(FILE *out)
 		"                                          find a parameter's values for so many survivors or so much work\n"
 		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
 		"                                          what survives, by head and length, and what changes it\n"
-		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n\n", out);
+		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n"
+		"  tdagen cache list|verify|clear          look after the specs that programs have compiled\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
