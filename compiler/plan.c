@@ -145,6 +145,11 @@ int plan_heavy_rows(const Plan *plan)
 	return 0;
 }
 
+int plan_heavy_keys(const Plan *plan)
+{
+	return plan->options.heavy_keys > 0 ? plan->options.heavy_keys : PLAN_HEAVY_KEYS;
+}
+
 int plan_partial_rows(const Plan *plan)
 {
 	int rows = PLAN_MARK * 4;
@@ -265,7 +270,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 
 static void plan_pack_marks(Plan *plan, Arena *arena)
 {
-	enum { REGISTERS = 32 };           /* of a thread, so that an SM has room for four CTAs */
+	enum { REGISTERS = 40 };           /* of a thread, so that an SM has room for three CTAs */
 	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
 	launch->warps = PLAN_PACK_BLOCKS;
 	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;

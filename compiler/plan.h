@@ -22,6 +22,7 @@ typedef struct PlanOptions {
 	PlanKind kind;
 	Defect defect;
 	int mark_capacity;                 /* 0: PLAN_MARK_CAPACITY; less, so that tests can exceed it */
+	int heavy_keys;                    /* 0: PLAN_HEAVY_KEYS; less, so that small tests have heavy blocks */
 	bool line_info;                    /* .loc lines in the PTX */
 } PlanOptions;
 
@@ -52,7 +53,8 @@ enum {
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_PACKED_MARKS = 28,            /* the same from forward to backward, on average over a head's row blocks */
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
-	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more */
+	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
+	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
 	PLAN_SEARCH_BYTES = 256,           /* of shared memory, for a launch of heavy blocks to keep its place in (templates/blocks.c) */
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
@@ -186,6 +188,7 @@ int plan_int8_key_bytes(const Plan *plan);
 int plan_int8_lanes(const Spec *spec, int int8_bytes);
 /* Rows of the forward that are heavy together, of a sparse plan. */
 int plan_heavy_rows(const Plan *plan);
+int plan_heavy_keys(const Plan *plan);
 /* Marks kept for a row block at most; and from forward to backward, on average: the same share of them for each capacity. */
 int plan_mark_capacity(const Plan *plan);
 int plan_packed_marks(const Plan *plan);

@@ -175,8 +175,9 @@ static void explain_gathering(const Plan *plan, FILE *out)
 	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole. Backward"
 	        " kernels have room for %d a row block, which those of a head share\n", plan_mark_capacity(plan),
 	        plan_packed_marks(plan));
-	fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more: then it is computed as in a"
-	        " dense plan, in a launch that takes one heavy block after the other\n", PLAN_HEAVY_PART);
+	fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more, and %d keys a view for each"
+	        " 64 rows: then it is computed as in a dense plan, in a launch that takes one heavy block after the other\n",
+	        PLAN_HEAVY_PART, plan_heavy_keys(plan));
 	if (plan->spec->views > 1)
 		fprintf(out, "note          views are visited one after the other, each with its own marked keys: values of a key that %s"
 		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");

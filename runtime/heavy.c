@@ -51,7 +51,7 @@ static bool is_heavy(const Problem *p, const uint32_t *counts, int64_t row_block
 		for (int64_t v = 0; v < views; v++)
 			visited += counts[(v * p->shape.batch * p->shape.heads + batch_head) * row_blocks + r];
 	}
-	return visited > 0 && visited * rule->part >= visible;
+	return visited >= rule->keys * views * together && visited * rule->part >= visible;
 }
 
 tda_status heavy_fetch(const Problem *p, bool **heavy, int64_t *blocks)

@@ -73,7 +73,8 @@ typedef struct ManifestMarks {
 
 /* Which row blocks of a sparse plan's forward dense kernels compute (docs/kernels.md). */
 typedef struct ManifestHeavy {
-	int part;                      /* where gathering would visit one in so many of the visible keys, or more */
+	int part;                      /* where gathering would visit one in so many of the visible keys, or more, */
+	int keys;                      /* and so many of each view for each 64 rows */
 	int rows;                      /* that belong together, a multiple of marks.side; 0: the plan has no such kernels */
 } ManifestHeavy;
 

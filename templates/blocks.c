@@ -56,8 +56,8 @@ static Val is_heavy(Kernel *k)
 	                           : val_i64(b, PLAN_MARK * k->spec->views);
 	Val visible = val_mul(b, sum.visible, a_tile);
 	Val visited = val_mul(b, sum.visited, val_i64(b, PLAN_HEAVY_PART));
-	Val some = val_compare(b, IR_GT, visited, val_i64(b, 0));
-	return val_and(b, some, val_compare(b, IR_GE, visited, visible));
+	Val many = val_compare(b, IR_GE, sum.visited, val_i64(b, (int64_t)plan_heavy_keys(k->plan) * k->spec->views * together));
+	return val_and(b, many, val_compare(b, IR_GE, visited, visible));
 }
 
 /* ---- the search for heavy blocks ---- */

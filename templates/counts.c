@@ -26,15 +26,6 @@ Val count_index(Kernel *k, int view, const char *heads, Val batch_head)
 	return val_add(k->b, batch_head, kernel_i32(k, "%d*batch*%s", view, heads));
 }
 
-void clear_row_keys(Kernel *k, Place place)
-{
-	Builder *b = k->b;
-	Val zero = val_i32(b, 0), first = val_compare(b, IR_EQ, k->thread, zero);
-	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
-		for (int v = 0; v < k->spec->views; v++)
-			val_store(b, row_keys_at(k, count_index(k, v, "heads", place.batch_head), place.block), zero);
-}
-
 /* Keys up to a whole group are prepared as well, and have no count. */
 void clear_key_rows(Kernel *k, Place place)
 {
@@ -50,20 +41,9 @@ void clear_key_rows(Kernel *k, Place place)
 	}
 }
 
-static void add_atomically(Kernel *k, Val at, Val count)
+void add_key_rows(Kernel *k, Val kv_index, Val key_tile, Val rows)
 {
+	Val at = key_rows_at(k, kv_index, key_tile);
 	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, "red.relaxed.gpu.global.add.u32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, count });
-}
-
-void count_gathered(Kernel *k, Val index, Val row_block, Val keys, Val kv_index, Val tile, Val rows)
-{
-	Builder *b = k->b;
-	Val zero = val_i32(b, 0), sum = warp_sum(k, keys);
-	Val adds = val_compare(b, IR_EQ, k->lane, zero);
-	adds = val_and(b, adds, val_compare(b, IR_GT, sum, zero));
-	for (If f = if_begin(b, adds, NULL, 0); if_next(&f);)
-		add_atomically(k, row_keys_at(k, index, row_block), sum);
-	for (If f = if_begin(b, val_compare(b, IR_GT, rows, zero), NULL, 0); if_next(&f);)
-		add_atomically(k, key_rows_at(k, kv_index, tile), rows);
+	ir_asm(k->b, "red.relaxed.gpu.global.add.u32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, rows });
 }

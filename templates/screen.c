@@ -10,7 +10,6 @@
  * masks of its keys and rows in shared memory; once in PLAN_WORD_MARKS key tiles the first of the four joins them and writes marks
  * (marks.h).
  */
-#include "counts.h"
 #include "quantise.h"
 #include "tile_parts.h"
 
@@ -255,20 +254,6 @@ static void join_slots(Screen *s, Val buffer, Val *keys, Val *rows)
 	}
 }
 
-/* What gathering will visit of the lane's mark: all of its key tile where it is not kept. */
-static void count_mark(Screen *s, Val word, Val keys, Val rows, Val marked, Val kept)
-{
-	Kernel *k = s->k;
-	Builder *b = k->b;
-	Val zero = val_i32(b, 0), whole = val_i32(b, PLAN_MARK);
-	Val key_count = val_select(b, kept, count_bits(k, keys), whole);
-	Val row_count = val_select(b, kept, count_bits(k, rows), whole);
-	Val tile = val_add(b, val_mul_i32(b, word, PLAN_WORD_MARKS), k->lane);
-	key_count = val_select(b, marked, key_count, zero);
-	row_count = val_select(b, marked, row_count, zero);
-	count_gathered(k, s->index, s->row_block, key_count, s->kv_index, tile, row_count);
-}
-
 /* The first warp's lane l has the masks of the word's key tile l, or none: writes marks and word. */
 static void store_marks(Screen *s, Val word, Val keys, Val rows)
 {
@@ -283,7 +268,6 @@ static void store_marks(Screen *s, Val word, Val keys, Val rows)
 	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, marks.room));
 	if (k->plan->options.defect == DEFECT_DROP_MARK)
 		keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
-	count_mark(s, word, keys, rows, marked, kept);
 	for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
 		Val at = mark_at(k, &marks, s->row_block, number);
 		val_store(b, at, keys);

@@ -154,7 +154,6 @@ bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 	if (plan->sparse) {
 		if (plan_launch(plan, ROLE_SCREEN)->persistent)
 			reset_counter(k, "screened");
-		clear_row_keys(k, place);
 		quantise_queries(k, &head, place);
 	} else {
 		write_thresholds(k, &head, place);

@@ -202,7 +202,7 @@ static void with_kernel(char **argv, const char *options, const Case *c, Device 
 	char all[256];
 	tda_kernel *kernel;
 
-	snprintf(all, sizeof(all), "--plan sparse --target %s %s %s", argv[3], options, c->options);
+	snprintf(all, sizeof(all), "--plan sparse --heavy-keys 1 --target %s %s %s", argv[3], options, c->options);
 	kernel = compiled_kernel(argv[1], argv[2], all);
 	if (kernel)
 		test(c, kernel, device);

@@ -67,7 +67,7 @@ static void expect(const char *tdagen, const char *spec, const char *options, in
 int main(int argc, char **argv)
 {
 	static const char *const names[] = { "q1.npy", "k1.npy", "v.npy", "bar.npy", "" };
-	const char *options = "--plan sparse --set dtype=f32 --set normalize=none --set mask=full --set head_dim=8";
+	const char *options = "--plan sparse --heavy-keys 1 --set dtype=f32 --set normalize=none --set mask=full --set head_dim=8";
 	const char *both_plans = strstr(options, "--set");
 	char short_of_marks[256];
 
