@@ -9,6 +9,7 @@
 #include "../runtime/run.h"
 #include "header.h"
 #include "licenses.h"
+#include "main_cache.h"
 #include "main_calibrate.h"
 #include "main_diff.h"
 #include "main_explore.h"
@@ -192,7 +193,9 @@ int main(int argc, char **argv)
 		fputs("tdagen: out of memory\n", stderr);
 		return EXIT_INTERNAL;
 	}
-	if (!options_parse(arena, argc, argv, &options))
+	if (argc > 1 && strcmp(argv[1], "cache") == 0)
+		status = cache_main(arena, argc - 2, argv + 2);
+	else if (!options_parse(arena, argc, argv, &options))
 		status = EXIT_BAD_USAGE;
 	else if (options.help)
 		options_print_help(stdout);

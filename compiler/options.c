@@ -13,7 +13,7 @@ enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_R
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
-	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
+	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_HEAVY_KEYS, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
 	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SET_FIRST, OPTION_SET_SECOND, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
 	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
@@ -70,6 +70,7 @@ static const OptionRow rows[] = {
 	{ OPTION_TIMING, "--timing", NULL, FOR_ALL, "print the time each stage took to standard error" },
 	{ OPTION_DEFECT, "--defect", "KIND", FOR_KERNELS, NULL },
 	{ OPTION_MARK_CAPACITY, "--mark-capacity", "N", FOR_KERNELS, NULL },
+	{ OPTION_HEAVY_KEYS, "--heavy-keys", "N", FOR_KERNELS, NULL },
 	{ OPTION_LICENSES, "--licenses", NULL, FOR_ALL, "print the licences of tdagen and of what is linked into it" },
 	{ OPTION_VERSION, "--version", NULL, FOR_ALL, "print the version" },
 	{ OPTION_HELP, "--help", NULL, FOR_ALL, "print this" },
@@ -95,7 +96,8 @@ void options_print_help(FILE *out)
 		"                                          find a parameter's values for so many survivors or so much work\n"
 		"  tdagen explore SPEC [--in PATH] [--sweep NAME=VALUES] [--report FILE]\n"
 		"                                          what survives, by head and length, and what changes it\n"
-		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n\n", out);
+		"  tdagen diff SPEC SPEC [--in PATH]       what changes from one spec to another\n"
+		"  tdagen cache list|verify|clear          look after the specs that programs have compiled\n\n", out);
 	for (int i = 0; i < ROW_COUNT; i++) {
 		if (rows[i].help) {
 			int width = fprintf(out, "  %s %s", rows[i].name, rows[i].value ? rows[i].value : "");
@@ -220,10 +222,19 @@ static bool set_number(Arena *arena, Options *options, const OptionRow *row, con
 	return usage_error(arena_printf(arena, "%s takes a number from %d to 2^30, not", row->name, least), value, NULL);
 }
 
+static bool set_count(Arena *arena, const char *option, const char *value, int *to)
+{
+	int64_t count;
+
+	if (!integer_parse(value, strlen(value), 1, INT32_MAX, &count))
+		return usage_error(arena_printf(arena, "%s takes a number from 1, not", option), value, NULL);
+	*to = (int)count;
+	return true;
+}
+
 static bool apply(Arena *arena, Options *options, const OptionRow *row, const char *value)
 {
 	int chosen = 0;
-	int64_t capacity;
 
 	if (row->id >= OPTION_NUMBER && row->id <= OPTION_LAST_NUMBER)
 		return set_number(arena, options, row, value);
@@ -265,12 +276,8 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 	case OPTION_JSON: options->json = value; return true;
 	case OPTION_SOFTMAX: options->softmax = true; return true;
 	case OPTION_PER: return set_choice(arena, row->name, value, per_names, 3, &options->per);
-	case OPTION_MARK_CAPACITY:
-		if (integer_parse(value, strlen(value), 1, INT32_MAX, &capacity)) {
-			options->plan.mark_capacity = (int)capacity;
-			return true;
-		}
-		return usage_error("--mark-capacity takes a number from 1, not", value, NULL);
+	case OPTION_MARK_CAPACITY: return set_count(arena, row->name, value, &options->plan.mark_capacity);
+	case OPTION_HEAVY_KEYS: return set_count(arena, row->name, value, &options->plan.heavy_keys);
 	case OPTION_RUNTIME:
 		options->runtime_args[options->runtime_arg_count++] = row->name;
 		if (row->value)

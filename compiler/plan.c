@@ -17,6 +17,7 @@ static const struct {
 	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row" },
 	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key" },
 	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive" },
+	[ROLE_PACK_MARKS] = { "pack_marks", "the marks, closer together, for the backward" },
 	[ROLE_FORWARD] = { "forward", "scores, weights, o" },
 	[ROLE_NORM_BACKWARD] = { "norm_backward", "do through the output norm" },
 	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients" },
@@ -104,7 +105,14 @@ int plan_int8_key_bytes(const Plan *plan)
 
 int plan_mark_capacity(const Plan *plan)
 {
-	return plan->options.mark_capacity > 0 ? plan->options.mark_capacity : PLAN_MARK_CAPACITY;
+	int wanted = plan->options.mark_capacity;
+	return wanted > 0 && wanted < PLAN_MARK_CAPACITY ? wanted : PLAN_MARK_CAPACITY;
+}
+
+int plan_packed_marks(const Plan *plan)
+{
+	int share = plan_mark_capacity(plan) * PLAN_PACKED_MARKS;
+	return (share + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
 }
 
 bool plan_has_partials(const Plan *plan, int param)
@@ -129,9 +137,31 @@ const Launch *plan_launch(const Plan *plan, Role role)
 	return NULL;
 }
 
+int plan_heavy_rows(const Plan *plan)
+{
+	for (int i = 0; i < plan->launch_count; i++)
+		if (plan->launches[i].role == ROLE_FORWARD)
+			return plan->launches[i].judged_rows;
+	return 0;
+}
+
+int plan_heavy_keys(const Plan *plan)
+{
+	return plan->options.heavy_keys > 0 ? plan->options.heavy_keys : PLAN_HEAVY_KEYS;
+}
+
+int plan_partial_rows(const Plan *plan)
+{
+	int rows = PLAN_MARK * 4;
+	for (int i = 0; i < plan->launch_count; i++)
+		if (plan->launches[i].role == ROLE_BACKWARD_Q && plan->launches[i].rows < rows)
+			rows = plan->launches[i].rows;
+	return rows;
+}
+
 const char *plan_row_blocks(const Plan *plan, Arena *arena)
 {
-	return arena_printf(arena, "ceil_div(q_len,%d)", plan_launch(plan, ROLE_BACKWARD_Q)->rows);
+	return arena_printf(arena, "ceil_div(q_len,%d)", plan_partial_rows(plan));
 }
 
 static int min_int(int a, int b)
@@ -141,16 +171,30 @@ static int min_int(int a, int b)
 
 /* Launches. */
 
-static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffix)
+static Launch *add_launch_of(Plan *plan, Arena *arena, Role role, Blocks blocks, const char *suffix)
 {
 	Launch *launch = &plan->launches[plan->launch_count++];
 	memset(launch, 0, sizeof *launch);
 	launch->role = role;
 	launch->register_limit = PLAN_ALL_REGISTERS;
-	const char *kind = plan->sparse && plan->crossover ? "sparse_" : "";
-	launch->entry = arena_printf(arena, "tda_%s%s%s", kind, roles[role].name, suffix);
+	const char *kind = plan->sparse && plan->crossover ? "sparse_" : "", *part = blocks == BLOCKS_HEAVY ? "heavy_" : "";
+	launch->entry = arena_printf(arena, "tda_%s%s%s%s", kind, part, roles[role].name, suffix);
 	launch->backward = role > ROLE_FORWARD;
+	launch->blocks = blocks;
 	return launch;
+}
+
+static Launch *add_launch(Plan *plan, Arena *arena, Role role, const char *suffix)
+{
+	return add_launch_of(plan, arena, role, BLOCKS_ALL, suffix);
+}
+
+/* A CTA for each block; for heavy ones as many as run at once, each of which takes one block after the other. */
+static void set_grid(Launch *launch, Arena *arena, const char *heads, const char *length)
+{
+	launch->grid = arena_printf(arena, "batch*%s*ceil_div(%s,%d)", heads, length, launch->rows);
+	if (launch->blocks == BLOCKS_HEAVY)
+		launch->grid = arena_printf(arena, "min(%s,%d*multiprocessors)", launch->grid, resident_ctas(launch));
 }
 
 static void add_buffer(Plan *plan, Arena *arena, BufferKind kind, const char *name, const char *bytes)
@@ -206,10 +250,15 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * keys / PLAN_BOUND_KEYS, k, groups));
-	add_buffer(plan, arena, BUFFER_SAVED, "mark_words",
-	           arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS));
-	add_buffer(plan, arena, BUFFER_SAVED, "marks",
+	add_buffer(plan, arena, BUFFER_SAVED, "row_keys", arena_printf(arena, "4*%s*%s", q, blocks));
+	add_buffer(plan, arena, BUFFER_SAVED, "key_rows", arena_printf(arena, "4*%s*%s", k, tiles));
+	const char *word_bytes = arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS);
+	add_buffer(plan, arena, BUFFER_FORWARD, "mark_words", word_bytes);
+	add_buffer(plan, arena, BUFFER_FORWARD, "marks",
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
+	add_buffer(plan, arena, BUFFER_SAVED, "packed_words", word_bytes);
+	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
+	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
@@ -219,15 +268,25 @@ static void plan_screen(Plan *plan, Arena *arena)
 	}
 }
 
-static bool plan_forward(Plan *plan, Arena *arena)
+static void plan_pack_marks(Plan *plan, Arena *arena)
+{
+	enum { REGISTERS = 40 };           /* of a thread, so that an SM has room for three CTAs */
+	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
+	launch->warps = PLAN_PACK_BLOCKS;
+	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;
+	launch->register_limit = REGISTERS;
+	launch->grid = arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", plan->spec->views, launch->rows);
+}
+
+static bool plan_forward(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
-	Launch *launch = add_launch(plan, arena, ROLE_FORWARD, "");
+	Launch *launch = add_launch_of(plan, arena, ROLE_FORWARD, blocks, "");
 	launch->view_count = spec->views;
-	Needs needs = forward_needs(spec, plan->sparse);
+	Needs needs = forward_needs(spec, blocks == BLOCKS_LIGHT);
 	if (!choose_tile(plan, &needs, launch))
 		return false;
-	launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", launch->rows);
+	set_grid(launch, arena, "heads", "q_len");
 	return true;
 }
 
@@ -251,12 +310,13 @@ static void plan_norm_backward(Plan *plan, Arena *arena)
 }
 
 /* As many views a pass as registers and shared memory allow; the passes share a tile, for the partial sums' sake. */
-static bool plan_backward_q(Plan *plan, Arena *arena)
+static bool plan_backward_q(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
-	Launch tile = { 0 };
-	int together = spec->views;
-	for (; together > 0 && !plan->sparse; together--) {
+	Launch tile = { .blocks = blocks };
+	bool gathered = blocks == BLOCKS_LIGHT;
+	int together = spec->views, passes = 0;
+	for (; together > 0 && !gathered; together--) {
 		Needs needs = backward_q_needs(spec, together, false);
 		if (choose_tile(plan, &needs, &tile) && (!tile_is_cramped(plan, &tile) || together == 1))
 			break;
@@ -265,56 +325,91 @@ static bool plan_backward_q(Plan *plan, Arena *arena)
 		return false;
 	for (int v = 0; v < spec->views; v += together) {
 		bool split = together < spec->views;
-		Launch *launch = add_launch(plan, arena, ROLE_BACKWARD_Q, split ? arena_printf(arena, "_view%d", v + 1) : "");
+		Launch *launch = add_launch_of(plan, arena, ROLE_BACKWARD_Q, blocks,
+		                                   split ? arena_printf(arena, "_view%d", v + 1) : "");
 		launch->first_view = v;
 		launch->view_count = spec->views - v < together ? spec->views - v : together;
-		launch->pass = plan->backward_q_passes++;
-		Needs needs = backward_q_needs(spec, plan->sparse ? 1 : together, plan->sparse);
+		launch->pass = launch->last_pass = passes++;
+		Needs needs = backward_q_needs(spec, gathered ? 1 : together, gathered);
 		if (!choose_tile(plan, &needs, launch))
 			return false;
-		launch->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", launch->rows);
+		set_grid(launch, arena, "heads", "q_len");
+	}
+	if (passes > plan->backward_q_passes)
+		plan->backward_q_passes = passes;
+	return true;
+}
+
+/* Light and heavy blocks may take different numbers of passes, and each has an entry in all. */
+static void plan_partials(Plan *plan, Arena *arena)
+{
+	const Spec *spec = plan->spec;
+	for (int i = 0; i < plan->launch_count; i++) {
+		Launch *launch = &plan->launches[i];
+		bool last = i + 1 == plan->launch_count || plan->launches[i + 1].role != ROLE_BACKWARD_Q ||
+		            plan->launches[i + 1].blocks != launch->blocks;
+		if (launch->role == ROLE_BACKWARD_Q && last)
+			launch->last_pass = plan->backward_q_passes - 1;
 	}
 	for (int p = 0; p < spec->param_count; p++)
 		if (plan_has_partials(plan, p))
 			add_buffer(plan, arena, BUFFER_BACKWARD, arena_printf(arena, "partial_%s", spec->params[p].name),
 			           arena_printf(arena, "%d*batch*heads*%s", 4 * plan->backward_q_passes,
 			                        plan_row_blocks(plan, arena)));
-	return true;
 }
 
-static bool add_kv_pass(Plan *plan, Arena *arena, int first, int views, bool values, const char *suffix)
+static bool add_kv_pass(Plan *plan, Arena *arena, Blocks blocks, int first, int views, bool values, const char *suffix)
 {
-	Needs needs = backward_kv_needs(plan->spec, plan->sparse ? views > 0 : views, values, plan->sparse);
-	Launch *launch = add_launch(plan, arena, ROLE_BACKWARD_KV, suffix);
+	bool gathered = blocks == BLOCKS_LIGHT;
+	Needs needs = backward_kv_needs(plan->spec, gathered ? views > 0 : views, values, gathered);
+	Launch *launch = add_launch_of(plan, arena, ROLE_BACKWARD_KV, blocks, suffix);
 	if (!choose_tile(plan, &needs, launch))
 		return false;
 	launch->first_view = first;
 	launch->view_count = views;
 	launch->values = values;
-	launch->grid = arena_printf(arena, "batch*kv_heads*ceil_div(k_len,%d)", launch->rows);
+	set_grid(launch, arena, "kv_heads", "k_len");
 	return true;
 }
 
 /* All in one where it fits with columns enough; else dv by itself and dk in as few passes as possible. */
-static bool plan_backward_kv(Plan *plan, Arena *arena)
+static bool plan_backward_kv(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
-	Needs all = backward_kv_needs(spec, plan->sparse ? 1 : spec->views, true, plan->sparse);
-	Launch tile = { 0 };
+	bool gathered = blocks == BLOCKS_LIGHT;
+	Needs all = backward_kv_needs(spec, gathered ? 1 : spec->views, true, gathered);
+	Launch tile = { .blocks = blocks };
 	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(plan, &tile))
-		return add_kv_pass(plan, arena, 0, spec->views, true, "");
+		return add_kv_pass(plan, arena, blocks, 0, spec->views, true, "");
 	int together = spec->views;
-	for (; together > 1 && !plan->sparse; together--) {
+	for (; together > 1 && !gathered; together--) {
 		Needs needs = backward_kv_needs(spec, together, false, false);
 		if (choose_tile(plan, &needs, &tile) && !tile_is_cramped(plan, &tile))
 			break;
 	}
 	for (int v = 0; v < spec->views; v += together) {
 		int views = spec->views - v < together ? spec->views - v : together;
-		if (!add_kv_pass(plan, arena, v, views, false, arena_printf(arena, "_k%d", v + 1)))
+		if (!add_kv_pass(plan, arena, blocks, v, views, false, arena_printf(arena, "_k%d", v + 1)))
 			return false;
 	}
-	return add_kv_pass(plan, arena, 0, 0, true, "_v");
+	return add_kv_pass(plan, arena, blocks, 0, 0, true, "_v");
+}
+
+/* What is computed exactly, of one role: by one launch, or a few passes; in a sparse plan by those of light blocks, and by those of
+ * heavy ones, whose blocks may be larger. */
+static bool plan_exact(Plan *plan, Arena *arena, bool (*make)(Plan *plan, Arena *arena, Blocks blocks))
+{
+	if (!plan->sparse)
+		return make(plan, arena, BLOCKS_ALL);
+	int first = plan->launch_count, rows = PLAN_MARK;
+	if (!make(plan, arena, BLOCKS_LIGHT) || !make(plan, arena, BLOCKS_HEAVY))
+		return false;
+	for (int i = first; i < plan->launch_count; i++)
+		if (plan->launches[i].rows > rows)
+			rows = plan->launches[i].rows;
+	for (int i = first; i < plan->launch_count; i++)
+		plan->launches[i].judged_rows = rows;
+	return true;
 }
 
 static void plan_reduce(Plan *plan, Arena *arena)
@@ -366,17 +461,20 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 	if (!plan_proof(plan, diag, spec))
 		return NULL;
 	plan_terms(plan, arena);
-	if (plan->sparse)
+	if (plan->sparse) {
 		plan_screen(plan, arena);
-	bool fits = plan_forward(plan, arena);
+		plan_pack_marks(plan, arena);
+	}
+	bool fits = plan_exact(plan, arena, plan_forward);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);
-	fits = fits && plan_backward_q(plan, arena) && plan_backward_kv(plan, arena);
+	fits = fits && plan_exact(plan, arena, plan_backward_q) && plan_exact(plan, arena, plan_backward_kv);
 	if (!fits) {
 		diag_internal(diag, spec->loc, "no tile fits views = %d, head_dim = %d, value_dim = %d in %d bytes of shared memory",
 		              spec->views, spec->head_dim, spec->value_dim, plan->shared_limit);
 		return NULL;
 	}
+	plan_partials(plan, arena);
 	plan_reduce(plan, arena);
 	return plan;
 }

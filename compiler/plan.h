@@ -22,6 +22,7 @@ typedef struct PlanOptions {
 	PlanKind kind;
 	Defect defect;
 	int mark_capacity;                 /* 0: PLAN_MARK_CAPACITY; less, so that tests can exceed it */
+	int heavy_keys;                    /* 0: PLAN_HEAVY_KEYS; less, so that small tests have heavy blocks */
 	bool line_info;                    /* .loc lines in the PTX */
 } PlanOptions;
 
@@ -30,6 +31,7 @@ typedef enum Role {
 	ROLE_Q_TERMS,                      /* 1/|q|, tau; in a sparse plan also int8 rows and their bounds */
 	ROLE_K_TERMS,                      /* 1/|k|; likewise */
 	ROLE_SCREEN,                       /* which keys may survive for which rows */
+	ROLE_PACK_MARKS,                   /* the screen's marks, closer together, for the backward */
 	ROLE_FORWARD,
 	ROLE_NORM_BACKWARD,                /* do through the output norm, partial sums of dgain */
 	ROLE_BACKWARD_Q,                   /* dq, partial sums of the parameters' gradients */
@@ -49,6 +51,11 @@ enum {
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
+	PLAN_PACKED_MARKS = 28,            /* the same from forward to backward, on average over a head's row blocks */
+	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
+	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
+	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
+	PLAN_SEARCH_BYTES = 256,           /* of shared memory, for a launch of heavy blocks to keep its place in (templates/blocks.c) */
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
 };
@@ -60,6 +67,15 @@ enum {
  *                   of their own
  */
 typedef enum Engine { ENGINE_MMA_SYNC, ENGINE_WGMMA } Engine;
+
+/*
+ * Which blocks of rows (of keys: ROLE_BACKWARD_KV) a launch computes. In a sparse plan, what is computed exactly has launches of two
+ * kinds, and counts of the screen decide, on the device, which of them a block belongs to.
+ * BLOCKS_ALL     all
+ * BLOCKS_LIGHT   those of which few keys are marked: gathered
+ * BLOCKS_HEAVY   the others: as in a dense plan
+ */
+typedef enum Blocks { BLOCKS_ALL, BLOCKS_LIGHT, BLOCKS_HEAVY } Blocks;
 
 typedef enum ArgKind { ARG_PTR, ARG_I32, ARG_I64, ARG_MAP } ArgKind;
 typedef struct LaunchArg {
@@ -83,9 +99,11 @@ typedef struct Launch {
 	int slots;                         /* of the ring of streamed tiles; of ENGINE_WGMMA, each holds a whole round of them */
 	bool retain;                       /* backward_kv: the do tile stays in the ring until dv needs it */
 	bool gathered;                     /* visits the pairs that the screen marked, one view after the other */
+	Blocks blocks;
+	int judged_rows;                   /* not BLOCKS_ALL: rows that are light or heavy together, the same for all launches of a role */
 	int first_view, view_count;        /* whose dq or dk this launch computes */
 	bool values;                       /* backward_kv: computes dv */
-	int pass;                          /* backward_q: which part of the partial sums it writes */
+	int pass, last_pass;               /* backward_q: which part of the partial sums it writes; up to which it writes zeros */
 	int param;                         /* reduce: which parameter */
 	int shared_bytes;                  /* dynamic shared memory, set by the template and held to the plan's limit */
 	int register_estimate;
@@ -153,7 +171,8 @@ bool plan_has_partials(const Plan *plan, int param);
 /* Is the gradient of o before the norm kept as a rounded tensor and a rest? It is nearly orthogonal to o, and where few keys
  * survive do.v cancels almost entirely, so 8 or 11 bits of do are not enough. */
 bool plan_splits_output_gradient(const Spec *spec);
-/* Formula of the number of row blocks of backward_q, hence of partial sums a head. */
+/* Rows of an entry of the partial sums that backward_q writes; and formula of the number of entries a head. */
+int plan_partial_rows(const Plan *plan);
 const char *plan_row_blocks(const Plan *plan, Arena *arena);
 /* Bytes of a row of int8 in the screen's images of q and k: head_dim rounded up to the depth of a matrix instruction. */
 int plan_int8_bytes(const Spec *spec);
@@ -167,8 +186,12 @@ int plan_int8_keys_a_row(const Spec *spec);
 int plan_int8_key_bytes(const Plan *plan);
 /* Threads that share a row of q or k while its int8 image is made: of each 16 bytes, a power of two. */
 int plan_int8_lanes(const Spec *spec, int int8_bytes);
-/* Marks kept for a row block at most. */
+/* Rows of the forward that are heavy together, of a sparse plan. */
+int plan_heavy_rows(const Plan *plan);
+int plan_heavy_keys(const Plan *plan);
+/* Marks kept for a row block at most; and from forward to backward, on average: the same share of them for each capacity. */
 int plan_mark_capacity(const Plan *plan);
+int plan_packed_marks(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

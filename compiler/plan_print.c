@@ -7,6 +7,11 @@ static const char *const buffer_kinds[] = {
 	[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
 };
 
+/* Whose outputs a launch computes. */
+static const char *const blocks_text[] = {
+	[BLOCKS_ALL] = "", [BLOCKS_LIGHT] = " of light blocks", [BLOCKS_HEAVY] = " of heavy blocks",
+};
+
 static bool is_tiled(const Launch *launch)
 {
 	return launch->role == ROLE_FORWARD || launch->role == ROLE_BACKWARD_Q || launch->role == ROLE_BACKWARD_KV;
@@ -24,6 +29,7 @@ static void print_outputs(const Launch *launch, FILE *out)
 	}
 	if (launch->values)
 		fprintf(out, "%sdv", separator);
+	fputs(blocks_text[launch->blocks], out);
 }
 
 static const char *engine_name(const Launch *launch)
@@ -31,11 +37,11 @@ static const char *engine_name(const Launch *launch)
 	return launch->engine == ENGINE_WGMMA ? "wgmma" : "mma.sync";
 }
 
-static int count_role(const Plan *plan, Role role)
+static int count_role(const Plan *plan, Role role, Blocks blocks)
 {
 	int count = 0;
 	for (int i = 0; i < plan->launch_count; i++)
-		count += plan->launches[i].role == role;
+		count += plan->launches[i].role == role && plan->launches[i].blocks == blocks;
 	return count;
 }
 
@@ -97,16 +103,16 @@ void plan_print(const Plan *plan, FILE *out)
 		print_plan(plan, out);
 }
 
-static void explain_passes(const Plan *plan, FILE *out)
+static void explain_passes(const Plan *plan, Blocks blocks, FILE *out)
 {
-	int q = count_role(plan, ROLE_BACKWARD_Q), kv = count_role(plan, ROLE_BACKWARD_KV);
+	int q = count_role(plan, ROLE_BACKWARD_Q, blocks), kv = count_role(plan, ROLE_BACKWARD_KV, blocks);
 	if (q > 1)
-		fprintf(out, "note          dq takes %d passes, because the accumulators of %d views of head_dim %d don't fit in"
-		        " registers together; each further pass computes do.v again\n", q, plan->spec->views,
+		fprintf(out, "note          dq%s takes %d passes, because the accumulators of %d views of head_dim %d don't fit in"
+		        " registers together; each further pass computes do.v again\n", blocks_text[blocks], q, plan->spec->views,
 		        plan->spec->head_dim);
 	if (kv > 1)
-		fprintf(out, "note          dk and dv take %d passes, because their accumulators don't fit in registers together;"
-		        " each further pass computes scores or do.v again\n", kv);
+		fprintf(out, "note          dk and dv%s take %d passes, because their accumulators don't fit in registers together;"
+		        " each further pass computes scores or do.v again\n", blocks_text[blocks], kv);
 }
 
 static void explain_small_tiles(const Plan *plan, FILE *out)
@@ -142,7 +148,7 @@ static void explain_kind(const Plan *plan, FILE *out)
 	print_where(plan, out);
 	if (plan->sparse)
 		fprintf(out, ": the screen, in int8, marks each key that may survive for a row of a block of %d; the other kernels"
-		        " visit marked keys alone", PLAN_MARK);
+		        " visit marked keys alone, but of blocks that are dense in them", PLAN_MARK);
 	else
 		fputs(": every tile that the mask leaves is computed", out);
 	if (!plan->sparse && !plan->next)
@@ -166,8 +172,12 @@ static void explain_gathering(const Plan *plan, FILE *out)
 {
 	if (!plan->sparse)
 		return;
-	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole\n",
-	        plan_mark_capacity(plan));
+	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole. Backward"
+	        " kernels have room for %d a row block, which those of a head share\n", plan_mark_capacity(plan),
+	        plan_packed_marks(plan));
+	fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more, and %d keys a view for each"
+	        " 64 rows: then it is computed as in a dense plan, in a launch that takes one heavy block after the other\n",
+	        PLAN_HEAVY_PART, plan_heavy_keys(plan));
 	if (plan->spec->views > 1)
 		fprintf(out, "note          views are visited one after the other, each with its own marked keys: values of a key that %s"
 		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");
@@ -199,7 +209,8 @@ static void explain_plan(const Plan *plan, FILE *out)
 	for (int i = 0; i < plan->launch_count; i++)
 		explain_launch(plan, &plan->launches[i], out);
 	explain_gathering(plan, out);
-	explain_passes(plan, out);
+	for (Blocks blocks = BLOCKS_ALL; blocks <= BLOCKS_HEAVY; blocks++)
+		explain_passes(plan, blocks, out);
 	explain_small_tiles(plan, out);
 }
 

@@ -30,12 +30,17 @@ static int estimate_registers(const Spec *spec, const Needs *needs, int cols)
 	return fixed + needs->views * (view + needs->sums) + needs->accumulators / 2 + needs->tiles * cols / 2 + operands;
 }
 
+int resident_ctas(const Launch *launch)
+{
+	int by_registers = SM_REGISTERS / (launch->register_limit * plan_threads(launch));
+	int by_shared = SM_SHARED / (launch->shared_bytes + 1024);
+	return by_registers < by_shared ? by_registers : by_shared;
+}
+
 static double tile_cost(const Spec *spec, const Launch *tile)
 {
 	double a_operand = spec->dtype == DTYPE_F32 ? 20 : 8;  /* loading and splitting A, spread over the columns */
-	int by_registers = SM_REGISTERS / (tile->register_limit * tile->warps * WARP_LANES);
-	int by_shared = SM_SHARED / (tile->shared_bytes + 1024);
-	int warps = (by_registers < by_shared ? by_registers : by_shared) * tile->warps;
+	int warps = resident_ctas(tile) * tile->warps;
 	double busy = warps < 8 ? warps / 8.0 : 1;
 	int scarce = tile->gathered ? 1 : 2;           /* slots with which copies are waited for */
 	return (1 + a_operand / tile->cols + 16.0 / tile->rows + (tile->slots == scarce ? 0.1 : 0)) / busy;
@@ -61,10 +66,15 @@ static bool spills(const Spec *spec, const Launch *launch)
 	return launch->register_estimate > (spec->dtype == DTYPE_F32 ? 216 : 235);
 }
 
+static int search_bytes(const Launch *tile)
+{
+	return tile->blocks == BLOCKS_HEAVY ? PLAN_SEARCH_BYTES : 0;
+}
+
 /* One candidate; true when it fits in shared memory, with its estimate and whether it retains. */
 static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 {
-	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + 1024;
+	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + search_bytes(tile) + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	if (needs->gathered)
 		shared += gather_bytes(tile->warps, tile->cols * tile->slots);
@@ -120,7 +130,7 @@ static int estimate_group_registers(const Spec *spec, const Needs *needs, int co
 static int group_shared(const Needs *needs, const Launch *tile)
 {
 	enum { SPARE = 3 * 1024 };
-	return tile->rows * needs->box_residents + tile->slots * tile->cols * needs->box_round + SPARE;
+	return tile->rows * needs->box_residents + tile->slots * tile->cols * needs->box_round + search_bytes(tile) + SPARE;
 }
 
 static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct GroupShape *shape, Launch *tile)

@@ -33,6 +33,8 @@ int gather_bytes(int warps, int cols);
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);
 /* The screen's: always fits. */
 void choose_screen_tile(const Plan *plan, Launch *launch);
+/* CTAs that a multiprocessor holds at once, at least. */
+int resident_ctas(const Launch *launch);
 /* By the estimate, and with columns enough to be worth it: would this tile rather be split into passes? */
 bool tile_is_cramped(const Plan *plan, const Launch *tile);
 

@@ -190,6 +190,17 @@ static tda_status read_marks(Reader *r)
 	return status ? status : word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
 }
 
+static tda_status read_heavy(Reader *r)
+{
+	tda_status status = word_read_int(r, 0, 1, 1 << 20, &r->m->heavy.part);
+
+	if (!status)
+		status = word_read_int(r, 1, 1, 1 << 20, &r->m->heavy.keys);
+	if (!status)
+		status = word_read_int(r, 2, 64, 1 << 20, &r->m->heavy.rows);
+	return status ? status : r->m->heavy.rows % 64 ? manifest_bad_line(r, "the rows are not a multiple of 64") : TDA_OK;
+}
+
 /* BYTES may depend on the shape alone: workspaces are sized before there are tensors. */
 static const bool shape_vars[FORMULA_VARS] = {
 	[SHAPE_BATCH] = true, [SHAPE_HEADS] = true, [SHAPE_KV_HEADS] = true, [SHAPE_Q_LEN] = true, [SHAPE_K_LEN] = true,
@@ -465,6 +476,7 @@ static const Keyword keywords[] = {
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
 	{ "marks",      1, 3, 3, OPTIONAL, read_marks },
+	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
 	{ "rms_norm",   2, 2, 2, OPTIONAL, read_rms_norm },
 	{ "threshold",  2, 1, MAX_LINE_WORDS, ONCE, read_threshold },

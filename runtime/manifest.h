@@ -68,8 +68,15 @@ typedef struct ManifestParam {
 typedef struct ManifestMarks {
 	int side;                      /* rows, and keys, of a mark; 0: the plan has none */
 	int word;                      /* key tiles of a word */
-	int capacity;                  /* marks of a row block */
+	int capacity;                  /* marks that are saved of a row block, on average over those of a head */
 } ManifestMarks;
+
+/* Which row blocks of a sparse plan's forward dense kernels compute (docs/kernels.md). */
+typedef struct ManifestHeavy {
+	int part;                      /* where gathering would visit one in so many of the visible keys, or more, */
+	int keys;                      /* and so many of each view for each 64 rows */
+	int rows;                      /* that belong together, a multiple of marks.side; 0: the plan has no such kernels */
+} ManifestHeavy;
 
 typedef struct Manifest {
 	char compiler[MANIFEST_NAME_BYTES];
@@ -96,6 +103,7 @@ typedef struct Manifest {
 	Postfix *threshold, *score, *weight;
 	Postfix *combine[TDA_MAX_VIEWS];
 	ManifestMarks marks;
+	ManifestHeavy heavy;
 	ManifestBuffer buffers[MANIFEST_MAX_BUFFERS];
 	int buffer_count;
 	ManifestKernel kernels[MANIFEST_MAX_KERNELS];

@@ -31,28 +31,48 @@ static tda_status find_buffer(const Problem *p, const char *name, int64_t expect
 	return TDA_OK;
 }
 
-/* Of a row block there are words from the first to the last that hold a visible key tile, and marks up to its count. */
+static const MarkWord *words_of(const ScreenMarks *m, int64_t index, int64_t row_block)
+{
+	return m->word + (index * m->row_blocks + row_block) * m->words;
+}
+
+/* The number after a word's last mark. */
+static int64_t word_end(MarkWord word)
+{
+	return (int64_t)word.first + __builtin_popcount(word.tiles);
+}
+
+/* The marks of a word that have a place. */
+static tda_status fetch_marks(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
+{
+	int64_t end = word_end(word) < m->room ? word_end(word) : m->room, at = index * m->room + word.first;
+	Device *device = p->device;
+
+	if (word.first >= end)
+		return TDA_OK;
+	return device->ops->copy_out(device, m->mark + at, from->marks + sizeof(Mark) * (size_t)at,
+	                             sizeof(Mark) * (size_t)(end - word.first));
+}
+
+/* Of a row block there are words from the first to the last that hold a visible key tile. */
 static tda_status fetch_row_block(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index,
                                   int64_t block)
 {
 	Device *device = p->device;
 	KeySpan tiles = from->tiles[block];
-	int64_t at = index * m->row_blocks + block, count;
+	int64_t at = (index * m->row_blocks + block) * m->words;
 	int64_t first = tiles.first / MARK_WORD, end = (tiles.end + MARK_WORD - 1) / MARK_WORD;
 	tda_status status;
 
 	if (tiles.first == tiles.end)
 		return TDA_OK;
-	status = device->ops->copy_out(device, m->word + at * m->words + first,
-	                               from->words + sizeof(MarkWord) * (size_t)(at * m->words + first),
+	status = device->ops->copy_out(device, m->word + at + first, from->words + sizeof(MarkWord) * (size_t)(at + first),
 	                               sizeof(MarkWord) * (size_t)(end - first));
 	if (status)
 		return tda_fail_within(status, "the screen's words of marks: ");
-	count = marks_count(m, index, block);
-	if (count == 0)
-		return TDA_OK;
-	return device->ops->copy_out(device, m->mark + at * m->capacity, from->marks + sizeof(Mark) * (size_t)(at * m->capacity),
-	                             sizeof(Mark) * (size_t)(count < m->capacity ? count : m->capacity));
+	for (int64_t w = first; w < end && !status; w++)
+		status = fetch_marks(p, m, from, index, m->word[at + w]);
+	return status;
 }
 
 static void row_block_tiles(const Problem *p, int64_t block, KeySpan *tiles)
@@ -71,16 +91,16 @@ static void row_block_tiles(const Problem *p, int64_t block, KeySpan *tiles)
 
 static tda_status fetch_all(const Problem *p, int64_t indices, ScreenMarks *m, MarkBuffers *from)
 {
-	int64_t blocks = indices * m->row_blocks;
+	int64_t words = indices * m->row_blocks * m->words, marks = indices * m->room;
 	tda_status status;
 
-	m->word = calloc((size_t)(blocks * m->words) + 1, sizeof(*m->word));
-	m->mark = calloc((size_t)(blocks * m->capacity) + 1, sizeof(*m->mark));
+	m->word = calloc((size_t)words + 1, sizeof(*m->word));
+	m->mark = calloc((size_t)marks + 1, sizeof(*m->mark));
 	from->tiles = calloc((size_t)m->row_blocks + 1, sizeof(*from->tiles));
 	if (!m->word || !m->mark || !from->tiles)
 		return tda_fail_memory();
-	if ((status = find_buffer(p, "mark_words", blocks * m->words * (int64_t)sizeof(*m->word), &from->words)) ||
-	    (status = find_buffer(p, "marks", blocks * m->capacity * (int64_t)sizeof(*m->mark), &from->marks)))
+	if ((status = find_buffer(p, "packed_words", words * (int64_t)sizeof(*m->word), &from->words)) ||
+	    (status = find_buffer(p, "packed_marks", marks * (int64_t)sizeof(*m->mark), &from->marks)))
 		return status;
 	for (int64_t block = 0; block < m->row_blocks; block++)
 		row_block_tiles(p, block, &from->tiles[block]);
@@ -109,7 +129,7 @@ tda_status marks_fetch(const Problem *p, ScreenMarks *m)
 		return tda_fail(TDA_UNSUPPORTED, "this libtda reads marks of %d rows in words of %d, not of %d in words of %d",
 		                MARK_SIDE, MARK_WORD, layout->side, layout->word);
 	m->words = (m->key_tiles + MARK_WORD - 1) / MARK_WORD;
-	m->capacity = m->key_tiles < layout->capacity ? m->key_tiles : layout->capacity;
+	m->room = m->row_blocks * (m->key_tiles < layout->capacity ? m->key_tiles : layout->capacity);
 	status = fetch_all(p, indices, m, &from);
 	free(from.tiles);
 	if (status)
@@ -126,22 +146,31 @@ void marks_free(ScreenMarks *m)
 
 Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t key_tile)
 {
-	int64_t at = index * m->row_blocks + row_block;
-	MarkWord word = m->word[at * m->words + key_tile / MARK_WORD];
+	MarkWord word = words_of(m, index, row_block)[key_tile / MARK_WORD];
 	uint32_t own = (uint32_t)1 << key_tile % MARK_WORD;
-	int64_t number = word.before + __builtin_popcount(word.tiles & (own - 1));
+	int64_t number = (int64_t)word.first + __builtin_popcount(word.tiles & (own - 1));
 
 	if (!(word.tiles & own))
 		return (Mark){ 0, 0 };
-	return number < m->capacity ? m->mark[at * m->capacity + number] : (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
+	return number < m->room ? m->mark[index * m->room + number] : (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
 }
 
 int64_t marks_count(const ScreenMarks *m, int64_t index, int64_t row_block)
 {
-	const MarkWord *words = m->word + (index * m->row_blocks + row_block) * m->words;
+	const MarkWord *words = words_of(m, index, row_block);
 	int64_t count = 0;
 
 	for (int64_t w = 0; w < m->words; w++)
 		count += __builtin_popcount(words[w].tiles);
 	return count;
+}
+
+bool marks_overflow(const ScreenMarks *m, int64_t index, int64_t row_block)
+{
+	const MarkWord *words = words_of(m, index, row_block);
+
+	for (int64_t w = 0; w < m->words; w++)
+		if (words[w].tiles && word_end(words[w]) > m->room)
+			return true;
+	return false;
 }

@@ -1,4 +1,5 @@
-/* What a sparse plan's screen found, read back from the saved workspace of a forward. docs/screen.md has the layout. */
+/* What a sparse plan's screen found, read back from the saved workspace of a forward: what the backward goes by. docs/screen.md has
+ * the layout. */
 #ifndef TDA_MARKS_H
 #define TDA_MARKS_H
 
@@ -12,14 +13,15 @@ typedef struct Mark {
 } Mark;
 
 typedef struct MarkWord {
-	uint32_t tiles, before;        /* which key tiles have a mark; how many marks earlier words have */
+	uint32_t tiles, first;         /* which key tiles have a mark; the number of the first one */
 } MarkWord;
 
 /* index = (view * batch + batch entry) * heads + head. */
 typedef struct ScreenMarks {
-	int64_t row_blocks, key_tiles, words, capacity;
+	int64_t row_blocks, key_tiles, words;
+	int64_t room;                  /* marks whose numbers are below have a place */
 	MarkWord *word;                /* [index, row_blocks, words]; where nothing is visible 0 */
-	Mark *mark;                    /* [index, row_blocks, capacity] */
+	Mark *mark;                    /* [index, room], by number */
 } ScreenMarks;
 
 /* After a forward of a placed problem. Refuses kernels without a screen. Freed with marks_free. */
@@ -30,5 +32,7 @@ void marks_free(ScreenMarks *marks);
 Mark marks_get(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile);
 /* Marks of a row block, those without room among them. */
 int64_t marks_count(const ScreenMarks *marks, int64_t index, int64_t row_block);
+/* Has a row block a mark without room? */
+bool marks_overflow(const ScreenMarks *marks, int64_t index, int64_t row_block);
 
 #endif

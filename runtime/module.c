@@ -199,6 +199,7 @@ tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void
 
 static tda_status open_text(char *text, size_t length, tda_kernel **result)
 {
+	static _Atomic unsigned long long opened;
 	tda_kernel *kernel = calloc(1, sizeof(*kernel));
 	tda_status status = TDA_OK;
 
@@ -211,6 +212,7 @@ static tda_status open_text(char *text, size_t length, tda_kernel **result)
 		free(text);
 		return status;
 	}
+	kernel->id = ++opened;
 	kernel->text = text;
 	kernel->length = length;
 	pthread_mutex_init(&kernel->lock, NULL);

@@ -17,6 +17,7 @@ typedef struct LoadedModule {
 } LoadedModule;
 
 struct tda_kernel {
+	unsigned long long id;         /* tells a new kernel at an old one's address; from 1 */
 	char *text;                    /* with a final NUL, as the driver wants it */
 	size_t length;
 	Manifest *manifest;

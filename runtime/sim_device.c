@@ -12,7 +12,7 @@ enum { SIM_MULTIPROCESSORS = 4 };
 typedef struct SimDevice {
 	Device base;
 	Sim *sim;
-	const tda_kernel *kernel;      /* the one that is loaded */
+	unsigned long long kernel;     /* id of the one that is loaded; 0: none */
 	SimModule *module;
 } SimDevice;
 
@@ -25,10 +25,10 @@ static tda_status sim_load_kernel(Device *device, tda_kernel *kernel)
 {
 	SimDevice *d = sim_of(device);
 
-	if (d->kernel == kernel)
+	if (d->kernel == kernel->id)
 		return TDA_OK;
 	d->module = sim_load(d->sim, kernel->text, kernel->length);
-	d->kernel = d->module ? kernel : NULL;
+	d->kernel = d->module ? kernel->id : 0;
 	return d->module ? TDA_OK : tda_fail(TDA_INTERNAL, "the simulator can't load the PTX: %s", sim_error(d->sim));
 }
 

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "check_case.h"
 #include "error.h"
+#include "heavy.h"
 #include "inputs.h"
 #include "marks.h"
 #include "stats.h"
@@ -9,10 +10,11 @@
 /* Sums over rows of one view and head. */
 typedef struct Counts {
 	int64_t visible, survivors;    /* pairs */
-	int64_t visited;               /* visible pairs of a row and a key that its row block gathers */
+	int64_t visited;               /* visible pairs of a row and a key that its row block gathers, in the backward */
 	int64_t in_vain;               /* of those, pairs of a key that no row of the block needs */
 	int64_t marks;                 /* key tiles with a mark, of every row block */
 	int64_t whole;                 /* rows of blocks where a mark had no room */
+	int64_t dense;                 /* rows that the forward's dense kernels compute, whole */
 } Counts;
 
 /* What the row block at hand needs of each key; one for each view, batch entry and head. */
@@ -27,6 +29,8 @@ typedef struct Stats {
 	ScreenMarks marks;
 	Counts *counts;                /* [views * batch * heads] */
 	BlockKeys *keys;               /* the same */
+	bool *heavy;                   /* [batch * heads, heavy_blocks] */
+	int64_t heavy_blocks;
 } Stats;
 
 /* The row block is complete: which of the keys that it gathered did it need? */
@@ -74,13 +78,26 @@ static void count_marks(const Stats *s, int64_t index)
 	int64_t q_len = s->problem->shape.q_len;
 
 	for (int64_t block = 0; block < s->marks.row_blocks; block++) {
-		int64_t rows = q_len - block * MARK_SIDE, count = marks_count(&s->marks, index, block);
+		int64_t rows = q_len - block * MARK_SIDE;
 
-		counts->marks += count;
-		if (count > s->marks.capacity)
+		counts->marks += marks_count(&s->marks, index, block);
+		if (marks_overflow(&s->marks, index, block))
 			counts->whole += rows < MARK_SIDE ? rows : MARK_SIDE;
 	}
 	close_block(s, &s->keys[index], counts);
+}
+
+static void count_dense(const Stats *s, int64_t index)
+{
+	const tda_shape *shape = &s->problem->shape;
+	int64_t side = s->problem->manifest->heavy.rows, first = index % (shape->batch * shape->heads) * s->heavy_blocks;
+
+	for (int64_t block = 0; block < s->heavy_blocks; block++) {
+		int64_t rows = shape->q_len - block * side;
+
+		if (s->heavy[first + block])
+			s->counts[index].dense += rows < side ? rows : side;
+	}
 }
 
 static void add_counts(Counts *to, const Counts *c)
@@ -91,13 +108,15 @@ static void add_counts(Counts *to, const Counts *c)
 	to->in_vain += c->in_vain;
 	to->marks += c->marks;
 	to->whole += c->whole;
+	to->dense += c->dense;
 }
 
 static void print_counts(const char *view, const char *head, const Counts *c, FILE *out)
 {
-	fprintf(out, "%5s %5s %14lld %12lld %14lld %8.3f%% %14lld %10lld %10lld\n", view, head, (long long)c->visible,
+	fprintf(out, "%5s %5s %14lld %12lld %14lld %8.3f%% %14lld %10lld %10lld %10lld\n", view, head, (long long)c->visible,
 	        (long long)c->survivors, (long long)c->visited, c->visible ? 100.0 * (double)c->visited / (double)c->visible : 0,
-	        (long long)c->in_vain, (long long)c->marks, (long long)c->whole);
+	        (long long)c->in_vain, (long long)c->marks, (long long)c->whole,
+	        (long long)c->dense);
 }
 
 static void print_table(const Stats *s, FILE *out)
@@ -105,8 +124,8 @@ static void print_table(const Stats *s, FILE *out)
 	const tda_shape *shape = &s->problem->shape;
 	Counts total = {0};
 
-	fprintf(out, "%5s %5s %14s %12s %14s %9s %14s %10s %10s\n", "view", "head", "visible", "survivors", "visited", "share",
-	        "in vain", "tiles", "whole rows");
+	fprintf(out, "%5s %5s %14s %12s %14s %9s %14s %10s %10s %10s\n", "view", "head", "visible", "survivors", "visited", "share",
+	        "in vain", "tiles", "whole rows", "dense rows");
 	for (int v = 0; v < s->problem->manifest->views; v++)
 		for (int64_t h = 0; h < shape->heads; h++) {
 			Counts head = {0};
@@ -143,6 +162,7 @@ static void stats_free(Stats *s, int64_t indices)
 	}
 	free(s->keys);
 	free(s->counts);
+	free(s->heavy);
 	marks_free(&s->marks);
 }
 
@@ -154,11 +174,15 @@ static tda_status report(const Problem *p, FILE *out)
 	tda_status status = marks_fetch(p, &s.marks);
 
 	if (!status)
+		status = heavy_fetch(p, &s.heavy, &s.heavy_blocks);
+	if (!status)
 		status = stats_allocate(&s, indices);
 	if (!status)
 		status = problem_observe(p, count_pairs, &s);
-	for (int64_t n = 0; n < indices && !status; n++)
+	for (int64_t n = 0; n < indices && !status; n++) {
 		count_marks(&s, n);
+		count_dense(&s, n);
+	}
 	if (!status)
 		print_table(&s, out);
 	stats_free(&s, indices);

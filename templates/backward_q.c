@@ -155,7 +155,33 @@ static Val lane_param_sum(BackwardQ *q, int p)
 	return total;
 }
 
-/* Partial sums lie as [pass][batch * heads][row block]. */
+/*
+ * Partial sums lie as [pass][batch * heads][entry], an entry for so many rows as the smallest block of the role has. Every entry of
+ * every pass is written: a larger block's sum is its first entry's, and where other launches have further passes, they are 0 of this
+ * launch's blocks.
+ */
+static void store_partial(Kernel *k, int param, Val total)
+{
+	Builder *b = k->b;
+	int rows = plan_partial_rows(k->plan), entries = k->launch->rows / rows;
+	Place place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	Val count = kernel_i32(k, "ceil_div(q_len,%d)", rows), zero = val_f32(b, 0);
+	Val own = val_mul_i32(b, place.block, entries);
+	Val at = val_add(b, val_mul(b, place.batch_head, count), own);
+	Val to = kernel_pointer(k, "buffer.partial_%s", k->spec->params[param].name);
+	Val four = val_i64(b, 4);
+	to = val_offset(b, to, val_mul(b, val_to_i64(b, at), four));
+	for (int pass = k->launch->pass; pass <= k->launch->last_pass; pass++) {
+		Val in_pass = val_offset(b, to, kernel_i64(k, "%d*batch*heads*ceil_div(q_len,%d)", 4 * pass, rows));
+		val_store(b, in_pass, pass == k->launch->pass ? total : zero);
+		for (int n = 1; n < entries; n++) {
+			Val exists = val_compare(b, IR_LT, val_add_i32(b, own, n), count);
+			for (If f = if_begin(b, exists, NULL, 0); if_next(&f);)
+				val_store(b, val_offset_const(b, in_pass, 4 * n), zero);
+		}
+	}
+}
+
 static void store_partials(BackwardQ *q)
 {
 	Kernel *k = q->k;
@@ -186,12 +212,7 @@ static void store_partials(BackwardQ *q)
 				Val at = val_offset_const(b, exchange, (w * count + i) * 4);
 				total = val_fadd(b, total, val_load(b, at, IR_F32));
 			}
-			Val to = kernel_pointer(k, "buffer.partial_%s", k->spec->params[params[i]].name);
-			Val pass = kernel_i64(k, "%d*batch*heads*ceil_div(q_len,%d)", 4 * k->launch->pass, k->launch->rows);
-			to = val_offset(b, to, pass);
-			Val cta = val_to_i64(b, k->cta);
-			to = val_offset(b, to, val_mul(b, cta, val_i64(b, 4)));
-			val_store(b, to, total);
+			store_partial(k, params[i], total);
 		}
 }
 

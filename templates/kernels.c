@@ -5,6 +5,7 @@ static BuildKernel *const builders[ROLE_COUNT] = {
 	[ROLE_Q_TERMS] = build_q_terms,
 	[ROLE_K_TERMS] = build_k_terms,
 	[ROLE_SCREEN] = build_screen,
+	[ROLE_PACK_MARKS] = build_pack_marks,
 	[ROLE_FORWARD] = build_forward,
 	[ROLE_NORM_BACKWARD] = build_norm_backward,
 	[ROLE_BACKWARD_Q] = build_backward_q,

@@ -2,13 +2,17 @@
  * Marks: what the screen found, and what later kernels read of it.
  *
  * Rows and keys are taken in blocks of PLAN_MARK = 64. A mark belongs to a row block and a key tile that hold a pair that may
- * survive: a mask of the keys and a mask of the rows that take part in such a pair, 64 bits each. Per view, batch and head:
+ * survive: a mask of the keys and a mask of the rows that take part in such a pair, 64 bits each. Marks have numbers, in the order
+ * of the key tiles; one whose number is at or above the room for them has none, and its key tile is visited whole. Per view, batch
+ * and head:
  *
- *     mark_words [row blocks][ceil(key tiles / 32)]   { u32 bits, u32 before }   which key tiles have a mark; marks in earlier words
- *     marks      [row blocks][capacity]               { u64 keys, u64 rows }     in the order of the key tiles
+ *     words [row blocks][ceil(key tiles / 32)]   { u32 bits, u32 first }   which key tiles have a mark; the number of the first one
+ *     marks [...]                                { u64 keys, u64 rows }
  *
- * A key tile whose mark has no room (its number is at or above the capacity) is visited whole. Of a row block, words are written
- * from the first to the last that hold a key tile which the mask leaves visible (key_tiles); no others are read.
+ * They are there twice. As the screen leaves them, for the forward, marks are [row blocks][capacity], and numbers and room are those
+ * of a row block: the words are `mark_words`, the marks `marks`. For the backward, `packed_words` and `packed_marks` have them one
+ * after the other, and numbers and room are those of a head (pack_marks.c). Of a row block, words are written from the first to the
+ * last that hold a key tile which the mask leaves visible (key_tiles); no others are read.
  */
 #ifndef TDAGEN_MARKS_H
 #define TDAGEN_MARKS_H
@@ -22,13 +26,19 @@ enum { MARK_BYTES = 16, WORD_BYTES = 8 };
 typedef struct Marks {
 	Val words, marks;                  /* global pointers */
 	Val words_a_row;                   /* i32: words of a row block */
-	Val capacity;                      /* i32: marks of a row block */
+	Val room;                          /* i32: a mark with this number, or a larger one, has none */
+	bool packed;                       /* numbers are those of the head, not of a row block */
 } Marks;
 /* index: view * batch * heads + batch * heads + head, as i32. */
+Marks screened_marks(Kernel *k, Val index);
+Marks packed_marks(Kernel *k, Val index);
+/* Those of the launch's phase. */
 Marks marks_of(Kernel *k, Val index);
-/* Where a row block's words and marks begin. */
+/* Where a row block's words begin; where a mark lies. */
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
-Val marks_at(Kernel *k, const Marks *marks, Val row_block);
+Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number);
+
+Val count_bits(Kernel *k, Val mask);               /* i32, of an i64 */
 
 /*
  * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile

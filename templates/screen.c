@@ -265,12 +265,11 @@ static void store_marks(Screen *s, Val word, Val keys, Val rows)
 	Val below = val_add_i32(b, val_shl(b, val_i32(b, 1), k->lane), -1);
 	Val number = val_add(b, s->count, val_popc(b, val_and(b, bits, below)));
 	Marks marks = marks_of(k, s->index);
-	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, marks.capacity));
+	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, marks.room));
 	if (k->plan->options.defect == DEFECT_DROP_MARK)
 		keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
 	for (If m = if_begin(b, kept, NULL, 0); if_next(&m);) {
-		Val at = marks_at(k, &marks, s->row_block);
-		at = val_offset(b, at, val_mul_i32(b, number, MARK_BYTES));
+		Val at = mark_at(k, &marks, s->row_block, number);
 		val_store(b, at, keys);
 		val_store(b, val_offset_const(b, at, 8), rows);
 	}

@@ -2,6 +2,7 @@
  * Row terms: 1/|q_i| and tau_i of every query row, 1/|k_j| of every key, per view; one CTA per block of 64 rows. Terms are padded
  * to whole blocks, and every entry is written, so later kernels may read them without bounds.
  */
+#include "counts.h"
 #include "kernels_parts.h"
 #include "quantise.h"
 #include "tile_parts.h"
@@ -166,9 +167,11 @@ bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	const char *length = plan->sparse ? arena_printf(b->arena, "round_up(k_len,%d)", plan_int8_keys(spec)) : "k_len";
 	Place place = kernel_place(k, "kv_heads", length, launch->rows);
-	if (plan->sparse)
+	if (plan->sparse) {
+		clear_key_rows(k, place);
 		quantise_keys(k, place);
-	else
+	} else {
 		write_view_norms(k, place, "k", "inv_k", "k_len");
+	}
 	return kernel_end(k);
 }

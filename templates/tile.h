@@ -33,7 +33,8 @@ typedef struct Kernel {
 	const Plan *plan;
 	Launch *launch;
 	Val thread, lane, warp;            /* i32 */
-	Val cta;                           /* i32: index in the grid; of a persistent launch, number of the item at hand */
+	Val cta;                           /* i32: index in the grid; of a persistent launch, number of the item at hand; of BLOCKS_HEAVY, */
+	                                   /* of the block at hand */
 	Val shared;                        /* base of dynamic shared memory */
 	int shared_bytes;                  /* taken so far */
 	struct Box *residents;             /* ENGINE_WGMMA: what stays in shared memory and is yet to be fetched */
@@ -43,6 +44,11 @@ typedef struct Kernel {
 	int resident_count, resident_term_count, under_way_count, product_count;
 	bool has_turn;                     /* products of rows have been started, and others wait to start theirs */
 	If consumer;                       /* what the warps that compute do, from the ring's walk on */
+	If own;                            /* what is done for a block of the launch's own (blocks.h) */
+	Until search;                      /* BLOCKS_HEAVY: the search for them, */
+	int search_at;                     /* and its state's place in shared memory */
+	Val barriers;                      /* ENGINE_WGMMA: the ring's, */
+	int barrier_count;                 /* all in a row */
 	MlirRegion region;
 	MlirBlock entry;
 	MlirOperation gpu_module;
@@ -69,6 +75,8 @@ void kernel_split(Kernel *k);
 /* Reads thread and CTA once more, so that nothing derived from them before a long loop must stay in registers, or spill,
  * until after it. Places and addresses are to be derived anew then. */
 void kernel_after_loop(Kernel *k);
+/* The thread alone. */
+void kernel_read_thread(Kernel *k);
 /* At the end of a branch in which it was called: what it read there has no value behind it. */
 void kernel_as_before(Kernel *k, const Kernel *before);
 

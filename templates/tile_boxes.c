@@ -7,6 +7,7 @@
  * n-th use of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a
  * barrier answers to parity 1 before its first phase is over.
  */
+#include "blocks.h"
 #include "tile.h"
 #include "tile_parts.h"
 
@@ -16,6 +17,11 @@ void barrier_init(Kernel *k, Val barrier, int arrivals)
 {
 	Val count = val_i32(k->b, arrivals);
 	ir_op(k->b, "nvvm.mbarrier.init", NULL, IR_TYPE_COUNT, 2, (Val[]){ barrier, count });
+}
+
+static void barrier_end(Kernel *k, Val barrier)
+{
+	ir_op(k->b, "nvvm.mbarrier.inval", NULL, IR_TYPE_COUNT, 1, &barrier);
 }
 
 static const char in_this_cta[] = "relaxed = false, scope = #nvvm.mem_scope<cta>";
@@ -108,7 +114,9 @@ void ring_boxes_layout(Ring *ring)
 	ring->slot_bytes = (ring->slot_bytes + SWIZZLE_BYTES - 1) / SWIZZLE_BYTES * SWIZZLE_BYTES;
 	k->shared_bytes += ring->slots * ring->slot_bytes;
 	ring->barriers = val_offset_const(k->b, k->shared, k->shared_bytes);
-	k->shared_bytes += (ring->slots * (ring->count + 1) + 1) * BARRIER_BYTES;
+	k->barriers = ring->barriers;
+	k->barrier_count = ring->slots * (ring->count + 1) + 1;
+	k->shared_bytes += k->barrier_count * BARRIER_BYTES;
 }
 
 /* The barrier of a stream's tile; for stream `count` the one of a free slot. */
@@ -166,6 +174,15 @@ static void init_barriers(Ring *ring)
 		      IR_TYPE_COUNT, 0, NULL);
 	}
 	kernel_barrier(k);
+}
+
+void ring_boxes_end(Kernel *k)
+{
+	Builder *b = k->b;
+	Val first = val_compare(b, IR_EQ, k->thread, val_i32(b, 0));
+	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
+		for (int i = 0; i < k->barrier_count; i++)
+			barrier_end(k, val_offset_const(b, k->barriers, i * BARRIER_BYTES));
 }
 
 static void fetch_residents(Ring *ring)
@@ -329,6 +346,7 @@ static void produce(Ring *ring, Val rounds)
 			else
 				produce_walk(ring, rounds);
 		}
+		blocks_end_producer(k);
 	}
 	kernel_split(k);
 	wgmma_first_turn(k);

@@ -12,24 +12,56 @@ static int threads_of(const Kernel *k)
 	return k->launch->warps * WARP;
 }
 
-Marks marks_of(Kernel *k, Val index)
+/* All but the room. a_head: a formula, how many marks there are of a head. */
+static Marks find_marks(Kernel *k, Val index, const char *words, const char *marks, const char *a_head)
 {
 	Builder *b = k->b;
-	Val words = kernel_pointer(k, "buffer.mark_words");
-	Val marks = kernel_pointer(k, "buffer.marks");
 	Val index64 = val_to_i64(b, index);
 	Val word_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*ceil_div(k_len,%d)", WORD_BYTES, PLAN_MARK,
 	                            PLAN_MARK * PLAN_WORD_MARKS);
-	Val mark_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*min(ceil_div(k_len,%d),%d)", MARK_BYTES, PLAN_MARK, PLAN_MARK,
-	                            plan_mark_capacity(k->plan));
-	Marks m;
-	m.words = val_offset(b, words, val_mul(b, index64, word_bytes));
-	m.marks = val_offset(b, marks, val_mul(b, index64, mark_bytes));
+	Val mark_bytes = kernel_i64(k, "%d*%s", MARK_BYTES, a_head);
+	Val all_words = kernel_pointer(k, "buffer.%s", words);
+	Val all_marks = kernel_pointer(k, "buffer.%s", marks);
+	Marks m = { .packed = false };
+	m.words = val_offset(b, all_words, val_mul(b, index64, word_bytes));
+	m.marks = val_offset(b, all_marks, val_mul(b, index64, mark_bytes));
 	m.words_a_row = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK * PLAN_WORD_MARKS);
-	m.capacity = kernel_i32(k, "min(ceil_div(k_len,%d),%d)", PLAN_MARK, plan_mark_capacity(k->plan));
 	return m;
 }
 
+static const char *of_row_blocks(Kernel *k, const char *marks)
+{
+	return arena_printf(k->b->arena, "ceil_div(q_len,%d)*%s", PLAN_MARK, marks);
+}
+
+static const char *up_to_tiles(Kernel *k, int marks)
+{
+	return arena_printf(k->b->arena, "min(ceil_div(k_len,%d),%d)", PLAN_MARK, marks);
+}
+
+Marks screened_marks(Kernel *k, Val index)
+{
+	const char *capacity = up_to_tiles(k, plan_mark_capacity(k->plan));
+	Marks m = find_marks(k, index, "mark_words", "marks", of_row_blocks(k, capacity));
+	m.room = kernel_i32(k, "%s", capacity);
+	return m;
+}
+
+Marks packed_marks(Kernel *k, Val index)
+{
+	const char *room = of_row_blocks(k, up_to_tiles(k, plan_packed_marks(k->plan)));
+	Marks m = find_marks(k, index, "packed_words", "packed_marks", room);
+	m.room = kernel_i32(k, "%s", room);
+	m.packed = true;
+	return m;
+}
+
+Marks marks_of(Kernel *k, Val index)
+{
+	return k->launch->backward ? packed_marks(k, index) : screened_marks(k, index);
+}
+
+/* Where a row block's entries begin, of which each has so many. */
 static Val entry_at(Kernel *k, Val base, Val row_block, Val entries, int bytes)
 {
 	Builder *b = k->b;
@@ -43,9 +75,14 @@ Val marks_words_at(Kernel *k, const Marks *marks, Val row_block)
 	return entry_at(k, marks->words, row_block, marks->words_a_row, WORD_BYTES);
 }
 
-Val marks_at(Kernel *k, const Marks *marks, Val row_block)
+Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
 {
-	return entry_at(k, marks->marks, row_block, marks->capacity, MARK_BYTES);
+	Builder *b = k->b;
+	Val first = marks->marks;
+	if (!marks->packed)
+		first = entry_at(k, first, row_block, marks->room, MARK_BYTES);
+	Val skipped = val_to_i64(b, number);
+	return val_offset(b, first, val_mul(b, skipped, val_i64(b, MARK_BYTES)));
 }
 
 static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int count)
@@ -98,10 +135,9 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 			Val count = val_popc(b, below);
 			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), count);
 			mask = val_i64(b, -1);
-			Val room = val_compare(b, IR_LT, number, w->marks.capacity);
+			Val room = val_compare(b, IR_LT, number, w->marks.room);
 			for (If r = if_begin(b, room, changed, 1); if_next(&r);) {
-				Val mark = marks_at(k, &w->marks, row_block);
-				mark = val_offset(b, mark, val_mul_i32(b, number, MARK_BYTES));
+				Val mark = mark_at(k, &w->marks, row_block, number);
 				mask = val_load(b, val_offset_const(b, mark, w->by_keys ? 8 : 0), IR_I64);
 			}
 		}
@@ -123,7 +159,7 @@ static Val lanes_running_sum(Kernel *k, Val x)
 	return x;
 }
 
-static Val count_bits(Kernel *k, Val mask)
+Val count_bits(Kernel *k, Val mask)
 {
 	Val low = val_popc(k->b, val_low_i32(k->b, mask));
 	return val_add(k->b, low, val_popc(k->b, val_high_i32(k->b, mask)));

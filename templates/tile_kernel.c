@@ -1,4 +1,5 @@
 /* Kernels as functions: entry, arguments, place in the grid. */
+#include "blocks.h"
 #include "tile.h"
 #include "tile_parts.h"
 
@@ -35,11 +36,21 @@ static Val read_again(Kernel *k, const char *assembly)
 	return ir_op(k->b, "llvm.inline_asm", attrs, IR_I32, 0, NULL);
 }
 
-void kernel_after_loop(Kernel *k)
+void kernel_read_thread(Kernel *k)
 {
 	k->thread = read_again(k, "mov.u32 $0, %tid.x;");
-	k->cta = k->launch->persistent ? taken_again(k, k->cta) : read_again(k, "mov.u32 $0, %ctaid.x;");
 	split_thread(k);
+}
+
+void kernel_after_loop(Kernel *k)
+{
+	kernel_read_thread(k);
+	if (k->launch->blocks == BLOCKS_HEAVY)
+		k->cta = blocks_at_hand(k);
+	else if (k->launch->persistent)
+		k->cta = taken_again(k, k->cta);
+	else
+		k->cta = read_again(k, "mov.u32 $0, %ctaid.x;");
 }
 
 bool kernel_uses_groups(const Kernel *k)
@@ -67,6 +78,8 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
 	split_thread(&k);
+	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
+	blocks_begin(&k);
 	if (kernel_uses_groups(&k)) {
 		/* The producer's threads read the terms of rows that are there, though they don't use them. */
 		k.warp = val_min(b, k.warp, val_i32(b, launch->warps - 1));
@@ -74,7 +87,6 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 		k.resident_terms = ARENA_ARRAY(b->arena, ResidentTerms, KERNEL_MAX_RESIDENT_TERMS);
 		wgmma_begin(&k);
 	}
-	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	return k;
 }
 
@@ -94,8 +106,11 @@ bool kernel_end(Kernel *k)
 {
 	Builder *b = k->b;
 	Launch *launch = k->launch;
-	if (k->consumer.entered)
+	if (k->consumer.entered) {
+		blocks_end_consumers(k);
 		if_next(&k->consumer);
+	}
+	blocks_end(k);
 	ir_op(b, "gpu.return", NULL, IR_TYPE_COUNT, 0, NULL);
 	launch->shared_bytes = k->shared_bytes;
 	if (k->shared_bytes > k->plan->shared_limit) {

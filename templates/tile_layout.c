@@ -134,6 +134,12 @@ Val warp_or(Kernel *k, Val x)
 	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
 }
 
+Val warp_sum(Kernel *k, Val x)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind add>", IR_I32, 2, (Val[]){ x, all });
+}
+
 Val lane_sum(Kernel *k, Val x, int lanes)
 {
 	for (int distance = lanes / 2; distance > 0; distance /= 2) {

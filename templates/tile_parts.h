@@ -47,6 +47,7 @@ void ring_boxes_items(Ring *ring);
 bool ring_boxes_item(Ring *ring);
 RingTile ring_boxes_next(Ring *ring);
 RingTile ring_boxes_back(Ring *ring, int back);
+void ring_boxes_end(Kernel *k);        /* nothing is under way: the walk's barriers cease to be, so that another one can begin */
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 Int8Rows wgmma_int8_rows(Kernel *k, Shared a);
@@ -56,6 +57,8 @@ void wgmma_finish(Kernel *k);          /* products of tiles that were asked for 
 void wgmma_begin(Kernel *k);
 /* Before the first product of a walk: gives the first turn to the first warp group. */
 void wgmma_first_turn(Kernel *k);
+/* After a walk: nobody has the turn, so that another walk can begin. */
+void wgmma_last_turn(Kernel *k);
 /* The warp group's registers a thread from here on, where the plan changes them; how: "increase" or "decrease". */
 void change_registers(Kernel *k, const char *how, int registers);
 /* The named barrier of this thread's warp group; of its turn at products of rows. */
@@ -93,6 +96,7 @@ Val lane_sum(Kernel *k, Val x, int lanes);
 Val warp_any(Kernel *k, Val condition);
 Val warp_ballot(Kernel *k, Val condition);
 Val warp_or(Kernel *k, Val x);
+Val warp_sum(Kernel *k, Val x);              /* of i32 values, in every lane */
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif

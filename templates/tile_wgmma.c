@@ -61,6 +61,16 @@ void wgmma_first_turn(Kernel *k)
 		pass_turn(k);
 }
 
+void wgmma_last_turn(Kernel *k)
+{
+	Builder *b = k->b;
+	if (!k->launch->turns)
+		return;
+	Val first = val_compare(b, IR_EQ, own_group(k), val_i32(b, 0));
+	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
+		take_turn(k);
+}
+
 /*
  * The lower half of a descriptor: where the matrix begins and, for a transposed operand, how far apart its panels are,
  * which an instruction may cross. Addresses and distances count in 16 bytes. The upper half is the same of all: 128-byte

@@ -115,6 +115,20 @@ def test_dtypes():
     expect(np.linalg.norm(bits.view("f4") - wide["o"]) < 5e-2 * np.linalg.norm(wide["o"]), "bf16 is like f32")
 
 
+def test_jax():
+    """JAX's arrays in and out."""
+    try:
+        import jax
+    except ImportError:
+        print("no JAX here: its arrays are left out")
+        return
+    x = arrays()
+    program = tda.program("tda_layers", head_dim=16, dtype="f32")
+    wanted, got = run(program, x), run(program, x, jax.numpy.asarray)
+    for name, array in got.items():
+        expect(np.array_equal(np.asarray(jax.dlpack.from_dlpack(array)), wanted[name]), f"{name} in JAX")
+
+
 def test_refusals():
     x = arrays()
     program = tda.program("tda_layers", head_dim=16, dtype="f32")
@@ -143,4 +157,4 @@ def test_refusals():
 
 
 expect("torch" not in sys.modules, "PyTorch was imported")
-run_tests(test_numpy, test_dlpack, test_dtypes, test_refusals)
+run_tests(test_numpy, test_dlpack, test_dtypes, test_jax, test_refusals)

@@ -3,19 +3,22 @@
 
 Libtda checks every argument as for a GPU: addresses, strides, sizes of workspaces. PyTorch's part runs where PyTorch is.
 """
+import contextlib
 import ctypes
 import gc
+import io
 import os
 import sys
 import tempfile
 import threading
+import time
 
 ROOT, TDAGEN, LIBRARY, FAKE_CUDA = sys.argv[1:]
 scratch = tempfile.TemporaryDirectory()
 os.environ.update(TDA_LIBRARY=LIBRARY, TDAGEN=TDAGEN, TDA_CACHE_DIR=f"{scratch.name}/cache")
 sys.path.insert(0, f"{ROOT}/runtime/python")
 import tda  # noqa: E402
-from tda import _dlpack, _driver, _lib  # noqa: E402
+from tda import _dlpack, _driver, _lib, _progress  # noqa: E402
 from testing import expect, run_tests  # noqa: E402
 
 STREAM, OTHER = 0x1230, 0x4560
@@ -87,6 +90,19 @@ def test_arrays():
     expect(fake.forbidden == forbidden + calls + 1, "memory that others had is freed without waiting for the GPU")
 
 
+def test_loading():
+    """The first launch on a GPU tells when it takes long, no other does."""
+    program = tda.program("tra", head_dim=16)
+    usual, _progress.SLOW_S = _progress.SLOW_S, 0.05
+    said = []
+    for _ in range(2):
+        with contextlib.redirect_stderr(io.StringIO()) as stderr:
+            program.telling(lambda _: time.sleep(0.2), 0)(None)
+        said.append(stderr.getvalue())
+    _progress.SLOW_S = usual
+    expect(said == ["tda: loading the kernels of tra into GPU 0 ...\n", ""], f"said {said}")
+
+
 def test_pytorch():
     """PyTorch's way to the same launches, with CPU tensors in the place of a GPU's: workspaces of the right sizes, every
     stride and address as libtda wants it, in threads without a context too."""
@@ -134,4 +150,4 @@ def test_pytorch():
     expect(fake.loads == len(SPECS), f"kernels were loaded {fake.loads} times")
 
 
-run_tests(test_arrays, test_pytorch)
+run_tests(test_arrays, test_loading, test_pytorch)

@@ -21,6 +21,11 @@ SPEC = """return attention { name = "one", head_dim = option("head_dim", 8),
   threshold = function(c) return option("t", 0.5) end, weight = function(s, tau) return relu(s - tau) end }"""
 
 
+COUNTING = """import time; from tda import _progress
+with _progress.shown("sleeping"): time.sleep(2.5)
+with _progress.shown("a moment"): pass"""
+
+
 def stems():
     return {path.stem for path, _, _ in _cache.entries()}
 
@@ -30,9 +35,9 @@ def python(code, **environment):
                           env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python", **environment})
 
 
-def command(word):
-    """python -m tda WORD"""
-    return python(f"import runpy, sys; sys.argv = ['tda', {word!r}]; runpy.run_module('tda', run_name='__main__')")
+def command(*words):
+    """tdagen cache WORD"""
+    return subprocess.run([TDAGEN, "cache", *words], capture_output=True, text=True)
 
 
 def without_compiler(call):
@@ -51,6 +56,10 @@ def without_compiler(call):
         expect(os.stat(TDAGEN).st_mtime_ns == real.st_mtime_ns, "tdagen was touched")
 
 
+def refuse(*_):
+    raise PermissionError("not yours")
+
+
 def test_keys():
     """What changes the PTX changes the key; a file's name and the order of options don't."""
     path = pathlib.Path(scratch.name, "other name.lua")
@@ -63,6 +72,10 @@ def test_keys():
     expect(len(keys) == 4 and stems() == keys, f"keys {keys}")
     again = without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}))
     expect(again == first, "a warm start compiles nothing")
+    real, os.utime = os.utime, refuse
+    again = without_compiler(lambda: _cache.compiled(SPEC, {"head_dim": 16, "t": 0.25}))
+    os.utime = real
+    expect(again == first, "a warm start from a cache that can't be written")
     program = tda.program(SPEC, head_dim=16, t=0.25)
     expect(program.head_dim == 16 and _program.find(first[1]) is program, "the program by its key")
     clone = pathlib.Path(scratch.name, "clone")
@@ -104,6 +117,13 @@ def test_bound():
     last = _cache.compiled(SPEC, {"t": 7})[1]
     expect(stems() == {last}, "an entry larger than the cache")
     del os.environ["TDA_CACHE_BYTES"]
+    old, new = CACHE / f"{last}.old.tmp", CACHE / f"{last}.new.tmp"
+    for path in (old, new):
+        path.write_text("half of an entry")
+    os.utime(old, (1000, 1000))
+    _cache.compiled(SPEC, {"t": 8})
+    expect(new.exists() and not old.exists(), "what a killed process left stays, or what another one writes goes")
+    new.unlink()
     expect({path.suffix for path in CACHE.iterdir()} <= {".ptx", ".lock"}, f"left behind: {sorted(CACHE.iterdir())}")
 
 
@@ -128,9 +148,14 @@ def test_messages():
     slow = pathlib.Path(scratch.name, "slow")
     slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || sleep 0.3\nexec "{TDAGEN}" "$@"\n')
     slow.chmod(0o755)
-    code = f"import tda; from tda import _cache; _cache.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
+    code = f"import tda; from tda import _progress; _progress.SLOW_S = 0.1; tda.program({SPEC!r}, t=0.0625)"
     said = python(code, TDAGEN=str(slow)).stderr
-    expect("tda: compiling a spec --set t=0.0625 ..." in said, f"a slow compilation says {said}")
+    expect(said == "tda: compiling a spec --set t=0.0625 ...\n", f"a slow compilation says {said}")
+    terminal, name = os.openpty()
+    subprocess.run([sys.executable, "-c", COUNTING], stderr=name, check=True,
+                   env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    said = os.read(terminal, 1000).decode()
+    expect(said == "tda: sleeping ...\rtda: sleeping ... 2 s\r\n", f"on a terminal it says {said!r}")
     bad = pathlib.Path(scratch.name, "bad.lua")
     bad.write_text(SPEC.replace("relu", "rellu"))
     for spec, words in ((bad, f"{bad}:2:"), (bad.read_text(), "spec.lua:2:")):
@@ -169,11 +194,42 @@ def test_wheel():
 
 
 def test_clear():
+    """tdagen cache sees what the package wrote, and nothing else."""
     before = stems()
-    listed, cleared = (command(word).stdout for word in ("list", "clear"))
-    expect(before and all(stem in listed for stem in before), f"listed {listed}")
-    expect(f"{len(before)} entries" in cleared and "removed" in cleared, f"printed {cleared}")
-    expect(not stems() and not list(CACHE.glob("*.ptx")), "clear leaves something")
+    other = CACHE / "tda-notes.ptx"
+    other.write_text("not of the cache")
+    (CACHE / f"{next(iter(before))}.x.tmp").write_text("half of an entry")
+    latest = _cache.entries()[0][0].stem
+    listed, verified, cleared = (command(word) for word in ("list", "verify", "clear"))
+    expect(before and all(stem in listed.stdout for stem in before) and listed.stdout.startswith(latest),
+           f"listed {listed.stdout}")
+    expect(verified.returncode == 0 and f"{len(before)} entries" in verified.stdout and ", 0 damaged" in verified.stdout,
+           f"verified {verified.stdout}")
+    expect(f"{len(before)} entries" in cleared.stdout and "removed" in cleared.stdout, f"printed {cleared.stdout}")
+    expect(list(CACHE.iterdir()) == [other], f"clear leaves {list(CACHE.iterdir())}")
+    other.unlink()
 
 
-run_tests(test_keys, test_damage, test_bound, test_processes, test_messages, test_wheel, test_clear)
+def test_command():
+    """Where the folder is, and what else may be asked for."""
+    environment = {"TDA_CACHE_DIR": "", "XDG_CACHE_HOME": f"{scratch.name}/xdg", "HOME": f"{scratch.name}/home"}
+    for name, folder in (("TDA_CACHE_DIR", CACHE), ("XDG_CACHE_HOME", f"{scratch.name}/xdg/tdagen"),
+                         ("HOME", f"{scratch.name}/home/.cache/tdagen")):
+        found = {**os.environ, **environment, "TDA_CACHE_DIR": str(CACHE)} if name == "TDA_CACHE_DIR" else \
+            {**os.environ, **environment}
+        said = subprocess.run([TDAGEN, "cache", "list"], capture_output=True, text=True, env=found).stdout
+        ours = python("from tda import _cache; print(_cache.folder())", **found).stdout
+        expect(said == f"{folder}: 0 entries, 0 bytes\n" and ours == f"{folder}\n", f"by {name}: {said}{ours}")
+        environment[name] = ""
+    for words in ((), ("lsit",), ("list", "all")):
+        refused = command(*words)
+        expect(refused.returncode == 2 and "tdagen cache list|verify|clear" in refused.stderr, f"{words}: {refused}")
+    no_folder = subprocess.run([TDAGEN, "cache", "list"], capture_output=True, text=True,
+                               env={**os.environ, "TDA_CACHE_DIR": __file__})
+    expect(no_folder.returncode == 1 and f"cannot read the folder {__file__}" in no_folder.stderr, f"a file: {no_folder}")
+    module = subprocess.run([sys.executable, "-m", "tda", "cache", "list"], capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+    expect(module.stdout == command("list").stdout, f"python -m tda: {module}")
+
+
+run_tests(test_keys, test_damage, test_bound, test_processes, test_messages, test_wheel, test_clear, test_command)

@@ -231,18 +231,29 @@ def test_operators():
 
 def test_symbolic_sizes():
     """The fake kernel's size of `saved` on a GPU is what libtda says, for numbers and for symbols."""
+    from torch._dynamo.source import ConstantSource
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
     from tda._program import Shape
     for spec in SPECS:
         program = small(spec).program
         for sizes in ((1, 2, 2, 64, 64), (2, 4, 1, 1, 130), (0, 1, 1, 100, 3)):
             shape = Shape(*sizes, 0, 1)
             expect(program.saved_bytes(shape) == program.sizes(shape).saved, f"{spec}: saved bytes of {sizes}")
-    with FakeTensorMode(shape_env=ShapeEnv()):
+    environment, real = ShapeEnv(), {"q_len": torch.empty(1, 1, 600, 1), "k_len": torch.empty(1, 1, 700, 1)}
+    with FakeTensorMode(shape_env=environment) as mode:
         case = Case(small())
         o = case.run()
         expect(o.shape == case.q[0].shape and o.requires_grad, "fake tensors")
+        dynamic = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.STATIC] * 2 + [DimDynamic.DYNAMIC, DimDynamic.STATIC])
+        q_len, k_len = (mode.from_tensor(x, symbolic_context=dynamic, source=ConstantSource(name)).shape[2]
+                        for name, x in real.items())
+        q, k = (torch.empty(2, heads, length, 16, device="cuda:0") for heads, length in ((4, q_len), (2, k_len)))
+        o, saved = torch.ops.tda.forward([q, q], [k, k], k, [], case.attn.key, 0, 0)
+        wanted = case.attn.program.sizes(Shape(2, 4, 2, 600, 700, 0, 1)).saved
+        expect(str(o.shape[2]) == str(q_len) and isinstance(saved.shape[0], torch.SymInt) and saved.shape[0].node.hint == wanted,
+               f"saved of any length: {saved.shape}")
+        expect(not environment.guards, f"lengths are held to {environment.guards}")
 
 
 def test_compile():
@@ -323,6 +334,16 @@ def test_autocast():
     expect(same([x.to(y.dtype) for x, y in zip(got, wanted)], wanted), "autocast")
     expect(got[0].dtype == torch.bfloat16 and got[1].dtype == torch.float32, "dtypes under autocast")
     expect(same(compiled, got), "autocast in a compiled graph")
+    attn = small(dtype="f16")
+    beta = torch.nn.Parameter(torch.full((4,), 0.5))
+    optimizer, scaler = torch.optim.SGD([beta], lr=1.0), torch.amp.GradScaler("cpu", init_scale=64.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = attn(q=wide.q, k=wide.k, v=wide.v, beta=beta).float().square().mean()
+    grad, = torch.autograd.grad(loss, beta, retain_graph=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    expect(relative(0.5 - beta.detach(), grad) < 1e-2 and scaler.get_scale() == 64, "a step with scaled gradients")
 
 
 def test_second_derivative():
@@ -368,21 +389,45 @@ def test_export():
     path = f"{scratch.name}/block.pt2"
     torch.export.save(torch.export.export(block, inputs), path)
     expect(torch.equal(torch.export.load(path).module()(*inputs), wanted), "an exported program")
+    length = torch.export.Dim("length", min=2, max=1024)
+    dynamic = torch.export.export(block, inputs, dynamic_shapes=({}, {}, {2: length}, {2: length}, {2: length})).module()
+    shorter = *inputs[:2], *(x[:, :, :43].contiguous() for x in inputs[2:])
+    expect(torch.equal(dynamic(*shorter), block(*shorter)), "an exported program with any length of k and v")
     for other in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
         expect(torch.equal(other(*inputs), wanted) and other.attn.program is case.attn.program, "a copied module")
 
 
-def test_ddp():
-    import torch.distributed as dist
-    dist.init_process_group("gloo", init_method=f"file://{scratch.name}/rendezvous", rank=0, world_size=1)
+# Of process RANK of two: its half of the batch, with gradients that DistributedDataParallel averages.
+RANK = """import sys, warnings, torch, tda, tda.nn
+warnings.simplefilter("ignore")
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+module, x = torch.load(f"{folder}/module.pt", weights_only=False)
+module = torch.nn.parallel.DistributedDataParallel(module)
+for _ in range(2):
+    module.zero_grad()
+    module(x[rank:rank + 1]).square().mean().backward()
+torch.save([p.grad for p in module.parameters()], f"{folder}/grads{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
-    case = Case(small())
-    block, inputs = Block(case.attn), [x.detach() for x in (*case.q, *case.k, case.v)]
-    block(*inputs).backward(case.grad_o)
-    alone, block.beta.grad = block.beta.grad, None
-    torch.nn.parallel.DistributedDataParallel(block)(*inputs).backward(case.grad_o)
-    expect(torch.equal(block.beta.grad, alone), "gradients under DistributedDataParallel")
-    dist.destroy_process_group()
+
+def test_ddp():
+    """Two processes, each with half of a batch, have the gradients of the whole."""
+    torch.manual_seed(6)
+    module, x = tda.nn.ThresholdDifferentialAttention(32, 2, dtype="f32"), torch.randn(2, 24, 32)
+    module(x).square().mean().backward()
+    wanted = [p.grad.clone() for p in module.parameters()]
+    module.zero_grad()
+    torch.save((module, x), f"{scratch.name}/module.pt")
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), scratch.name], stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"}) for rank in range(2)]
+    said = [rank.communicate()[1] for rank in ranks]
+    expect([rank.returncode for rank in ranks] == [0, 0], f"processes: {said}")
+    grads = [torch.load(f"{scratch.name}/grads{rank}.pt") for rank in range(2)]
+    expect(same(*grads), "processes have different gradients")
+    for name, got, whole in zip([name for name, _ in module.named_parameters()], grads[0], wanted):
+        expect(relative(got, whole) < 1e-5, f"the gradient of {name} is off by {relative(got, whole)}")
 
 
 def test_threads():
@@ -461,21 +506,57 @@ def test_dlpack():
     expect(same([torch.from_dlpack(x) for x in got], wanted), "results by DLPack")
 
 
+PAPER = """import torch
+from torch.nn.functional import normalize
+
+def differential_threshold_rela_triton(q1, q2, k1, k2, v, beta, lambda_param, relu_power=2.0):
+    length, dim = q1.shape[2:]
+    tau = beta * torch.sqrt(2 * torch.log(torch.arange(1, length + 1)) / dim)[:, None]
+    one, two = (((normalize(q, dim=-1) @ normalize(k, dim=-1).transpose(2, 3)).float() - tau).relu().tril() ** relu_power
+                for q, k in ((q1, k1), (q2, k2)))
+    return ((one - lambda_param * two) @ v.float()).to(v.dtype)
+"""
+
+
 def test_example():
-    """runtime/examples/train_lm.py, as small as it goes."""
-    out = pathlib.Path(scratch.name, "train_lm")
-    arguments = "--steps 20 --batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu --text".split()
-    program = f"{ROOT}/runtime/examples/train_lm.py"
-    ran = subprocess.run([sys.executable, program, "--out", out, *arguments, f"{ROOT}/runtime"], capture_output=True, text=True,
-                         env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
-    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout, f"it printed {ran.stdout}{ran.stderr}")
+    """runtime/examples/train_lm.py, as small as it goes; with what stands for the paper's kernels."""
+    out, paper = pathlib.Path(scratch.name, "train_lm"), pathlib.Path(scratch.name, "paper.py")
+    paper.write_text(PAPER)
+    arguments = "--batch 4 --length 96 --dim 32 --heads 2 --layers 2 --lengths 96,128 --device cpu".split()
+
+    def run(*more):
+        return subprocess.run([sys.executable, f"{ROOT}/runtime/examples/train_lm.py", "--out", out, *arguments, "--text",
+                               f"{ROOT}/runtime", *more], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": f"{ROOT}/runtime/python"})
+
+    ran = run("--steps", "20", "--spec", "tda", "--paper", paper)
+    expect(ran.returncode == 0 and "passkey digits at 128" in ran.stdout and "the goal is above 95 %: ok" in ran.stdout,
+           f"it printed {ran.stdout}{ran.stderr}")
+    expect("20/20" in ran.stderr and "tokens/s" in ran.stderr and "tda, layer 1" in ran.stdout, f"shown: {ran.stderr}")
     results = json.loads((out / "results.json").read_text())
     expect(0.9 < results["tda"]["zeros"]["96"][0][0] < 1 and results["softmax"]["zeros"]["96"][0][0] == 0, "zeros")
     for name, result in results.items():
         expect(len(result["losses"]) == 20 and 0 < result["losses"][-1] < result["losses"][0], f"{name}: losses")
+    same_model = abs(results["paper"]["losses"][-1] / results["tda"]["losses"][-1] - 1)
+    expect(same_model < 0.01, f"the paper's model is another: {same_model}")
+    ran = run("--steps", "3", "--spec", "tda_layers", "--rate", "1e30")
+    expect(ran.returncode == 1 and "tda: the loss is nan at step 3" in ran.stderr, f"a loss that is not finite: {ran.stderr[-300:]}")
+
+
+def test_gpu_script():
+    """tests/gpu/pytorch.py, as far as CPU tensors go: that it runs, and that a failure shows."""
+    def run(*arguments, **environment):
+        return subprocess.run([sys.executable, "-W", "ignore", f"{ROOT}/tests/gpu/pytorch.py", ROOT, TDAGEN, LIBRARY, "--device",
+                               "cpu", *arguments], capture_output=True, text=True, env={**os.environ, **environment})
+
+    ran = run("--only", "specs", "--spec", "relu2_window", "--only", "training", "--spec", "tda", "--steps", "1")
+    expect(ran.returncode == 0 and ran.stdout.count("relu2_window") == 3 and "1 steps" in ran.stdout,
+           f"it printed {ran.stdout}{ran.stderr}")
+    ran = run("--only", "times")
+    expect(ran.returncode == 1 and "test_times raised" in ran.stdout, f"without a GPU: {ran.stdout}")
 
 
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_target, test_refusals,
           test_operators, test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
-          test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example)
+          test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example, test_gpu_script)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "../../runtime/check.h"
 #include "../../runtime/file.h"
+#include "../../runtime/module.h"
 #include "../../runtime/npy.h"
 #include "../../runtime/run.h"
 #include "fixture.h"
@@ -277,6 +278,21 @@ static void remove_files(void)
 		remove(in_folder(names[n]));
 }
 
+/* A device that has loaded a kernel looks at the next one, though it may lie where that one was. */
+static void test_loading(void)
+{
+	char good[] = ".version 8.0\n.target sm_80\n.address_size 64\n", bad[] = "nonsense";
+	tda_kernel kernel = { .id = 1, .text = good, .length = strlen(good) };
+	Device *device;
+
+	if (!CHECK(device_open(DEVICE_SIM, &device) == TDA_OK, "%s", tda_error_message()))
+		return;
+	CHECK(device->ops->load(device, &kernel) == TDA_OK, "%s", tda_error_message());
+	kernel = (tda_kernel){ .id = 2, .text = bad, .length = strlen(bad) };
+	CHECK(device->ops->load(device, &kernel) != TDA_OK, "the kernel before it was taken for it");
+	device->ops->close(device);
+}
+
 int main(int argc, char **argv)
 {
 	char path[512], *text;
@@ -290,6 +306,7 @@ int main(int argc, char **argv)
 	split(text);
 	test_good();
 	test_defects();
+	test_loading();
 	test_tensors();
 	test_usage();
 	remove_files();

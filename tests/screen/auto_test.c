@@ -34,6 +34,7 @@ static void launch_all(tda_kernel *kernel, const tda_shape *shape, Launches *lau
 	Binding b = {0};
 
 	launches->count = 0;
+	b.vars[SHAPE_MULTIPROCESSORS] = 4;
 	for (int p = 0; p < kernel->manifest->param_count; p++)
 		b.dparam[p] = 0x1000;
 	CHECK(validate_shape(shape, b.vars) == TDA_OK &&

@@ -6,7 +6,7 @@
 
 char *compiled_text(const char *tdagen, const char *spec, const char *options)
 {
-	const size_t size = 1 << 22;
+	const size_t size = 1 << 24;
 	char command[1024], *text = malloc(size);
 	size_t length;
 	FILE *pipe;

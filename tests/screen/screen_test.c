@@ -13,6 +13,7 @@
 #include "../../runtime/marks.h"
 #include "../runtime/fixture.h"
 #include "compiled.h"
+#include "counts.h"
 
 typedef enum Data {
 	GAUSS,                         /* independent rows, every fourth row of q near a key */
@@ -73,9 +74,23 @@ static const Case cases[] = {
 	{ "--set steep=3 --set dtype=f32", TIGHT, 1, 8, 8, 130, 130 },
 	/* scores stay below the threshold up to products of 2^100, and pass it beyond */
 	{ "--set cap=1e30 --set normalize=none --set dtype=f32", MAGNITUDES, 1, 8, 8, 130, 130 },
-	/* marks beyond what there is room for */
-	{ "--mark-capacity 1", TIGHT, 1, 8, 8, 300, 300 },
-	{ "--mark-capacity 2 --set mask=full", SPECIALS, 1, 4, 2, 130, 300 },
+	/* more row blocks than one CTA packs; rows that see none of the first word's key tiles */
+	{ "--set mask=band", GAUSS, 1, 2, 2, 1100, 1100 },
+	{ "--set mask=window", GAUSS, 1, 2, 2, 130, 2300 },
+};
+
+/* Marks without room: beyond the 1 of a row block; beyond what is kept for the backward, on average 2 of 5 tiles, and 28 of 32; or
+ * beyond both, 2 and 1 of 5, 40 and 9 of 66. */
+enum { ROOM = 0, SCREEN_FULL = 1, PACKED_FULL = 2 };
+static const struct {
+	Case c;
+	int full;
+} full_cases[] = {
+	{ { "--mark-capacity 1", TIGHT, 1, 8, 8, 300, 300 }, SCREEN_FULL },
+	{ { "--mark-capacity 2 --set mask=full", SPECIALS, 1, 4, 2, 130, 300 }, SCREEN_FULL | PACKED_FULL },
+	{ { "--mark-capacity 8 --set mask=full --set views=2", TIGHT, 2, 4, 2, 130, 300 }, PACKED_FULL },
+	{ { "--set mask=full", GAUSS, 1, 8, 1, 130, 2000 }, PACKED_FULL },
+	{ { "--mark-capacity 40 --set mask=full", GAUSS, 1, 8, 1, 130, 4200 }, SCREEN_FULL | PACKED_FULL },
 };
 
 /* ---- data ---- */
@@ -262,7 +277,7 @@ typedef struct Verdict {
 	const ScreenMarks *marks;
 	int64_t missed[16];            /* [view * batch * heads], from several threads */
 	int64_t must[16], visible[16], visited[16];
-	bool whole;                    /* some mark had no room */
+	int full;                      /* SCREEN_FULL, PACKED_FULL: marks had no room there */
 } Verdict;
 
 static void judge(void *user, const PairRun *pairs)
@@ -294,6 +309,23 @@ static int64_t sum(const int64_t *x)
 	return total;
 }
 
+/* Words whose marks the screen had no room for have numbers from 2^30 on, beyond any room. */
+static int full_of(const ScreenMarks *m, int64_t indices)
+{
+	const uint32_t no_room = 1u << 30;
+	int full = ROOM;
+
+	for (int64_t w = 0; w < indices * m->row_blocks * m->words; w++) {
+		MarkWord word = m->word[w];
+
+		if (word.first >= no_room)
+			full |= SCREEN_FULL;
+		else if (word.first + __builtin_popcount(word.tiles) > m->room)
+			full |= PACKED_FULL;
+	}
+	return full;
+}
+
 /* Runs the forward of a problem and compares; the verdict's sums are then complete. */
 static bool run_forward(Problem *p, Device *device, Verdict *v)
 {
@@ -305,9 +337,8 @@ static bool run_forward(Problem *p, Device *device, Verdict *v)
 	if (!ok)
 		return false;
 	v->marks = &marks;
-	for (int64_t n = 0; n < (int64_t)p->manifest->views * v->c->batch * v->c->heads; n++)
-		for (int64_t block = 0; block < marks.row_blocks; block++)
-			v->whole |= marks_count(&marks, n, block) > marks.capacity;
+	test_counts(v->c->options, p, &marks);
+	v->full = full_of(&marks, (int64_t)p->manifest->views * v->c->batch * v->c->heads);
 	ok = CHECK(problem_observe(p, judge, v) == TDA_OK, "%s", tda_error_message());
 	marks_free(&marks);
 	return ok;
@@ -336,7 +367,7 @@ static double spread_of(const Manifest *m)
 	return m->l2_normalized ? 50 : 58;
 }
 
-static void test_case(const Case *c, tda_kernel *kernel, Device *device)
+static void test_case(const Case *c, int full, tda_kernel *kernel, Device *device)
 {
 	Problem p;
 	Fill fill = { .c = c, .p = &p, .dim = kernel->manifest->head_dim, .spread = spread_of(kernel->manifest), .seed = 7 };
@@ -352,7 +383,7 @@ static void test_case(const Case *c, tda_kernel *kernel, Device *device)
 	if (run_forward(&p, device, &v)) {
 		CHECK(sum(v.missed) == 0, "'%s', data %d: %lld of %lld pairs above the threshold are not marked", c->options,
 		      c->data, (long long)sum(v.missed), (long long)sum(v.must));
-		CHECK(v.whole || !strstr(c->options, "--mark-capacity"), "'%s': there was room for all marks", c->options);
+		CHECK(v.full == full, "'%s', data %d: marks had no room in %d, not in %d", c->options, c->data, v.full, full);
 		CHECK(sum(v.must) > 0, "'%s', data %d: no pair is above the threshold", c->options, c->data);
 	}
 	problem_free(&p);
@@ -385,25 +416,31 @@ static void test_ordinary(tda_kernel *kernel, Device *device)
 	problem_free(&p);
 }
 
+static void compile_and_test(char **argv, const Case *c, int full, bool ordinary, Device *device)
+{
+	char options[256];
+	tda_kernel *kernel;
+
+	snprintf(options, sizeof(options), "--plan sparse --target %s %s", argv[3], c->options);
+	kernel = compiled_kernel(argv[1], argv[2], options);
+	if (!kernel)
+		return;
+	test_case(c, full, kernel, device);
+	if (ordinary)
+		test_ordinary(kernel, device);
+	tda_close(kernel);
+}
+
 int main(int argc, char **argv)
 {
 	Device *device;
 
 	if (argc != 4 || device_open(DEVICE_SIM, &device))
 		return 2;
-	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
-		char options[256];
-		tda_kernel *kernel;
-
-		snprintf(options, sizeof(options), "--plan sparse --target %s %s", argv[3], cases[n].options);
-		kernel = compiled_kernel(argv[1], argv[2], options);
-		if (!kernel)
-			continue;
-		test_case(&cases[n], kernel, device);
-		if (n == 0)
-			test_ordinary(kernel, device);
-		tda_close(kernel);
-	}
+	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++)
+		compile_and_test(argv, &cases[n], ROOM, n == 0, device);
+	for (size_t n = 0; n < sizeof(full_cases) / sizeof(full_cases[0]); n++)
+		compile_and_test(argv, &full_cases[n].c, full_cases[n].full, false, device);
 	device->ops->close(device);
 	return fixture_result();
 }

@@ -31,11 +31,10 @@ static const char *in_folder(const char *name)
 
 enum { DIM = 8, ROWS = 70, KEYS = 130 };
 
-static void write_inputs(void)
+static void write_inputs(float bar)
 {
 	static float q[ROWS * DIM], k[KEYS * DIM], v[KEYS * DIM];
 	const int64_t q_shape[] = { 1, ROWS, DIM }, k_shape[] = { 1, KEYS, DIM }, one[] = { 1 };
-	const float bar = 0.5f;
 
 	q[3 * DIM] = q[66 * DIM + 1] = 1;
 	k[10 * DIM] = k[100 * DIM + 1] = 1;
@@ -68,21 +67,26 @@ static void expect(const char *tdagen, const char *spec, const char *options, in
 int main(int argc, char **argv)
 {
 	static const char *const names[] = { "q1.npy", "k1.npy", "v.npy", "bar.npy", "" };
-	const char *options = "--plan sparse --set dtype=f32 --set normalize=none --set mask=full --set head_dim=8";
+	const char *options = "--plan sparse --heavy-keys 1 --set dtype=f32 --set normalize=none --set mask=full --set head_dim=8";
 	const char *both_plans = strstr(options, "--set");
 	char short_of_marks[256];
 
 	if (argc != 3 || !mkdtemp(folder))
 		return 2;
-	write_inputs();
-	/* view, head, visible, survivors, visited, share, in vain, tiles, whole rows */
+	write_inputs(0.5f);
+	/* view, head, visible, survivors, visited, share, in vain, tiles, whole rows, dense rows */
 	expect(argv[1], argv[2], options, 0,
-	       "  all   all           9100            3            198    2.176%             64          3          0\n");
-	/* With room for one mark in a row block, the first visits tile 2 whole: key 128 for its 64 rows too. */
+	       "  all   all           9100            3            198    2.176%             64          3          0          0\n");
+	/* With room for one mark in a row block, the backward visits both tiles of the first whole, as they are of one word: 66 keys for
+	 * its 64 rows, so many by the screen's counts, too: of 192, which is a quarter and more. */
 	snprintf(short_of_marks, sizeof(short_of_marks), "%s --mark-capacity 1", options);
 	expect(argv[1], argv[2], short_of_marks, 0,
-	       "  all   all           9100            3            262    2.879%            128          3         64\n");
+	       "  all   all           9100            3           4230   46.484%           4096          3         64         64\n");
 	expect(argv[1], argv[2], both_plans, 1, "this shape takes the dense one, which visits every visible pair and keeps no marks");
+	/* Below all scores: every pair is visited, all rows by dense kernels. */
+	write_inputs(-2);
+	expect(argv[1], argv[2], options, 0,
+	       "  all   all           9100         9100           9100  100.000%              0          6          0         70\n");
 	for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
 		remove(in_folder(names[n]));
 	return fixture_result();

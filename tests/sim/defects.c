@@ -98,6 +98,8 @@ static const Case cases[] = {
 	{ "nc of what was written", "st.global.b32 [%b], 1; ld.global.nc.b32 %r1, [%b];", 1, 32, 0,
 		"ld.global.nc of bytes that this launch wrote" },
 	{ "atomics of all CTAs", "red.global.add.u32 [%in], 1;", 4, 64, 0, NULL },
+	{ "ordered atomics of all CTAs", "red.relaxed.gpu.global.add.u32 [%in], 1;", 4, 64, 0, NULL },
+	{ "atomic on unwritten global", "red.relaxed.gpu.global.add.u32 [%b], 1;", 1, 32, 0, "read of global memory that nothing wrote" },
 	{ "a warp leaves", "setp.ge.u32 %p1, %r30, 32; @%p1 ret; bar.sync 0;", 1, 64, 0,
 		"deadlock: barrier 0 has 1 of 2 warps; warp 0 waits at barrier 0 (PTX line 20); warp 1 has exited" },
 	{ "different barriers", "shr.u32 %r1, %r30, 5; bar.sync %r1;", 1, 64, 0, "deadlock" },

@@ -82,7 +82,7 @@ def _call(program, device, stream, backward):
     def call(pointer):
         with _driver.current(device[1]):
             _lib._check(function(program.kernel._handle, pointer, stream))
-    return call
+    return program.telling(call, device[1])
 
 
 def _new(shape, dtype, device, stream):

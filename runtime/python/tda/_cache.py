@@ -3,6 +3,9 @@
 An entry is KEY.ptx in the cache folder: TDA_CACHE_DIR, else tdagen in XDG_CACHE_HOME or ~/.cache. KEY is a digest of the
 spec's text, the options, the compiler and the target. A file appears whole or not at all, and of many processes that start
 at once one compiles while the others wait. The entries used last stay, up to TDA_CACHE_BYTES (256 MiB).
+
+`tdagen cache` (compiler/main_cache.c) lists, verifies and clears what lies there, by these names: KEY.ptx, KEY.lock, and
+KEY.*.tmp while an entry is written.
 """
 import contextlib
 import fcntl
@@ -12,13 +15,14 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+import time
 
-from . import _lib
+from . import _lib, _progress
 
 FORMAT = "tda 1"
-SLOW_S = 1.0                   # compilations that take longer say so
+KEY = re.compile(r"tda-[0-9a-f]{64}")
+LEFT_S = 24 * 3600            # no process compiles for that long
 
 
 class CompileError(Exception):
@@ -72,22 +76,23 @@ def _path(key):
 
 def read(key):
     """The PTX of a key; None where the cache has none that is whole."""
-    if not re.fullmatch(r"tda-[0-9a-f]{64}", key):
+    if not KEY.fullmatch(key):
         return None
     try:
         ptx = _path(key).read_bytes()
-        with _lib.open_memory(ptx):                # checks the digest in it
-            os.utime(_path(key))                   # used just now
-        return ptx
+        _lib.open_memory(ptx).close()              # checks the digest in it
     except (OSError, _lib.TdaError):
         return None
+    with contextlib.suppress(OSError):             # a cache of somebody else's may be read all the same
+        os.utime(_path(key))                       # used just now
+    return ptx
 
 
 def _write(key, ptx):
     """A cache that can't be written is none: the program runs all the same."""
     with contextlib.suppress(OSError):
         folder().mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder(), suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=folder(), prefix=f"{key}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(ptx)
@@ -103,6 +108,8 @@ def entries():
     found = []
     with contextlib.suppress(OSError):
         for path in folder().glob("tda-*.ptx"):
+            if not KEY.fullmatch(path.stem):
+                continue
             with contextlib.suppress(OSError):     # another process may have removed it
                 status = path.stat()
                 found.append((path, status.st_size, status.st_mtime))
@@ -110,6 +117,11 @@ def entries():
 
 
 def _trim(keep):
+    """Back to the limit; and what processes left behind that were killed while they compiled."""
+    for path in (*folder().glob("tda-*.tmp"), *folder().glob("tda-*.lock")):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - LEFT_S:
+                path.unlink()
     total = 0
     for path, size, _ in entries():
         total += size
@@ -138,21 +150,16 @@ def _alone(key):
             lock.close()
 
 
-def _compile(compiler, spec, text, arguments, what):
+def _compile(compiler, spec, text, arguments):
     with tempfile.TemporaryDirectory() as scratch:
         if spec is None:
             spec = pathlib.Path(scratch, "spec.lua")
             spec.write_bytes(text)
         output = pathlib.Path(scratch, "kernel.ptx")
         command = [str(compiler), str(spec), *arguments, "-o", str(output)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            words, _ = process.communicate(timeout=SLOW_S)
-        except subprocess.TimeoutExpired:
-            print(f"tda: compiling {what} ...", file=sys.stderr, flush=True)
-            words, _ = process.communicate()
+        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if process.returncode:
-            raise CompileError(words.strip())
+            raise CompileError(process.stdout.strip())
         return output.read_bytes()
 
 
@@ -166,10 +173,11 @@ def compiled(spec, settings, target=None, plan=None):
     key = key_of(text, arguments, compiler)
     ptx = read(key)
     if ptx is None:
-        with _alone(key):
+        what = f"compiling {path or 'a spec'} {' '.join(arguments)}".strip()
+        with _progress.shown(what), _alone(key):       # waiting for another process that compiles it is shown too
             ptx = read(key)
             if ptx is None:
-                ptx = _compile(compiler, path, text, arguments, f"{path or 'a spec'} {' '.join(arguments)}".strip())
+                ptx = _compile(compiler, path, text, arguments)
                 _write(key, ptx)
     return ptx, key
 

@@ -8,7 +8,7 @@ import hashlib
 import re
 import threading
 
-from . import _driver, _lib
+from . import _driver, _lib, _progress
 
 Param = collections.namedtuple("Param", "name shape init min max")      # shape: a _lib.ParamShape
 Shape = collections.namedtuple("Shape", "batch heads kv_heads q_len k_len layer layers")
@@ -37,6 +37,7 @@ class Program:
                             for name in ([p.name, "lam", "lambda_"] if p.name == "lambda" else [p.name])}
         self.manifest = _manifest(ptx)
         self.plans = {}
+        self.loaded = set()            # GPUs by number
 
     def param_length(self, param, heads, layers):
         return {_lib.ParamShape.SCALAR: 1, _lib.ParamShape.PER_HEAD: heads, _lib.ParamShape.PER_LAYER: layers,
@@ -50,6 +51,17 @@ class Program:
             if words[1] == "saved":
                 total = total + _round_up(eval(_python_formula(words[2]), {"__builtins__": {}}, names), 256)
         return total
+
+    def telling(self, call, device):
+        """The call; the first on a GPU loads the kernels, whose PTX the driver translates, and tells when that takes long."""
+        if device in self.loaded:
+            return call
+
+        def first(pointer):
+            with _progress.shown(f"loading the kernels of {self.name} into GPU {device}"):
+                call(pointer)
+            self.loaded.add(device)
+        return first
 
     def sizes(self, shape):
         return self.kernel.sizes(_lib.Shape(**shape._asdict()))
@@ -197,7 +209,10 @@ class Plan:
     def forward(self, addresses, call):
         """Fills in the addresses of q.., k.., v, the given parameters, o, saved and scratch; passes a pointer to call."""
         pool = self.forward_pool
-        arguments = pool.pop() if pool else self.new_forward()
+        try:
+            arguments = pool.pop()                 # another thread may take the last one at any time
+        except IndexError:
+            arguments = self.new_forward()
         arguments.fill(addresses)
         try:
             call(arguments.pointer)

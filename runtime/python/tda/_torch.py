@@ -168,14 +168,14 @@ class _TorchPlan(Plan):
         if not self.on_gpu:
             return lambda pointer: _lib._check(function(handle, pointer))
         index = self.device.index
-        return Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index)
+        return self.program.telling(Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index), index)
 
     def work(self, size):
         return torch.empty(size, dtype=torch.uint8, device=self.device)
 
 
 def _plan_of(program, tensors, given, layer):
-    key = (given, layer, *((x.dtype, x.device, x.shape, x.stride()) for x in tensors))
+    key = (given, layer, *[(x.dtype, x.device, x.shape, x.stride()) for x in tensors])
     plan = program.plans.get(key)
     if plan is None:
         if len(program.plans) >= MOST_PLANS:
@@ -367,13 +367,13 @@ def _refuse_tangents(tensors):
 
 
 _DEVICES = ("cuda", "cpu")      # that kernels and the reference run on
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 def _is_plain(tensors):
     """No tracing, no transform, no mode and no subclass wants to see the operators."""
     return not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or
-                torch._C._are_functorch_transforms_active()) and all(type(x) in _PLAIN for x in tensors)
+                torch._C._are_functorch_transforms_active()) and _PLAIN.issuperset(map(type, tensors))
 
 
 def current_target():
@@ -413,9 +413,9 @@ class Attention:
         """Loads the kernels into a GPU now, which the first call does otherwise."""
         with torch.cuda.device(device):
             torch.empty(1, device="cuda")
-            call = Caller(lambda handle, *_: _lib.library().tda_preload(handle), self.program.kernel._handle, None,
-                          torch.cuda.current_device())
-            call(None)
+            device = torch.cuda.current_device()
+            call = Caller(lambda handle, *_: _lib.library().tda_preload(handle), self.program.kernel._handle, None, device)
+            self.program.telling(call, device)(None)
 
     def __call__(self, q, k, v, *, layer=0, layout="bhtd", **params):
         q, k = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (q, k))

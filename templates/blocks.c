@@ -1,0 +1,237 @@
+#include "blocks.h"
+#include "counts.h"
+#include "pairs.h"
+#include "tile_parts.h"
+
+/* ---- which blocks are heavy ---- */
+
+/* What a launch's rows are. */
+static const struct Side {
+	const char *heads, *length;
+	bool by_keys;
+} row_side = { "heads", "q_len", false }, key_side = { "kv_heads", "k_len", true };
+
+static const struct Side *side_of(const Kernel *k)
+{
+	return k->launch->role == ROLE_BACKWARD_KV ? &key_side : &row_side;
+}
+
+/* Sums over what counts as one block (i64): keys (or rows) that gathering visits, and those that are there to be visited. */
+typedef struct Density {
+	Val visited, visible;
+} Density;
+
+/* Adds PLAN_MARK of the rows, if they exist. */
+static void add_density(Kernel *k, Density *sum, Place place, Val block)
+{
+	Builder *b = k->b;
+	const struct Side *side = side_of(k);
+	Val last = val_add_i32(b, kernel_i32(k, "ceil_div(%s,%d)", side->length, PLAN_MARK), -1), zero = val_i32(b, 0);
+	Val exists = val_compare(b, IR_LE, block, last), within = val_min(b, block, last);
+	for (int v = 0; v < k->spec->views; v++) {
+		Val index = count_index(k, v, side->heads, place.batch_head);
+		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, index, within);
+		Val count = val_select(b, exists, val_load(b, at, IR_I32), zero);
+		sum->visited = val_add(b, sum->visited, val_to_i64(b, count));
+	}
+	Val first = val_mul_i32(b, within, PLAN_MARK);
+	Span span = side->by_keys ? query_tiles(k, first, PLAN_MARK, PLAN_MARK) : key_tiles(k, first, PLAN_MARK, PLAN_MARK);
+	Val tiles = val_max(b, val_sub(b, span.end, span.first), zero);
+	tiles = val_select(b, exists, tiles, zero);
+	sum->visible = val_add(b, sum->visible, val_to_i64(b, tiles));
+}
+
+/* Is the block that k->cta numbers, or the larger one that it is a part of, one for the dense kernels? */
+static Val is_heavy(Kernel *k)
+{
+	Builder *b = k->b;
+	const struct Side *side = side_of(k);
+	int together = k->launch->judged_rows / PLAN_MARK;
+	Place place = kernel_place(k, side->heads, side->length, k->launch->rows);
+	Val first = val_mul_i32(b, val_div_i32(b, place.row0, k->launch->judged_rows), together);
+	Density sum = { val_i64(b, 0), val_i64(b, 0) };
+	for (int n = 0; n < together; n++)
+		add_density(k, &sum, place, val_add_i32(b, first, n));
+	Val a_tile = side->by_keys ? kernel_i64(k, "%d*(heads/kv_heads)", PLAN_MARK * k->spec->views)
+	                           : val_i64(b, PLAN_MARK * k->spec->views);
+	Val visible = val_mul(b, sum.visible, a_tile);
+	Val visited = val_mul(b, sum.visited, val_i64(b, PLAN_HEAVY_PART));
+	Val many = val_compare(b, IR_GE, sum.visited, val_i64(b, (int64_t)plan_heavy_keys(k->plan) * k->spec->views * together));
+	return val_and(b, many, val_compare(b, IR_GE, visited, visible));
+}
+
+/* ---- the search for heavy blocks ---- */
+
+/*
+ * A warp looks at 32 blocks at once: a lane's is the first plus its number times the CTAs. Its state lies in shared memory, or it would
+ * take registers all the while; each warp has its own, and all come to the same.
+ */
+enum { STATE_BLOCK, STATE_FIRST, STATE_NEXT, STATE_FOUND, STATE_WORDS };   /* at hand; of lane 0; of lane 0 afterwards; bits to do */
+enum { STATE_BYTES = STATE_WORDS * 4 };
+_Static_assert(STATE_BYTES * 16 <= PLAN_SEARCH_BYTES, "the state of every warp of a CTA");
+
+static Val state_address(Kernel *k, int word)
+{
+	Builder *b = k->b;
+	Val own = val_mul_i32(b, val_div_i32(b, k->thread, WARP), STATE_BYTES);
+	Val at = val_offset(b, val_offset_const(b, k->shared, k->search_at + 4 * word), own);
+	return ir_op(b, "llvm.ptrtoint", NULL, IR_I32, 1, &at);
+}
+
+/* With side effects, so that no compiler keeps what was read before. */
+static Val read_state(Kernel *k, int word)
+{
+	Val at = state_address(k, word), result;
+	ir_asm(k->b, "ld.volatile.shared.u32 $0, [$1];", "=r,r", IR_I32, 1, &result, 1, &at);
+	return result;
+}
+
+static void write_state(Kernel *k, int word, Val value)
+{
+	Val at = state_address(k, word);
+	ir_asm(k->b, "st.volatile.shared.u32 [$0], $1;", "r,r", IR_I32, 0, NULL, 2, (Val[]){ at, value });
+}
+
+static void warp_sync(Kernel *k)
+{
+	Val all = val_i32(k->b, -1);
+	ir_op(k->b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
+}
+
+static Val grid_size(Kernel *k)
+{
+	Val result;
+	ir_asm(k->b, "mov.u32 $0, %nctaid.x;", "=r", IR_I32, 1, &result, 0, NULL);
+	return result;
+}
+
+static Val block_count(Kernel *k)
+{
+	const struct Side *side = side_of(k);
+	return kernel_i32(k, "batch*%s*ceil_div(%s,%d)", side->heads, side->length, k->launch->rows);
+}
+
+/* The next 32 blocks from `next`: sets which are heavy, and where to go on. */
+static void look_ahead(Kernel *k, Val grid, Val *first, Val *next, Val *found)
+{
+	Builder *b = k->b;
+	Val own = val_mul(b, k->lane, grid), left = val_sub(b, block_count(k), *next);
+	Val inside = val_compare(b, IR_LT, own, left);
+	k->cta = val_add(b, *next, val_select(b, inside, own, val_i32(b, 0)));
+	Val heavy = is_heavy(k);
+	*found = warp_ballot(k, val_and(b, inside, heavy));
+	*first = *next;
+	Val step = val_mul_i32(b, grid, WARP);
+	Val more = val_compare(b, IR_LT, step, left);
+	*next = val_add(b, *next, val_select(b, more, step, left));
+}
+
+/* The next heavy block's number, if `*found`; it is in the state then, and is not looked at again. */
+static Val next_block(Kernel *k, Val *found)
+{
+	Builder *b = k->b;
+	Val first = read_state(k, STATE_FIRST), next = read_state(k, STATE_NEXT), zero = val_i32(b, 0), grid = grid_size(k);
+	*found = read_state(k, STATE_FOUND);
+	Val *changed[] = { &first, &next, found };
+	for (If f = if_begin(b, val_compare(b, IR_EQ, *found, zero), changed, 3); if_next(&f);)
+		look_ahead(k, grid, &first, &next, found);
+	Val lower = val_add_i32(b, *found, -1);                        /* bits up to the lowest change */
+	Val below = val_and(b, lower, val_xor(b, *found, val_i32(b, -1)));
+	Val place = val_popc(b, below);
+	Val block = val_add(b, first, val_mul(b, place, grid));
+	warp_sync(k);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
+		write_state(k, STATE_BLOCK, block);
+		write_state(k, STATE_FIRST, first);
+		write_state(k, STATE_NEXT, next);
+		write_state(k, STATE_FOUND, val_and(b, *found, lower));
+	}
+	warp_sync(k);
+	return block;
+}
+
+static void begin_heavy(Kernel *k)
+{
+	Builder *b = k->b;
+	k->search_at = k->shared_bytes;
+	k->shared_bytes += PLAN_SEARCH_BYTES;
+	Val zero = val_i32(b, 0);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
+		write_state(k, STATE_NEXT, k->cta);
+		write_state(k, STATE_FIRST, zero);
+		write_state(k, STATE_FOUND, zero);
+	}
+	warp_sync(k);
+	k->search = until_begin(b, NULL, 0);
+	until_next(&k->search);
+	kernel_read_thread(k);
+	Val found;
+	k->cta = next_block(k, &found);
+	k->own = if_begin(b, val_compare(b, IR_NE, found, zero), NULL, 0);
+	if_next(&k->own);
+}
+
+/* Of all warps: the body is over, and shared memory is free for the next one's. */
+static void meet(Kernel *k)
+{
+	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+}
+
+static void end_heavy(Kernel *k)
+{
+	Builder *b = k->b;
+	kernel_read_thread(k);
+	if (kernel_uses_groups(k))
+		ring_boxes_end(k);
+	else
+		meet(k);
+	if_next(&k->own);
+	kernel_read_thread(k);
+	Val nothing = val_compare(b, IR_EQ, read_state(k, STATE_FOUND), val_i32(b, 0));
+	Val next = read_state(k, STATE_NEXT);
+	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, block_count(k)));
+	until_next(&k->search);
+}
+
+void blocks_begin(Kernel *k)
+{
+	if (k->launch->blocks == BLOCKS_HEAVY)
+		begin_heavy(k);
+	if (k->launch->blocks != BLOCKS_LIGHT)
+		return;
+	Val light = val_compare(k->b, IR_EQ, is_heavy(k), val_false(k->b));
+	k->own = if_begin(k->b, light, NULL, 0);
+	if_next(&k->own);
+}
+
+void blocks_end_consumers(Kernel *k)
+{
+	if (k->launch->blocks != BLOCKS_HEAVY)
+		return;
+	wgmma_last_turn(k);
+	change_registers(k, "decrease", k->launch->register_limit);
+	meet(k);
+}
+
+void blocks_end_producer(Kernel *k)
+{
+	if (k->launch->blocks != BLOCKS_HEAVY)
+		return;
+	/* Not before the others have given theirs back, which they may not have taken yet: the producer runs ahead. */
+	warp_sync(k);
+	meet(k);
+	change_registers(k, "increase", k->launch->register_limit);
+}
+
+void blocks_end(Kernel *k)
+{
+	if (k->launch->blocks == BLOCKS_HEAVY)
+		end_heavy(k);
+	else if (k->launch->blocks == BLOCKS_LIGHT)
+		if_next(&k->own);
+}
+
+Val blocks_at_hand(Kernel *k)
+{
+	return read_state(k, STATE_BLOCK);
+}

@@ -1,0 +1,229 @@
+/*
+ * Marks for the backward: those of a head (and view) one after the other, in the order of row blocks, then of key tiles, as they are
+ * kept from the forward to the backward, where each byte counts. A mark's number is its place among those of its head that the
+ * screen had room for; where there is no room for it here, the number alone says so. A word in which the screen had no room for all
+ * marks is given numbers beyond any room.
+ *
+ * On the way it counts what gathering will visit (counts.h).
+ *
+ * One CTA: PLAN_PACK_BLOCKS row blocks of one (view, batch, head), a warp for each. How many marks come before is counted anew by
+ * each CTA, from the last word of each row block.
+ */
+#include "counts.h"
+#include "kernels_parts.h"
+#include "tile_parts.h"
+
+/* A number beyond any room, as 2^24 row blocks are the most, with room for 28 marks each. They have less than 2^31 before packing. */
+enum { NO_ROOM = 1 << 30 };
+
+typedef struct Packer {
+	Kernel *k;
+	Marks from, to;
+	Val index, kv_index;               /* i32: of the view and head, for counts.h */
+	Val row_blocks;                    /* i32 */
+} Packer;
+
+/* A row block's words that hold a visible key tile. */
+static Span visible_words(Kernel *k, Val row_block)
+{
+	Builder *b = k->b;
+	Span tiles = key_tiles(k, val_mul_i32(b, row_block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
+	Val up = val_add_i32(b, tiles.end, PLAN_WORD_MARKS - 1);
+	Val some = val_compare(b, IR_LT, tiles.first, tiles.end);
+	Span words;
+	words.first = val_div_i32(b, tiles.first, PLAN_WORD_MARKS);
+	words.end = val_select(b, some, val_div_i32(b, up, PLAN_WORD_MARKS), words.first);
+	return words;
+}
+
+static Val word_at(Kernel *k, const Marks *marks, Val row_block, Val word)
+{
+	Builder *b = k->b;
+	Val at = marks_words_at(k, marks, row_block);
+	return val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
+}
+
+/* The number of the word's first mark, and the one after its last. */
+static Span word_numbers(Builder *b, Val word)
+{
+	Span numbers;
+	numbers.first = val_vector_get(b, word, 1, IR_I32);
+	Val count = val_popc(b, val_vector_get(b, word, 0, IR_I32));
+	numbers.end = val_add(b, numbers.first, count);
+	return numbers;
+}
+
+/* Marks of a row block that the screen had room for. */
+static Val kept_marks(Packer *p, Val row_block)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Span words = visible_words(k, row_block);
+	Val kept = val_i32(b, 0);
+	Val *changed[] = { &kept };
+	Val some = val_compare(b, IR_LT, words.first, words.end);
+	for (If f = if_begin(b, some, changed, 1); if_next(&f);) {
+		Val last = word_at(k, &p->from, row_block, val_add_i32(b, words.end, -1));
+		Span numbers = word_numbers(b, val_load(b, last, IR_V2I32));
+		kept = val_min(b, numbers.end, p->from.room);
+	}
+	return kept;
+}
+
+/* Summed over the CTA's threads, in every thread. */
+static Val cta_sum(Kernel *k, Val x)
+{
+	Builder *b = k->b;
+	int warps = k->launch->warps;
+	Val sum = warp_sum(k, x);
+	Val sums = val_offset_const(b, k->shared, k->shared_bytes);
+	k->shared_bytes += warps * 4;
+	Val first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	for (If f = if_begin(b, first_lane, NULL, 0); if_next(&f);)
+		val_store(b, val_offset(b, sums, val_mul_i32(b, k->warp, 4)), sum);
+	kernel_barrier(k);
+	Val total = val_i32(b, 0);
+	Val *changed[] = { &total };
+	for (If f = if_begin(b, val_compare(b, IR_LT, k->lane, val_i32(b, warps)), changed, 1); if_next(&f);)
+		total = val_load(b, val_offset(b, sums, val_mul_i32(b, k->lane, 4)), IR_I32);
+	return warp_sum(k, total);
+}
+
+static Val row_block_exists(Packer *p, Val row_block)
+{
+	return val_compare(p->k->b, IR_LT, row_block, p->row_blocks);
+}
+
+/* The number of the first mark of this warp's row block, the CTA's first one being `first`. */
+static Val marks_before(Packer *p, Val first)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val earlier = val_i32(b, 0), beside = earlier;
+	Val *sum[] = { &earlier };
+	for (Loop l = loop_begin(b, k->thread, first, plan_threads(k->launch), sum, 1); loop_next(&l);)
+		earlier = val_add(b, earlier, kept_marks(p, l.index));
+	Val *changed[] = { &beside };
+	Val own = val_add(b, first, k->lane);
+	Val counts = row_block_exists(p, own);
+	counts = val_and(b, counts, val_compare(b, IR_LT, k->lane, k->warp));
+	for (If f = if_begin(b, counts, changed, 1); if_next(&f);)
+		beside = kept_marks(p, own);
+	Val total = cta_sum(k, earlier);
+	return val_add(b, total, warp_sum(k, beside));
+}
+
+/* A word in one lane, or of one in all: its bits and the number of its first mark; none in lanes beyond the last word. */
+typedef struct Word { Val bits, first; } Word;
+
+static Word load_word(Packer *p, Val row_block, Val number, Val end)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0);
+	Word word = { zero, zero };
+	Val *changed[] = { &word.bits, &word.first };
+	for (If f = if_begin(b, val_compare(b, IR_LT, number, end), changed, 2); if_next(&f);) {
+		Val both = val_load(b, word_at(k, &p->from, row_block, number), IR_V2I32);
+		word.bits = val_vector_get(b, both, 0, IR_I32);
+		word.first = val_vector_get(b, both, 1, IR_I32);
+	}
+	return word;
+}
+
+static void store_word(Packer *p, Val row_block, Val number, Val end, Word word, Val start)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val past = val_add(b, word.first, val_popc(b, word.bits));
+	Val fits = val_compare(b, IR_LE, past, p->from.room);
+	Val packed = val_add(b, start, word.first);
+	packed = val_select(b, fits, packed, val_i32(b, NO_ROOM));
+	for (If f = if_begin(b, val_compare(b, IR_LT, number, end), NULL, 0); if_next(&f);) {
+		Val at = word_at(k, &p->to, row_block, number);
+		val_store(b, at, val_vector_pair(b, word.bits, packed, IR_V2I32));
+	}
+}
+
+/* The lane's mark in a word that all lanes have: copies it; what gathering will visit for it, keys and rows. Where the screen had
+ * no room that is all of its key tile. */
+static void copy_mark(Packer *p, Val row_block, Word word, Val start, Val *keys, Val *rows)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0), whole = val_i32(b, PLAN_MARK), own = val_shl(b, val_i32(b, 1), k->lane);
+	Val marked = val_compare(b, IR_NE, val_and(b, word.bits, own), zero);
+	Val below = val_and(b, word.bits, val_add_i32(b, own, -1));
+	Val number = val_add(b, word.first, val_popc(b, below));
+	*keys = *rows = val_select(b, marked, whole, zero);
+	Val *changed[] = { keys, rows };
+	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, p->from.room));
+	for (If f = if_begin(b, kept, changed, 2); if_next(&f);) {
+		Val from = mark_at(k, &p->from, row_block, number);
+		Val key_mask = val_load(b, from, IR_I64), row_mask = val_load(b, val_offset_const(b, from, 8), IR_I64);
+		*keys = count_bits(k, key_mask);
+		*rows = count_bits(k, row_mask);
+		Val packed = val_add(b, start, number);
+		for (If r = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), NULL, 0); if_next(&r);) {
+			Val to = mark_at(k, &p->to, row_block, packed);
+			val_store(b, to, key_mask);
+			val_store(b, val_offset_const(b, to, 8), row_mask);
+		}
+	}
+}
+
+static Val lane_value(Kernel *k, Val x, Val lane)
+{
+	Val all = val_i32(k->b, -1), clamp = val_i32(k->b, WARP - 1);
+	return ir_op(k->b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind idx>", IR_I32, 4, (Val[]){ all, x, lane, clamp });
+}
+
+/* The warp's row block: 32 words at once, a lane each, then the marks of one after the other, a lane each. */
+static void copy_row_block(Packer *p, Val row_block, Val start)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Span words = visible_words(k, row_block);
+	Val zero = val_i32(b, 0), gathered = zero;
+	Val *carry[] = { &gathered };
+	for (Loop l = loop_begin(b, words.first, words.end, WARP, carry, 1); loop_next(&l);) {
+		Val own = val_add(b, l.index, k->lane);
+		Word word = load_word(p, row_block, own, words.end);
+		store_word(p, row_block, own, words.end, word, start);
+		Val left = val_sub(b, words.end, l.index);
+		Val count = val_min(b, left, val_i32(b, WARP));
+		for (Loop m = loop_begin(b, zero, count, 1, carry, 1); loop_next(&m);) {
+			Word at_hand;
+			Val keys, rows;
+			at_hand.bits = lane_value(k, word.bits, m.index);
+			at_hand.first = lane_value(k, word.first, m.index);
+			copy_mark(p, row_block, at_hand, start, &keys, &rows);
+			gathered = val_add(b, gathered, keys);
+			Val tile = val_add(b, val_mul_i32(b, val_add(b, l.index, m.index), PLAN_WORD_MARKS), k->lane);
+			for (If f = if_begin(b, val_compare(b, IR_GT, rows, zero), NULL, 0); if_next(&f);)
+				add_key_rows(k, p->kv_index, tile, rows);
+		}
+	}
+	Val sum = warp_sum(k, gathered);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);)
+		val_store(b, row_keys_at(k, p->index, row_block), sum);
+}
+
+bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	/* The view counts as a further batch. */
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
+	Packer p = { .k = k };
+	p.from = screened_marks(k, place.batch_head);
+	p.to = packed_marks(k, place.batch_head);
+	p.index = place.batch_head;
+	p.kv_index = val_add(b, val_mul(b, place.batch, kernel_i32(k, "kv_heads")), key_head(k, place.head));
+	p.row_blocks = kernel_i32(k, "ceil_div(q_len,%d)", PLAN_MARK);
+	Val first = val_div_i32(b, place.row0, PLAN_MARK);
+	Val row_block = val_add(b, first, k->warp);
+	Val start = marks_before(&p, first);
+	for (If f = if_begin(b, row_block_exists(&p, row_block), NULL, 0); if_next(&f);)
+		copy_row_block(&p, row_block, start);
+	return kernel_end(k);
+}

@@ -1,0 +1,79 @@
+#include <stdlib.h>
+#include "../runtime/fixture.h"
+#include "counts.h"
+
+typedef struct Counts {
+	int64_t indices, kv_indices, row_blocks, key_tiles;
+	uint32_t *row_keys, *key_rows;         /* [indices, row_blocks], [kv_indices, key_tiles] */
+	uint32_t *row_whole, *key_whole;       /* and how many marks of each had no room when they were packed */
+} Counts;
+
+static bool fetch(const Problem *p, const char *name, int64_t entries, uint32_t **to)
+{
+	int64_t vars[FORMULA_VARS] = {0}, offset, bytes;
+	int buffer = manifest_find_buffer(p->manifest, name);
+
+	*to = calloc((size_t)entries + 1, sizeof(**to));
+	return CHECK(*to && buffer >= 0 && validate_shape(&p->shape, vars) == TDA_OK &&
+	             launch_buffer(p->manifest, vars, buffer, &offset, &bytes) == TDA_OK && bytes == 4 * entries &&
+	             p->device->ops->copy_out(p->device, *to, (char *)p->workspace[BUFFER_SAVED] + offset, (size_t)bytes) == TDA_OK,
+	             "%s: %s", name, tda_error_message());
+}
+
+static bool fetch_counts(const Problem *p, Counts *c)
+{
+	int64_t each = p->manifest->views * p->shape.batch;
+
+	*c = (Counts){ each * p->shape.heads, each * p->shape.kv_heads, (p->shape.q_len + MARK_SIDE - 1) / MARK_SIDE,
+		(p->shape.k_len + MARK_SIDE - 1) / MARK_SIDE, NULL, NULL, NULL, NULL };
+	c->row_whole = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->row_whole));
+	c->key_whole = calloc((size_t)(c->kv_indices * c->key_tiles) + 1, sizeof(*c->key_whole));
+	return c->row_whole && c->key_whole && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
+	       fetch(p, "key_rows", c->kv_indices * c->key_tiles, &c->key_rows);
+}
+
+/* What the counts have to be, by the marks; subtracted, so that nothing should be left. The screen, which counts, has more room
+ * than packed marks: what is whole there may have been down to one key and row. */
+static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c)
+{
+	for (int64_t n = 0; n < c->indices; n++)
+		for (int64_t r = 0; r < c->row_blocks; r++)
+			for (int64_t t = 0; t < c->key_tiles; t++) {
+				Mark mark = marks_get(marks, n, r, t);
+				int64_t kv = n / (p->shape.heads / p->shape.kv_heads);
+				bool whole = mark.keys == UINT64_MAX && mark.rows == UINT64_MAX;
+
+				c->row_keys[n * c->row_blocks + r] -= (uint32_t)__builtin_popcountll(mark.keys);
+				c->key_rows[kv * c->key_tiles + t] -= (uint32_t)__builtin_popcountll(mark.rows);
+				c->row_whole[n * c->row_blocks + r] += whole;
+				c->key_whole[kv * c->key_tiles + t] += whole;
+			}
+}
+
+static int64_t count_wrong(const uint32_t *rest, const uint32_t *whole, int64_t entries)
+{
+	int64_t wrong = 0;
+
+	for (int64_t n = 0; n < entries; n++)
+		wrong += 0 - rest[n] > (MARK_SIDE - 1) * whole[n];
+	return wrong;
+}
+
+void test_counts(const char *name, const Problem *p, const ScreenMarks *marks)
+{
+	Counts counts;
+	int64_t wrong = 0;
+
+	if (fetch_counts(p, &counts)) {
+		int64_t rows = counts.indices * counts.row_blocks, keys = counts.kv_indices * counts.key_tiles;
+
+		subtract_marks(p, marks, &counts);
+		wrong += count_wrong(counts.row_keys, counts.row_whole, rows);
+		wrong += count_wrong(counts.key_rows, counts.key_whole, keys);
+		CHECK(wrong == 0, "'%s': %lld counts of keys and rows are not those of the marks", name, (long long)wrong);
+	}
+	free(counts.row_keys);
+	free(counts.key_rows);
+	free(counts.row_whole);
+	free(counts.key_whole);
+}
