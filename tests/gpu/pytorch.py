@@ -94,10 +94,14 @@ class Case:
 
     def exact(self):
         """[o, gradients of all inputs] by the formulas in plain PyTorch, in float64 from end to end."""
-        wide = copy.copy(self)
-        wide.q, wide.k, (wide.v,) = ([x.detach().double().requires_grad_() for x in xs] for xs in (self.q, self.k, [self.v]))
-        wide.params = {name: x.detach().double().requires_grad_() for name, x in self.params.items()}
-        return wide.results(tda.reference(self.attn))
+        return self.with_inputs(lambda x: x.detach().double()).results(tda.reference(self.attn))
+
+    def with_inputs(self, change):
+        """The same case on inputs of its own, which are leaves of a graph."""
+        other = copy.copy(self)
+        other.q, other.k, (other.v,) = ([change(x).requires_grad_() for x in xs] for xs in (self.q, self.k, [self.v]))
+        other.params = {name: change(x).requires_grad_() for name, x in self.params.items()}
+        return other
 
     def results(self, attn=None):
         o = self.run(attn)
@@ -163,6 +167,8 @@ def compiled_results(case, mode):
 
 
 def captured_results(case):
+    # Leaves that were used before, in another stream, would tie the capture to that stream.
+    case = case.with_inputs(torch.Tensor.detach)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
