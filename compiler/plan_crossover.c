@@ -2,19 +2,25 @@
  * Where a file that holds both plans takes which: by numbers of rows and keys, which a launch knows without asking the GPU.
  *
  * How long a sparse plan takes depends on what survives, which isn't known beforehand. Forward and backward of both plans, in ms
- * on an H100, with heads of trained models (causal, 16 heads, batch * q_len = 16384, q_len = k_len, two views):
+ * on an H100 (causal, 16 heads, batch * q_len = 16384, q_len = k_len, two views):
  *
- *                                  4096 keys                 16384 keys
- *                               dense   sparse            dense   sparse
- *   sm_80,  bf16, head_dim 64     4.7   0.77 to 0.91       17.2     1.55
- *   sm_90a, bf16, head_dim 64    2.98   0.62 to 0.75       10.0     1.13
- *   sm_90a, bf16, head_dim 128                             16.2      1.7    random inputs
- *   sm_90a, f32,  head_dim 64                              62.5     1.63    dense: of sm_80, whose kernels these are
+ *   head_dim 64, bf16, sm_90a        dense   sparse
+ *     512 keys, 7 % of tiles         0.75    0.41
+ *    1024                            1.06    0.44
+ *    2048                            1.70    0.49
+ *    4096, heads of trained models   2.98    0.57 to 0.69
+ *    4096, all tiles                 3.32    2.83
+ *   16384, heads of trained models  10.0     1.00
+ *   16384, all tiles                11.7    22.4      marks without room
+ *   others
+ *    4096, sm_80, bf16, 64           4.7     0.77 to 0.91
+ *   16384, sm_80, bf16, 64          17.2     1.55
+ *   16384, sm_90a, bf16, 128        16.4     1.79     7 % of tiles
+ *   16384, sm_90a, f32, 64          62.5     1.52     dense: of sm_80, whose kernels these are
  *
- * Below 4096 keys the sparse plan was not timed. Straight lines through these times meet below 512 keys (that of the dense plan for
- * sm_80 says 1.56 ms at 1024 keys, where 1.46 were measured); where all pairs survive, the sparse plan loses at any length. 512
- * is a guess between the two. Nor were few rows timed (decoding): there the dense plan is taken, as the screen needs int8 images
- * of all keys, made anew in each launch, and has few rows to save anything for.
+ * At 512 keys the sparse plan is well ahead; below, and for sm_80 below 4096 keys, neither was timed. Nor were few rows (decoding):
+ * there the dense plan is taken, as the screen needs int8 images of all keys, made anew in each launch, and has few rows to save
+ * anything for.
  */
 #include "plan.h"
 
@@ -30,7 +36,7 @@ static const struct {
 	{ TARGET_SM_80,  2,    64,                2,         { 64,   512,   4096 } },
 	{ TARGET_SM_80,  2,    SPEC_MAX_HEAD_DIM, ANY_VIEWS, { 64,   512,      0 } },
 	{ TARGET_SM_80,  4,    SPEC_MAX_HEAD_DIM, ANY_VIEWS, { 64,   512,      0 } },
-	{ TARGET_SM_90A, 2,    64,                2,         { 64,   512,   4096 } },
+	{ TARGET_SM_90A, 2,    64,                2,         { 64,   512,    512 } },
 	{ TARGET_SM_90A, 2,    128,               2,         { 64,   512,  16384 } },
 	{ TARGET_SM_90A, 2,    SPEC_MAX_HEAD_DIM, ANY_VIEWS, { 64,   512,      0 } },
 	{ TARGET_SM_90A, 4,    64,                2,         { 64,   512,  16384 } },

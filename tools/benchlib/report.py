@@ -151,7 +151,7 @@ def write_json(path, report):
 
 # ---- plot ----
 
-PLOTTED = ("tiles-7", "tiles-100")
+PLOTTED = ("tiles-7", "tiles-100", "mild", "skewed", "mixed")
 
 
 def plot_lines(records, dtype, dim):
