@@ -187,7 +187,13 @@ static tda_status read_marks(Reader *r)
 
 	if (!status)
 		status = word_read_int(r, 1, 1, 32, &marks->word);
-	return status ? status : word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
+	if (!status)
+		status = word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
+	if (!status)
+		status = word_read_int(r, 3, 1, 1 << 20, &marks->kept);
+	if (!status && marks->kept < marks->capacity)
+		return manifest_bad_line(r, "there is less room for all marks than for whole ones");
+	return status;
 }
 
 static tda_status read_heavy(Reader *r)
@@ -475,7 +481,7 @@ static const Keyword keywords[] = {
 	{ "zeros",      1, 1, 1, ONCE,     read_zeros },
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
-	{ "marks",      1, 3, 3, OPTIONAL, read_marks },
+	{ "marks",      1, 4, 4, OPTIONAL, read_marks },
 	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
 	{ "rms_norm",   2, 2, 2, OPTIONAL, read_rms_norm },

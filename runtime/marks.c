@@ -3,9 +3,9 @@
 #include "error.h"
 #include "marks.h"
 
-/* Where the two buffers lie on the device, and how they are laid out. */
+/* Where the buffers lie on the device, and how they are laid out. */
 typedef struct MarkBuffers {
-	const char *words, *marks;
+	const char *words, *marks, *rough;
 	KeySpan *tiles;                /* [row_blocks]: key tiles that a row block sees */
 } MarkBuffers;
 
@@ -42,10 +42,28 @@ static int64_t word_end(MarkWord word)
 	return (int64_t)word.first + __builtin_popcount(word.tiles);
 }
 
+static int64_t least(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Of a word, what is kept roughly. */
+static tda_status fetch_rough(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
+{
+	int64_t first = word.first > m->room ? word.first : m->room, end = least(word_end(word), m->rough_room);
+	int64_t at = index * (m->rough_room - m->room) + first - m->room;
+	Device *device = p->device;
+
+	if (first >= end)
+		return TDA_OK;
+	return device->ops->copy_out(device, m->rough + at, from->rough + sizeof(*m->rough) * (size_t)at,
+	                             sizeof(*m->rough) * (size_t)(end - first));
+}
+
 /* The marks of a word that have a place. */
 static tda_status fetch_marks(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
 {
-	int64_t end = word_end(word) < m->room ? word_end(word) : m->room, at = index * m->room + word.first;
+	int64_t end = least(word_end(word), m->room), at = index * m->room + word.first;
 	Device *device = p->device;
 
 	if (word.first >= end)
@@ -71,7 +89,8 @@ static tda_status fetch_row_block(const Problem *p, const ScreenMarks *m, const 
 	if (status)
 		return tda_fail_within(status, "the screen's words of marks: ");
 	for (int64_t w = first; w < end && !status; w++)
-		status = fetch_marks(p, m, from, index, m->word[at + w]);
+		if (!(status = fetch_marks(p, m, from, index, m->word[at + w])))
+			status = fetch_rough(p, m, from, index, m->word[at + w]);
 	return status;
 }
 
@@ -92,15 +111,18 @@ static void row_block_tiles(const Problem *p, int64_t block, KeySpan *tiles)
 static tda_status fetch_all(const Problem *p, int64_t indices, ScreenMarks *m, MarkBuffers *from)
 {
 	int64_t words = indices * m->row_blocks * m->words, marks = indices * m->room;
+	int64_t rough = indices * (m->rough_room - m->room);
 	tda_status status;
 
 	m->word = calloc((size_t)words + 1, sizeof(*m->word));
 	m->mark = calloc((size_t)marks + 1, sizeof(*m->mark));
+	m->rough = calloc((size_t)rough + 1, sizeof(*m->rough));
 	from->tiles = calloc((size_t)m->row_blocks + 1, sizeof(*from->tiles));
-	if (!m->word || !m->mark || !from->tiles)
+	if (!m->word || !m->mark || !m->rough || !from->tiles)
 		return tda_fail_memory();
 	if ((status = find_buffer(p, "packed_words", words * (int64_t)sizeof(*m->word), &from->words)) ||
-	    (status = find_buffer(p, "packed_marks", marks * (int64_t)sizeof(*m->mark), &from->marks)))
+	    (status = find_buffer(p, "packed_marks", marks * (int64_t)sizeof(*m->mark), &from->marks)) ||
+	    (rough > 0 && (status = find_buffer(p, "rough_marks", rough * (int64_t)sizeof(*m->rough), &from->rough))))
 		return status;
 	for (int64_t block = 0; block < m->row_blocks; block++)
 		row_block_tiles(p, block, &from->tiles[block]);
@@ -129,7 +151,8 @@ tda_status marks_fetch(const Problem *p, ScreenMarks *m)
 		return tda_fail(TDA_UNSUPPORTED, "this libtda reads marks of %d rows in words of %d, not of %d in words of %d",
 		                MARK_SIDE, MARK_WORD, layout->side, layout->word);
 	m->words = (m->key_tiles + MARK_WORD - 1) / MARK_WORD;
-	m->room = m->row_blocks * (m->key_tiles < layout->capacity ? m->key_tiles : layout->capacity);
+	m->room = m->row_blocks * least(m->key_tiles, layout->capacity);
+	m->rough_room = m->row_blocks * least(m->key_tiles, layout->kept);
 	status = fetch_all(p, indices, m, &from);
 	free(from.tiles);
 	if (status)
@@ -141,7 +164,21 @@ void marks_free(ScreenMarks *m)
 {
 	free(m->word);
 	free(m->mark);
+	free(m->rough);
 	memset(m, 0, sizeof(*m));
+}
+
+/* Half a rough mark: two places, or with bit 15 a bit for each eight. */
+static uint64_t rough_mask(uint32_t half)
+{
+	uint64_t mask = 0;
+
+	if (!(half & 1u << 15))
+		return (uint64_t)1 << (half & 63) | (uint64_t)1 << (half >> 6 & 63);
+	for (int group = 0; group < 8; group++)
+		if (half & 1u << group)
+			mask |= (uint64_t)0xff << 8 * group;
+	return mask;
 }
 
 Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t key_tile)
@@ -152,7 +189,14 @@ Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t k
 
 	if (!(word.tiles & own))
 		return (Mark){ 0, 0 };
-	return number < m->room ? m->mark[index * m->room + number] : (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
+	if (number < m->room)
+		return m->mark[index * m->room + number];
+	if (number < m->rough_room) {
+		uint32_t rough = m->rough[index * (m->rough_room - m->room) + number - m->room];
+
+		return (Mark){ rough_mask(rough & 0xffff), rough_mask(rough >> 16) };
+	}
+	return (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
 }
 
 int64_t marks_count(const ScreenMarks *m, int64_t index, int64_t row_block)
@@ -170,7 +214,7 @@ bool marks_overflow(const ScreenMarks *m, int64_t index, int64_t row_block)
 	const MarkWord *words = words_of(m, index, row_block);
 
 	for (int64_t w = 0; w < m->words; w++)
-		if (words[w].tiles && word_end(words[w]) > m->room)
+		if (words[w].tiles && word_end(words[w]) > m->rough_room)
 			return true;
 	return false;
 }

@@ -19,16 +19,18 @@ typedef struct MarkWord {
 /* index = (view * batch + batch entry) * heads + head. */
 typedef struct ScreenMarks {
 	int64_t row_blocks, key_tiles, words;
-	int64_t room;                  /* marks whose numbers are below have a place */
+	int64_t room;                  /* marks whose numbers are below have a place, */
+	int64_t rough_room;            /* and those below this at least one in `rough` */
 	MarkWord *word;                /* [index, row_blocks, words]; where nothing is visible 0 */
 	Mark *mark;                    /* [index, room], by number */
+	uint32_t *rough;               /* [index, rough_room - room], by number - room */
 } ScreenMarks;
 
 /* After a forward of a placed problem. Refuses kernels without a screen. Freed with marks_free. */
 tda_status marks_fetch(const Problem *problem, ScreenMarks *marks);
 void marks_free(ScreenMarks *marks);
 
-/* A mark without room is all ones: its key tile is visited whole. */
+/* What the backward makes of it: one that is kept roughly has bits beside its own, one without room is all ones. */
 Mark marks_get(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile);
 /* Marks of a row block, those without room among them. */
 int64_t marks_count(const ScreenMarks *marks, int64_t index, int64_t row_block);

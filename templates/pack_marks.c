@@ -13,7 +13,7 @@
 #include "kernels_parts.h"
 #include "tile_parts.h"
 
-/* A number beyond any room, as 2^24 row blocks are the most, with room for 28 marks each. They have less than 2^31 before packing. */
+/* A number beyond any room, as 2^24 row blocks are the most, with room for 64 marks each. They have less than 2^31 before packing. */
 enum { NO_ROOM = 1 << 30 };
 
 typedef struct Packer {
@@ -145,6 +145,26 @@ static void store_word(Packer *p, Val row_block, Val number, Val end, Word word,
 	}
 }
 
+static void store_mark(Packer *p, Val row_block, Val number, Val keys, Val rows)
+{
+	Builder *b = p->k->b;
+	Val to = mark_at(p->k, &p->to, row_block, number);
+	val_store(b, to, keys);
+	val_store(b, val_offset_const(b, to, 8), rows);
+}
+
+/* Where there is room for that. */
+static void store_rough(Packer *p, Val number, Val keys, Val rows)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	for (If f = if_begin(b, val_compare(b, IR_LT, number, p->to.rough_room), NULL, 0); if_next(&f);) {
+		Val low = rough_half(k, keys), high = rough_half(k, rows);
+		Val both = val_or(b, low, val_shl(b, high, val_i32(b, 16)));
+		val_store(b, rough_at(k, &p->to, number), both);
+	}
+}
+
 /* The lane's mark in a word that all lanes have: copies it; what gathering will visit for it, keys and rows. Where the screen had
  * no room that is all of its key tile. */
 static void copy_mark(Packer *p, Val row_block, Word word, Val start, Val *keys, Val *rows)
@@ -164,10 +184,12 @@ static void copy_mark(Packer *p, Val row_block, Word word, Val start, Val *keys,
 		*keys = count_bits(k, key_mask);
 		*rows = count_bits(k, row_mask);
 		Val packed = val_add(b, start, number);
-		for (If r = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), NULL, 0); if_next(&r);) {
-			Val to = mark_at(k, &p->to, row_block, packed);
-			val_store(b, to, key_mask);
-			val_store(b, val_offset_const(b, to, 8), row_mask);
+		Val whole = val_compare(b, IR_LT, packed, p->to.room);
+		for (Either e = either_begin(b, whole, NULL, 0); either_next(&e);) {
+			if (e.otherwise)
+				store_rough(p, packed, key_mask, row_mask);
+			else
+				store_mark(p, row_block, packed, key_mask, row_mask);
 		}
 	}
 }

@@ -53,6 +53,12 @@ Marks packed_marks(Kernel *k, Val index)
 	Marks m = find_marks(k, index, "packed_words", "packed_marks", room);
 	m.room = kernel_i32(k, "%s", room);
 	m.packed = true;
+	const char *kept = up_to_tiles(k, plan_kept_marks(k->plan)), *whole = up_to_tiles(k, plan_packed_marks(k->plan));
+	const char *rough = of_row_blocks(k, arena_printf(k->b->arena, "(%s-%s)", kept, whole));
+	Val bytes = kernel_i64(k, "%d*%s", ROUGH_BYTES, rough);
+	Val all = kernel_pointer(k, "buffer.rough_marks");
+	m.rough = val_offset(k->b, all, val_mul(k->b, val_to_i64(k->b, index), bytes));
+	m.rough_room = kernel_i32(k, "%s", of_row_blocks(k, kept));
 	return m;
 }
 
@@ -85,6 +91,69 @@ Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
 	return val_offset(b, first, val_mul(b, skipped, val_i64(b, MARK_BYTES)));
 }
 
+Val rough_at(Kernel *k, const Marks *marks, Val number)
+{
+	Val place = val_to_i64(k->b, val_sub(k->b, number, marks->room));
+	return val_offset(k->b, marks->rough, val_mul(k->b, place, val_i64(k->b, ROUGH_BYTES)));
+}
+
+enum { ROUGH_GROUPS = 1 << 15, PLACE_BITS = 6 };
+static const int64_t first_of_eight = 0x0101010101010101;
+
+/* The place of the lowest bit. */
+static Val lowest_place(Kernel *k, Val mask)
+{
+	Builder *b = k->b;
+	Val below = val_add(b, mask, val_i64(b, -1));
+	Val others = val_xor(b, mask, val_i64(b, -1));
+	return count_bits(k, val_and(b, below, others));
+}
+
+Val rough_half(Kernel *k, Val mask)
+{
+	Builder *b = k->b;
+	Val low = lowest_place(k, mask), places = val_i32(b, 0xff);
+	Val rest = val_and(b, mask, val_add(b, mask, val_i64(b, -1)));
+	Val one = val_compare(b, IR_EQ, rest, val_i64(b, 0));
+	Val high = val_select(b, one, low, lowest_place(k, rest));
+	Val half = val_or(b, low, val_shl(b, high, val_i32(b, PLACE_BITS)));
+	Val *changed[] = { &half };
+	Val count = count_bits(k, mask);
+	for (If f = if_begin(b, val_compare(b, IR_GT, count, val_i32(b, 2)), changed, 1); if_next(&f);) {
+		Val groups = mask;
+		for (int distance = 4; distance > 0; distance /= 2)
+			groups = val_or(b, groups, val_shr(b, groups, val_i64(b, distance)));
+		groups = val_and(b, groups, val_i64(b, first_of_eight));
+		/* The first bits of bytes, all in the highest byte of the product. */
+		groups = val_mul(b, groups, val_i64(b, 0x0102040810204080));
+		Val high_half = val_high_i32(b, groups);
+		Val byte = val_and(b, val_shr(b, high_half, val_i32(b, 24)), places);
+		half = val_or(b, byte, val_i32(b, ROUGH_GROUPS));
+	}
+	return half;
+}
+
+Val rough_mask(Kernel *k, Val half)
+{
+	Builder *b = k->b;
+	Val one = val_i64(b, 1), places = val_i32(b, (1 << PLACE_BITS) - 1);
+	Val low = val_and(b, half, places), high = val_and(b, val_shr(b, half, val_i32(b, PLACE_BITS)), places);
+	Val first = val_shl(b, one, val_to_i64(b, low)), second = val_shl(b, one, val_to_i64(b, high));
+	Val mask = val_or(b, first, second);
+	Val *changed[] = { &mask };
+	Val grouped = val_compare(b, IR_NE, val_and(b, half, val_i32(b, ROUGH_GROUPS)), val_i32(b, 0));
+	for (If f = if_begin(b, grouped, changed, 1); if_next(&f);) {
+		/* Bit n to bit 8n: seven by copies that don't overlap, and the last. */
+		Val seven = val_to_i64(b, val_and(b, half, val_i32(b, 0x7f)));
+		Val spread = val_mul(b, seven, val_i64(b, 0x0002040810204081));
+		spread = val_and(b, spread, val_i64(b, first_of_eight));
+		Val last = val_to_i64(b, val_and(b, half, val_i32(b, 0x80)));
+		spread = val_or(b, spread, val_shl(b, last, val_i64(b, 56 - 7)));
+		mask = val_mul(b, spread, val_i64(b, 0xff));
+	}
+	return mask;
+}
+
 static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int count)
 {
 	int bytes = 0;
@@ -110,6 +179,20 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	g.warp_sums = val_offset_const(b, k->shared, at);
 	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
 	return g;
+}
+
+/* Of a mark that is kept roughly, if it is. */
+static void read_rough(Kernel *k, const GatherWalk *w, Val number, Val *mask)
+{
+	Builder *b = k->b;
+	Val *changed[] = { mask };
+	Val beyond = val_compare(b, IR_GE, number, w->marks.room);
+	Val rough = val_and(b, beyond, val_compare(b, IR_LT, number, w->marks.rough_room));
+	for (If r = if_begin(b, rough, changed, 1); if_next(&r);) {
+		Val both = val_load(b, rough_at(k, &w->marks, number), IR_I32);
+		Val half = val_shr(b, both, val_i32(b, w->by_keys ? 16 : 0));
+		*mask = rough_mask(k, half);
+	}
 }
 
 /* The mask of a mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
@@ -140,6 +223,8 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 				Val mark = mark_at(k, &w->marks, row_block, number);
 				mask = val_load(b, val_offset_const(b, mark, w->by_keys ? 8 : 0), IR_I64);
 			}
+			if (w->marks.packed)
+				read_rough(k, w, number, &mask);
 		}
 	}
 	return mask;

@@ -5,7 +5,7 @@
 typedef struct Counts {
 	int64_t indices, kv_indices, row_blocks, key_tiles;
 	uint32_t *row_keys, *key_rows;         /* [indices, row_blocks], [kv_indices, key_tiles] */
-	uint32_t *row_whole, *key_whole;       /* and how many marks of each had no room when they were packed */
+	uint32_t *row_spare, *key_spare;       /* and how many of each marks that were not kept whole may have beyond the count */
 } Counts;
 
 static bool fetch(const Problem *p, const char *name, int64_t entries, uint32_t **to)
@@ -26,14 +26,23 @@ static bool fetch_counts(const Problem *p, Counts *c)
 
 	*c = (Counts){ each * p->shape.heads, each * p->shape.kv_heads, (p->shape.q_len + MARK_SIDE - 1) / MARK_SIDE,
 		(p->shape.k_len + MARK_SIDE - 1) / MARK_SIDE, NULL, NULL, NULL, NULL };
-	c->row_whole = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->row_whole));
-	c->key_whole = calloc((size_t)(c->kv_indices * c->key_tiles) + 1, sizeof(*c->key_whole));
-	return c->row_whole && c->key_whole && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
+	c->row_spare = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->row_spare));
+	c->key_spare = calloc((size_t)(c->kv_indices * c->key_tiles) + 1, sizeof(*c->key_spare));
+	return c->row_spare && c->key_spare && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
 	       fetch(p, "key_rows", c->kv_indices * c->key_tiles, &c->key_rows);
 }
 
-/* What the counts have to be, by the marks; subtracted, so that nothing should be left. The screen, which counts, has more room
- * than packed marks: what is whole there may have been down to one key and row. */
+/* Was the mark kept as the screen left it? */
+static bool kept_whole(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile)
+{
+	MarkWord word = marks->word[(index * marks->row_blocks + row_block) * marks->words + key_tile / MARK_WORD];
+	uint32_t below = ((uint32_t)1 << key_tile % MARK_WORD) - 1;
+
+	return (int64_t)word.first + __builtin_popcount(word.tiles & below) < marks->room;
+}
+
+/* What the counts have to be, by the marks; subtracted, so that nothing should be left. They count what the screen left: a mark that
+ * was not kept whole may have had a single key and row. */
 static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c)
 {
 	for (int64_t n = 0; n < c->indices; n++)
@@ -41,21 +50,21 @@ static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c
 			for (int64_t t = 0; t < c->key_tiles; t++) {
 				Mark mark = marks_get(marks, n, r, t);
 				int64_t kv = n / (p->shape.heads / p->shape.kv_heads);
-				bool whole = mark.keys == UINT64_MAX && mark.rows == UINT64_MAX;
+				bool changed = mark.keys && !kept_whole(marks, n, r, t);
 
 				c->row_keys[n * c->row_blocks + r] -= (uint32_t)__builtin_popcountll(mark.keys);
 				c->key_rows[kv * c->key_tiles + t] -= (uint32_t)__builtin_popcountll(mark.rows);
-				c->row_whole[n * c->row_blocks + r] += whole;
-				c->key_whole[kv * c->key_tiles + t] += whole;
+				c->row_spare[n * c->row_blocks + r] += changed ? (uint32_t)__builtin_popcountll(mark.keys) - 1 : 0;
+				c->key_spare[kv * c->key_tiles + t] += changed ? (uint32_t)__builtin_popcountll(mark.rows) - 1 : 0;
 			}
 }
 
-static int64_t count_wrong(const uint32_t *rest, const uint32_t *whole, int64_t entries)
+static int64_t count_wrong(const uint32_t *rest, const uint32_t *spare, int64_t entries)
 {
 	int64_t wrong = 0;
 
 	for (int64_t n = 0; n < entries; n++)
-		wrong += 0 - rest[n] > (MARK_SIDE - 1) * whole[n];
+		wrong += 0 - rest[n] > spare[n];
 	return wrong;
 }
 
@@ -68,12 +77,12 @@ void test_counts(const char *name, const Problem *p, const ScreenMarks *marks)
 		int64_t rows = counts.indices * counts.row_blocks, keys = counts.kv_indices * counts.key_tiles;
 
 		subtract_marks(p, marks, &counts);
-		wrong += count_wrong(counts.row_keys, counts.row_whole, rows);
-		wrong += count_wrong(counts.key_rows, counts.key_whole, keys);
+		wrong += count_wrong(counts.row_keys, counts.row_spare, rows);
+		wrong += count_wrong(counts.key_rows, counts.key_spare, keys);
 		CHECK(wrong == 0, "'%s': %lld counts of keys and rows are not those of the marks", name, (long long)wrong);
 	}
 	free(counts.row_keys);
 	free(counts.key_rows);
-	free(counts.row_whole);
-	free(counts.key_whole);
+	free(counts.row_spare);
+	free(counts.key_spare);
 }

@@ -79,18 +79,18 @@ static const Case cases[] = {
 	{ "--set mask=window", GAUSS, 1, 2, 2, 130, 2300 },
 };
 
-/* Marks without room: beyond the 1 of a row block; beyond what is kept for the backward, on average 2 of 5 tiles, and 28 of 32; or
- * beyond both, 2 and 1 of 5, 40 and 9 of 66. */
-enum { ROOM = 0, SCREEN_FULL = 1, PACKED_FULL = 2 };
+/* Marks without room: beyond that of a row block; beyond what is kept whole for the backward, so that they are kept roughly; beyond
+ * that, too. Of so many tiles, for a row block, on average: 1 1 1 of 5; 2 1 1 of 5; 8 2 4 of 5; 128 20 64 of 32; 40 7 20 of 66. */
+enum { ROOM = 0, SCREEN_FULL = 1, ROUGH = 2, PACKED_FULL = 4 };
 static const struct {
 	Case c;
 	int full;
 } full_cases[] = {
 	{ { "--mark-capacity 1", TIGHT, 1, 8, 8, 300, 300 }, SCREEN_FULL },
 	{ { "--mark-capacity 2 --set mask=full", SPECIALS, 1, 4, 2, 130, 300 }, SCREEN_FULL | PACKED_FULL },
-	{ { "--mark-capacity 8 --set mask=full --set views=2", TIGHT, 2, 4, 2, 130, 300 }, PACKED_FULL },
-	{ { "--set mask=full", GAUSS, 1, 8, 1, 130, 2000 }, PACKED_FULL },
-	{ { "--mark-capacity 40 --set mask=full", GAUSS, 1, 8, 1, 130, 4200 }, SCREEN_FULL | PACKED_FULL },
+	{ { "--mark-capacity 8 --set mask=full --set views=2", TIGHT, 2, 4, 2, 130, 300 }, ROUGH | PACKED_FULL },
+	{ { "--set mask=full", GAUSS, 1, 8, 1, 130, 2000 }, ROUGH },
+	{ { "--mark-capacity 40 --set mask=full", GAUSS, 1, 8, 1, 130, 4200 }, SCREEN_FULL | ROUGH | PACKED_FULL },
 };
 
 /* ---- data ---- */
@@ -277,7 +277,7 @@ typedef struct Verdict {
 	const ScreenMarks *marks;
 	int64_t missed[16];            /* [view * batch * heads], from several threads */
 	int64_t must[16], visible[16], visited[16];
-	int full;                      /* SCREEN_FULL, PACKED_FULL: marks had no room there */
+	int full;                      /* SCREEN_FULL, ROUGH, PACKED_FULL: marks had no room there */
 } Verdict;
 
 static void judge(void *user, const PairRun *pairs)
@@ -317,10 +317,15 @@ static int full_of(const ScreenMarks *m, int64_t indices)
 
 	for (int64_t w = 0; w < indices * m->row_blocks * m->words; w++) {
 		MarkWord word = m->word[w];
+		int64_t end = (int64_t)word.first + __builtin_popcount(word.tiles);
 
-		if (word.first >= no_room)
+		if (word.first >= no_room) {
 			full |= SCREEN_FULL;
-		else if (word.first + __builtin_popcount(word.tiles) > m->room)
+			continue;
+		}
+		if (end > m->room && word.first < m->rough_room && m->rough_room > m->room)
+			full |= ROUGH;
+		if (end > m->rough_room)
 			full |= PACKED_FULL;
 	}
 	return full;
