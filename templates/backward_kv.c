@@ -40,16 +40,14 @@ static Val head_bytes(Kernel *k, const char *tensor)
 
 static Stream query_stream(Kernel *k, int v, Val batch, Val head)
 {
-	Builder *b = k->b;
 	const char *name = view_name(k, "q", v);
 	Stream s = { .matrix = matrix_of(k, name, batch, head, "q_len", k->spec->head_dim) };
 	s.group_stride = head_bytes(k, name);
-	Val first = val_mul(b, batch, kernel_i32(k, "heads"));
-	Val batch_head = val_add(b, first, head);
-	s.terms[TERM_TAU] = terms_of(k, tau_buffer(k, v), batch_head, "q_len");
+	Val index = batch_head(k, "heads", batch, head);
+	s.terms[TERM_TAU] = terms_of(k, tau_buffer(k, v), index, "q_len");
 	s.term_count = 1;
 	if (k->spec->normalize == NORMALIZE_L2) {
-		s.terms[TERM_INV_Q] = terms_of(k, view_name(k, "inv_q", v), batch_head, "q_len");
+		s.terms[TERM_INV_Q] = terms_of(k, view_name(k, "inv_q", v), index, "q_len");
 		s.term_count = 2;
 	}
 	s.terms_group_stride = kernel_i64(k, "4*round_up(q_len,%d)", PLAN_TERM_ROWS);

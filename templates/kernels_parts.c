@@ -29,12 +29,16 @@ Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const c
 	return resident_matrix(k, matrix_of(k, tensor, batch, head, length, cols), row0);
 }
 
+Val batch_head(Kernel *k, const char *heads, Val batch, Val head)
+{
+	Val first = val_mul(k->b, batch, kernel_i32(k, "%s", heads));
+	return val_add(k->b, first, head);
+}
+
 static Marks marks_of_head(Kernel *k, int view, Val batch, Val head)
 {
-	Builder *b = k->b;
-	Val heads = kernel_i32(k, "heads");
-	Val index = val_add(b, val_mul(b, batch, heads), head);
-	return marks_of(k, val_add(b, index, kernel_i32(k, "%d*batch*heads", view)));
+	Val index = batch_head(k, "heads", batch, head);
+	return marks_of(k, val_add(k->b, index, kernel_i32(k, "%d*batch*heads", view)));
 }
 
 GatherWalk marked_keys(Kernel *k, int view, Place place)
@@ -89,17 +93,11 @@ Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row)
 	return row_terms(k, tau_buffer(k, view), "q_len", batch_head, row);
 }
 
-static Val batch_kv_head(Kernel *k, Val batch, Val kv_head)
-{
-	Val first = val_mul(k->b, batch, kernel_i32(k, "kv_heads"));
-	return val_add(k->b, first, kv_head);
-}
-
 Stream key_stream(Kernel *k, int view, Val batch, Val kv_head)
 {
 	Stream s = { .matrix = matrix_of(k, view_name(k, "k", view), batch, kv_head, "k_len", k->spec->head_dim) };
 	if (k->spec->normalize == NORMALIZE_L2) {
-		Val index = batch_kv_head(k, batch, kv_head);
+		Val index = batch_head(k, "kv_heads", batch, kv_head);
 		s.terms[s.term_count++] = terms_of(k, view_name(k, "inv_k", view), index, "k_len");
 	}
 	return s;
@@ -135,8 +133,7 @@ Matrix packed_rows(Kernel *k, const char *buffer, Val batch_head, int element_by
 
 static Matrix normed_gradient(Kernel *k, const char *buffer, Val batch, Val head)
 {
-	Val first = val_mul(k->b, batch, kernel_i32(k, "heads"));
-	Val index = val_add(k->b, first, head);
+	Val index = batch_head(k, "heads", batch, head);
 	return packed_rows(k, buffer, index, dtype_size(k->spec->dtype));
 }
 

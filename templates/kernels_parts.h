@@ -14,6 +14,8 @@ BuildKernel build_q_terms, build_k_terms, build_screen, build_pack_marks, build_
 /* "q1" for view 0 of "q". */
 const char *view_name(Kernel *k, const char *tensor, int view);
 /* The k/v head that a query head reads. */
+/* batch * heads + head, as i32; heads: "heads" or "kv_heads". */
+Val batch_head(Kernel *k, const char *heads, Val batch, Val head);
 Val key_head(Kernel *k, Val head);
 /* First row of this warp in a row block. */
 Val first_row(Kernel *k, Place place);

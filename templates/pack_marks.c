@@ -240,7 +240,7 @@ bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const 
 	p.from = screened_marks(k, place.batch_head);
 	p.to = packed_marks(k, place.batch_head);
 	p.index = place.batch_head;
-	p.kv_index = val_add(b, val_mul(b, place.batch, kernel_i32(k, "kv_heads")), key_head(k, place.head));
+	p.kv_index = batch_head(k, "kv_heads", place.batch, key_head(k, place.head));
 	p.row_blocks = kernel_i32(k, "ceil_div(q_len,%d)", PLAN_MARK);
 	Val first = val_div_i32(b, place.row0, PLAN_MARK);
 	Val row_block = val_add(b, first, k->warp);

@@ -44,9 +44,7 @@ static Place find_place(Screen *s)
 	s->row0 = val_add(b, place.row0, val_mul_i32(b, group, PLAN_MARK));
 	s->row_block = val_div_i32(b, s->row0, PLAN_MARK);
 	s->index = place.batch_head;
-	Val kv_heads = kernel_i32(k, "kv_heads");
-	Val kv_head = key_head(k, place.head);
-	s->kv_index = val_add(b, val_mul(b, place.batch, kv_heads), kv_head);
+	s->kv_index = batch_head(k, "kv_heads", place.batch, key_head(k, place.head));
 	s->tiles = key_tiles(k, place.row0, k->launch->rows, k->launch->cols);
 	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
 	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
