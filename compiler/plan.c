@@ -260,6 +260,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * keys / PLAN_BOUND_KEYS, k, groups));
 	add_buffer(plan, arena, BUFFER_SAVED, "row_keys", arena_printf(arena, "4*%s*%s", q, blocks));
+	add_buffer(plan, arena, BUFFER_SAVED, "kept_keys", arena_printf(arena, "4*%s*%s", q, blocks));
 	add_buffer(plan, arena, BUFFER_SAVED, "key_rows", arena_printf(arena, "4*%s*%s", k, tiles));
 	const char *word_bytes = arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS);
 	add_buffer(plan, arena, BUFFER_FORWARD, "mark_words", word_bytes);
@@ -282,7 +283,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 
 static void plan_pack_marks(Plan *plan, Arena *arena)
 {
-	enum { REGISTERS = 40 };           /* of a thread, so that an SM has room for three CTAs */
+	enum { REGISTERS = 48 };           /* of a thread, so that an SM has room for two CTAs */
 	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
 	launch->warps = PLAN_PACK_BLOCKS;
 	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;

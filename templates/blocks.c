@@ -30,7 +30,7 @@ static void add_density(Kernel *k, Density *sum, Place place, Val block)
 	Val exists = val_compare(b, IR_LE, block, last), within = val_min(b, block, last);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = count_index(k, v, side->heads, place.batch_head);
-		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, index, within);
+		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, k->launch->backward, index, within);
 		Val count = val_select(b, exists, val_load(b, at, IR_I32), zero);
 		sum->visited = val_add(b, sum->visited, val_to_i64(b, count));
 	}

@@ -11,9 +11,9 @@ static Val count_at(Kernel *k, const char *buffer, const char *length, Val index
 	return val_offset(b, head, val_mul(b, val_to_i64(b, block), four));
 }
 
-Val row_keys_at(Kernel *k, Val index, Val row_block)
+Val row_keys_at(Kernel *k, bool backward, Val index, Val row_block)
 {
-	return count_at(k, "row_keys", "q_len", index, row_block);
+	return count_at(k, backward ? "kept_keys" : "row_keys", "q_len", index, row_block);
 }
 
 Val key_rows_at(Kernel *k, Val kv_index, Val key_tile)

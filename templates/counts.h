@@ -1,8 +1,9 @@
 /*
  * What gathering would visit: counts of pack_marks, by which blocks are shared out between launches (blocks.h).
  *
- *     row_keys [view, batch, head][row blocks]        u32: keys that the row block gathers
- *     key_rows [view, batch, kv_head][key tiles]      u32: rows that the key tile gathers, over all query heads that read it
+ *     row_keys  [view, batch, head][row blocks]       u32: keys that the row block gathers in the forward,
+ *     kept_keys the same                              u32: and in the backward, whose marks may have had less room
+ *     key_rows  [view, batch, kv_head][key tiles]     u32: rows that the key tile gathers, over all query heads that read it
  *
  * Row blocks and key tiles are PLAN_MARK long. A mark without room counts as all of them. Integer sums don't depend on the order of
  * additions, so they may be made with atomics; a sum of 2^32 and more wraps.
@@ -14,8 +15,8 @@
 
 /* view * batch * heads + batch * heads + head; heads: the formula's name for them. */
 Val count_index(Kernel *k, int view, const char *heads, Val batch_head);
-/* Where a count is. */
-Val row_keys_at(Kernel *k, Val index, Val row_block);
+/* Where a count is; of a row block's, that of the forward or the backward. */
+Val row_keys_at(Kernel *k, bool backward, Val index, Val row_block);
 Val key_rows_at(Kernel *k, Val kv_index, Val key_tile);
 
 /* Before pack_marks: of a block of keys nothing is counted yet, under any view. */

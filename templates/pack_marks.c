@@ -131,12 +131,19 @@ static Word load_word(Packer *p, Val row_block, Val number, Val end)
 	return word;
 }
 
+/* Had the screen room for all of its marks? */
+static Val word_fits(Packer *p, Word word)
+{
+	Builder *b = p->k->b;
+	Val past = val_add(b, word.first, val_popc(b, word.bits));
+	return val_compare(b, IR_LE, past, p->from.room);
+}
+
 static void store_word(Packer *p, Val row_block, Val number, Val end, Word word, Val start)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
-	Val past = val_add(b, word.first, val_popc(b, word.bits));
-	Val fits = val_compare(b, IR_LE, past, p->from.room);
+	Val fits = word_fits(p, word);
 	Val packed = val_add(b, start, word.first);
 	packed = val_select(b, fits, packed, val_i32(b, NO_ROOM));
 	for (If f = if_begin(b, val_compare(b, IR_LT, number, end), NULL, 0); if_next(&f);) {
@@ -153,21 +160,27 @@ static void store_mark(Packer *p, Val row_block, Val number, Val keys, Val rows)
 	val_store(b, val_offset_const(b, to, 8), rows);
 }
 
-/* Where there is room for that. */
-static void store_rough(Packer *p, Val number, Val keys, Val rows)
+/* What gathering visits for a mark: keys in the forward, keys and rows in the backward; i32. */
+typedef struct Visits { Val keys, kept_keys, rows; } Visits;
+
+/* Where there is room for that; else the backward visits the key tile whole. */
+static void store_rough(Packer *p, Val number, Val keys, Val rows, Visits *visits)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
-	for (If f = if_begin(b, val_compare(b, IR_LT, number, p->to.rough_room), NULL, 0); if_next(&f);) {
+	visits->kept_keys = visits->rows = val_i32(b, PLAN_MARK);
+	Val *changed[] = { &visits->kept_keys, &visits->rows };
+	for (If f = if_begin(b, val_compare(b, IR_LT, number, p->to.rough_room), changed, 2); if_next(&f);) {
 		Val low = rough_half(k, keys), high = rough_half(k, rows);
 		Val both = val_or(b, low, val_shl(b, high, val_i32(b, 16)));
 		val_store(b, rough_at(k, &p->to, number), both);
+		visits->kept_keys = count_bits(k, rough_mask(k, low));
+		visits->rows = count_bits(k, rough_mask(k, high));
 	}
 }
 
-/* The lane's mark in a word that all lanes have: copies it; what gathering will visit for it, keys and rows. Where the screen had
- * no room that is all of its key tile. */
-static void copy_mark(Packer *p, Val row_block, Word word, Val start, Val *keys, Val *rows)
+/* The lane's mark in a word that all lanes have: copies it. Where the screen had no room all of its key tile is visited. */
+static Visits copy_mark(Packer *p, Val row_block, Word word, Val start)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
@@ -175,23 +188,30 @@ static void copy_mark(Packer *p, Val row_block, Word word, Val start, Val *keys,
 	Val marked = val_compare(b, IR_NE, val_and(b, word.bits, own), zero);
 	Val below = val_and(b, word.bits, val_add_i32(b, own, -1));
 	Val number = val_add(b, word.first, val_popc(b, below));
-	*keys = *rows = val_select(b, marked, whole, zero);
-	Val *changed[] = { keys, rows };
+	Visits visits;
+	Val all = val_select(b, marked, whole, zero);
+	visits.keys = visits.kept_keys = visits.rows = all;
+	Val *changed[] = { &visits.keys, &visits.kept_keys, &visits.rows };
 	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, p->from.room));
-	for (If f = if_begin(b, kept, changed, 2); if_next(&f);) {
+	for (If f = if_begin(b, kept, changed, 3); if_next(&f);) {
 		Val from = mark_at(k, &p->from, row_block, number);
 		Val key_mask = val_load(b, from, IR_I64), row_mask = val_load(b, val_offset_const(b, from, 8), IR_I64);
-		*keys = count_bits(k, key_mask);
-		*rows = count_bits(k, row_mask);
+		visits.keys = visits.kept_keys = count_bits(k, key_mask);
+		visits.rows = count_bits(k, row_mask);
 		Val packed = val_add(b, start, number);
 		Val whole = val_compare(b, IR_LT, packed, p->to.room);
-		for (Either e = either_begin(b, whole, NULL, 0); either_next(&e);) {
+		for (Either e = either_begin(b, whole, changed + 1, 2); either_next(&e);) {
 			if (e.otherwise)
-				store_rough(p, packed, key_mask, row_mask);
+				store_rough(p, packed, key_mask, row_mask, &visits);
 			else
 				store_mark(p, row_block, packed, key_mask, row_mask);
 		}
 	}
+	/* store_word gave the numbers of such a word away. */
+	Val fits = word_fits(p, word);
+	visits.kept_keys = val_select(b, fits, visits.kept_keys, all);
+	visits.rows = val_select(b, fits, visits.rows, all);
+	return visits;
 }
 
 static Val lane_value(Kernel *k, Val x, Val lane)
@@ -206,29 +226,31 @@ static void copy_row_block(Packer *p, Val row_block, Val start)
 	Kernel *k = p->k;
 	Builder *b = k->b;
 	Span words = visible_words(k, row_block);
-	Val zero = val_i32(b, 0), gathered = zero;
-	Val *carry[] = { &gathered };
-	for (Loop l = loop_begin(b, words.first, words.end, WARP, carry, 1); loop_next(&l);) {
+	Val zero = val_i32(b, 0), keys = zero, kept_keys = zero;
+	Val *carry[] = { &keys, &kept_keys };
+	for (Loop l = loop_begin(b, words.first, words.end, WARP, carry, 2); loop_next(&l);) {
 		Val own = val_add(b, l.index, k->lane);
 		Word word = load_word(p, row_block, own, words.end);
 		store_word(p, row_block, own, words.end, word, start);
 		Val left = val_sub(b, words.end, l.index);
 		Val count = val_min(b, left, val_i32(b, WARP));
-		for (Loop m = loop_begin(b, zero, count, 1, carry, 1); loop_next(&m);) {
+		for (Loop m = loop_begin(b, zero, count, 1, carry, 2); loop_next(&m);) {
 			Word at_hand;
-			Val keys, rows;
 			at_hand.bits = lane_value(k, word.bits, m.index);
 			at_hand.first = lane_value(k, word.first, m.index);
-			copy_mark(p, row_block, at_hand, start, &keys, &rows);
-			gathered = val_add(b, gathered, keys);
+			Visits visits = copy_mark(p, row_block, at_hand, start);
+			keys = val_add(b, keys, visits.keys);
+			kept_keys = val_add(b, kept_keys, visits.kept_keys);
 			Val tile = val_add(b, val_mul_i32(b, val_add(b, l.index, m.index), PLAN_WORD_MARKS), k->lane);
-			for (If f = if_begin(b, val_compare(b, IR_GT, rows, zero), NULL, 0); if_next(&f);)
-				add_key_rows(k, p->kv_index, tile, rows);
+			for (If f = if_begin(b, val_compare(b, IR_GT, visits.rows, zero), NULL, 0); if_next(&f);)
+				add_key_rows(k, p->kv_index, tile, visits.rows);
 		}
 	}
-	Val sum = warp_sum(k, gathered);
-	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);)
-		val_store(b, row_keys_at(k, p->index, row_block), sum);
+	Val sum = warp_sum(k, keys), kept_sum = warp_sum(k, kept_keys);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
+		val_store(b, row_keys_at(k, false, p->index, row_block), sum);
+		val_store(b, row_keys_at(k, true, p->index, row_block), kept_sum);
+	}
 }
 
 bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)

@@ -4,8 +4,9 @@
 
 typedef struct Counts {
 	int64_t indices, kv_indices, row_blocks, key_tiles;
-	uint32_t *row_keys, *key_rows;         /* [indices, row_blocks], [kv_indices, key_tiles] */
-	uint32_t *row_spare, *key_spare;       /* and how many of each marks that were not kept whole may have beyond the count */
+	uint32_t *row_keys, *kept_keys;        /* [indices, row_blocks] */
+	uint32_t *key_rows;                    /* [kv_indices, key_tiles] */
+	uint32_t *spare;                       /* [indices, row_blocks]: keys that marks which were not kept whole may have beyond their own */
 } Counts;
 
 static bool fetch(const Problem *p, const char *name, int64_t entries, uint32_t **to)
@@ -26,9 +27,9 @@ static bool fetch_counts(const Problem *p, Counts *c)
 
 	*c = (Counts){ each * p->shape.heads, each * p->shape.kv_heads, (p->shape.q_len + MARK_SIDE - 1) / MARK_SIDE,
 		(p->shape.k_len + MARK_SIDE - 1) / MARK_SIDE, NULL, NULL, NULL, NULL };
-	c->row_spare = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->row_spare));
-	c->key_spare = calloc((size_t)(c->kv_indices * c->key_tiles) + 1, sizeof(*c->key_spare));
-	return c->row_spare && c->key_spare && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
+	c->spare = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->spare));
+	return c->spare && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
+	       fetch(p, "kept_keys", c->indices * c->row_blocks, &c->kept_keys) &&
 	       fetch(p, "key_rows", c->kv_indices * c->key_tiles, &c->key_rows);
 }
 
@@ -41,8 +42,8 @@ static bool kept_whole(const ScreenMarks *marks, int64_t index, int64_t row_bloc
 	return (int64_t)word.first + __builtin_popcount(word.tiles & below) < marks->room;
 }
 
-/* What the counts have to be, by the marks; subtracted, so that nothing should be left. They count what the screen left: a mark that
- * was not kept whole may have had a single key and row. */
+/* What the counts have to be, by the marks, which are the backward's; subtracted, so that nothing should be left. Those of the forward
+ * count what the screen left: a mark that was not kept whole may have had a single key. */
 static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c)
 {
 	for (int64_t n = 0; n < c->indices; n++)
@@ -52,10 +53,12 @@ static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c
 				int64_t kv = n / (p->shape.heads / p->shape.kv_heads);
 				bool changed = mark.keys && !kept_whole(marks, n, r, t);
 
-				c->row_keys[n * c->row_blocks + r] -= (uint32_t)__builtin_popcountll(mark.keys);
+				uint32_t keys = (uint32_t)__builtin_popcountll(mark.keys);
+
+				c->kept_keys[n * c->row_blocks + r] -= keys;
 				c->key_rows[kv * c->key_tiles + t] -= (uint32_t)__builtin_popcountll(mark.rows);
-				c->row_spare[n * c->row_blocks + r] += changed ? (uint32_t)__builtin_popcountll(mark.keys) - 1 : 0;
-				c->key_spare[kv * c->key_tiles + t] += changed ? (uint32_t)__builtin_popcountll(mark.rows) - 1 : 0;
+				c->row_keys[n * c->row_blocks + r] -= keys;
+				c->spare[n * c->row_blocks + r] += changed ? keys - 1 : 0;
 			}
 }
 
@@ -64,7 +67,7 @@ static int64_t count_wrong(const uint32_t *rest, const uint32_t *spare, int64_t 
 	int64_t wrong = 0;
 
 	for (int64_t n = 0; n < entries; n++)
-		wrong += 0 - rest[n] > spare[n];
+		wrong += 0 - rest[n] > (spare ? spare[n] : 0);
 	return wrong;
 }
 
@@ -77,12 +80,13 @@ void test_counts(const char *name, const Problem *p, const ScreenMarks *marks)
 		int64_t rows = counts.indices * counts.row_blocks, keys = counts.kv_indices * counts.key_tiles;
 
 		subtract_marks(p, marks, &counts);
-		wrong += count_wrong(counts.row_keys, counts.row_spare, rows);
-		wrong += count_wrong(counts.key_rows, counts.key_spare, keys);
+		wrong += count_wrong(counts.row_keys, counts.spare, rows);
+		wrong += count_wrong(counts.kept_keys, NULL, rows);
+		wrong += count_wrong(counts.key_rows, NULL, keys);
 		CHECK(wrong == 0, "'%s': %lld counts of keys and rows are not those of the marks", name, (long long)wrong);
 	}
 	free(counts.row_keys);
+	free(counts.kept_keys);
 	free(counts.key_rows);
-	free(counts.row_spare);
-	free(counts.key_spare);
+	free(counts.spare);
 }
