@@ -63,10 +63,10 @@ static Val is_heavy(Kernel *k)
 /* ---- the search for heavy blocks ---- */
 
 /*
- * A warp looks at 32 blocks at once: a lane's is the first plus its number times the CTAs. Its state lies in shared memory, or it would
- * take registers all the while; each warp has its own, and all come to the same.
+ * A warp looks at 32 of its CTA's blocks at once, each lane at one. Its state lies in shared memory, or it would take registers all
+ * the while; each warp has its own, and all come to the same.
  */
-enum { STATE_BLOCK, STATE_FIRST, STATE_NEXT, STATE_FOUND, STATE_WORDS };   /* at hand; of lane 0; of lane 0 afterwards; bits to do */
+enum { STATE_BLOCK, STATE_FIRST, STATE_NEXT, STATE_FOUND, STATE_WORDS };   /* at hand; round of lane 0; afterwards; bits to do */
 enum { STATE_BYTES = STATE_WORDS * 4 };
 _Static_assert(STATE_BYTES * 16 <= PLAN_SEARCH_BYTES, "the state of every warp of a CTA");
 
@@ -105,40 +105,76 @@ static Val grid_size(Kernel *k)
 	return result;
 }
 
-static Val block_count(Kernel *k)
+static Val last_block(Kernel *k)
 {
 	const struct Side *side = side_of(k);
-	return kernel_i32(k, "batch*%s*ceil_div(%s,%d)", side->heads, side->length, k->launch->rows);
+	return val_add_i32(k->b, kernel_i32(k, "batch*%s*ceil_div(%s,%d)", side->heads, side->length, k->launch->rows), -1);
 }
 
-/* The next 32 blocks from `next`: sets which are heavy, and where to go on. */
-static void look_ahead(Kernel *k, Val grid, Val *first, Val *next, Val *found)
+/* In a round, each CTA looks at one of as many blocks as there are CTAs; the last round may have fewer. */
+static Val round_count(Kernel *k, Val grid)
 {
 	Builder *b = k->b;
-	Val own = val_mul(b, k->lane, grid), left = val_sub(b, block_count(k), *next);
-	Val inside = val_compare(b, IR_LT, own, left);
-	k->cta = val_add(b, *next, val_select(b, inside, own, val_i32(b, 0)));
+	return val_add_i32(b, val_div(b, last_block(k), grid), 1);
+}
+
+/*
+ * By so many CTAs a round is turned against the one before. In a head, rows at one end are heavy sooner than at the other, so a
+ * CTA's blocks are to be spread over it. Unturned, each is `grid` after the one before: where that is nearly a multiple of a head's
+ * blocks, they would stay near one place in all heads. There they move on by `step`, so that all rounds go through a head once.
+ */
+static Val round_shift(Kernel *k, Val grid)
+{
+	Builder *b = k->b;
+	Val blocks = kernel_i32(k, "ceil_div(%s,%d)", side_of(k)->length, k->launch->rows), zero = val_i32(b, 0);
+	Val part = val_div(b, blocks, round_count(k, grid));
+	Val step = val_max(b, part, val_i32(b, 1));
+	Val above = val_rem(b, val_add(b, grid, step), blocks);        /* below 2 steps: within one of a multiple */
+	Val shift = val_max(b, val_sub(b, val_mul_i32(b, step, 2), above), zero);
+	return val_rem(b, shift, grid);
+}
+
+/* The CTA's block of a round; where the round has none for it, another one that exists. */
+static Val block_of_round(Kernel *k, Val round, Val *exists)
+{
+	Builder *b = k->b;
+	Val cta, grid = grid_size(k), zero = val_i32(b, 0);
+	ir_asm(b, "mov.u32 $0, %ctaid.x;", "=r", IR_I32, 1, &cta, 0, NULL);
+	Val turned = val_rem(b, val_mul(b, round_shift(k, grid), round), grid);
+	Val over = val_sub(b, cta, val_sub(b, grid, turned)), within = val_add(b, cta, turned);
+	Val place = val_select(b, val_compare(b, IR_LT, over, zero), within, over);
+	Val first = val_mul(b, round, grid);
+	*exists = val_compare(b, IR_LE, place, val_sub(b, last_block(k), first));
+	return val_add(b, first, val_select(b, *exists, place, zero));
+}
+
+/* The blocks of 32 rounds from `next`: sets which are heavy, and where to go on. */
+static void look_ahead(Kernel *k, Val *first, Val *next, Val *found)
+{
+	Builder *b = k->b;
+	Val left = val_sub(b, round_count(k, grid_size(k)), *next), exists;
+	Val ahead = val_min(b, k->lane, val_add_i32(b, left, -1));
+	k->cta = block_of_round(k, val_add(b, *next, ahead), &exists);
+	Val inside = val_compare(b, IR_LT, k->lane, left);
 	Val heavy = is_heavy(k);
-	*found = warp_ballot(k, val_and(b, inside, heavy));
+	*found = warp_ballot(k, val_and(b, val_and(b, inside, exists), heavy));
 	*first = *next;
-	Val step = val_mul_i32(b, grid, WARP);
-	Val more = val_compare(b, IR_LT, step, left);
-	*next = val_add(b, *next, val_select(b, more, step, left));
+	*next = val_add(b, *next, val_min(b, left, val_i32(b, WARP)));
 }
 
 /* The next heavy block's number, if `*found`; it is in the state then, and is not looked at again. */
 static Val next_block(Kernel *k, Val *found)
 {
 	Builder *b = k->b;
-	Val first = read_state(k, STATE_FIRST), next = read_state(k, STATE_NEXT), zero = val_i32(b, 0), grid = grid_size(k);
+	Val first = read_state(k, STATE_FIRST), next = read_state(k, STATE_NEXT), zero = val_i32(b, 0), exists;
 	*found = read_state(k, STATE_FOUND);
 	Val *changed[] = { &first, &next, found };
 	for (If f = if_begin(b, val_compare(b, IR_EQ, *found, zero), changed, 3); if_next(&f);)
-		look_ahead(k, grid, &first, &next, found);
+		look_ahead(k, &first, &next, found);
 	Val lower = val_add_i32(b, *found, -1);                        /* bits up to the lowest change */
 	Val below = val_and(b, lower, val_xor(b, *found, val_i32(b, -1)));
-	Val place = val_popc(b, below);
-	Val block = val_add(b, first, val_mul(b, place, grid));
+	Val lane = val_popc(b, below);
+	Val block = block_of_round(k, val_add(b, first, lane), &exists);
 	warp_sync(k);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
 		write_state(k, STATE_BLOCK, block);
@@ -157,7 +193,7 @@ static void begin_heavy(Kernel *k)
 	k->shared_bytes += PLAN_SEARCH_BYTES;
 	Val zero = val_i32(b, 0);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
-		write_state(k, STATE_NEXT, k->cta);
+		write_state(k, STATE_NEXT, zero);
 		write_state(k, STATE_FIRST, zero);
 		write_state(k, STATE_FOUND, zero);
 	}
@@ -189,7 +225,7 @@ static void end_heavy(Kernel *k)
 	kernel_read_thread(k);
 	Val nothing = val_compare(b, IR_EQ, read_state(k, STATE_FOUND), val_i32(b, 0));
 	Val next = read_state(k, STATE_NEXT);
-	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, block_count(k)));
+	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, round_count(k, grid_size(k))));
 	until_next(&k->search);
 }
 

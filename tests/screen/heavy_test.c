@@ -50,11 +50,17 @@ static const Case cases[] = {
 	{ "--set dense=1 --mark-capacity 1", 1, 2, 2, 300, 300, SOME_BLOCKS, SOME_BLOCKS },
 };
 
+/* 40 blocks of 64 rows, 5 a head: of one CTA, more than it looks at together */
+static const Case many_blocks = {
+	"--set dense=4 --set views=1 --set head_dim=8 --set value_dim=8", 2, 4, 4, 300, 300, EVERY_BLOCK, EVERY_BLOCK
+};
+
 /* ---- which blocks are heavy ---- */
 
 /* Launches of one kind alone, on a device that leaves the others out: which rows do they write? */
 static const DeviceOps *whole;
 static bool heavy_alone;
+static uint32_t heavy_ctas;            /* 0: as many as the launch has */
 
 static tda_status launch_some(Device *device, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
@@ -65,7 +71,7 @@ static tda_status launch_some(Device *device, const Manifest *m, int kernel, uin
 	/* sums over all blocks would find some missing */
 	if ((heavy_alone ? light : heavy) || strstr(entry, "tda_reduce") == entry)
 		return TDA_OK;
-	return whole->launch(device, m, kernel, grid, args);
+	return whole->launch(device, m, kernel, heavy && heavy_ctas ? heavy_ctas : grid, args);
 }
 
 static bool run_some(Problem *p, bool heavy)
@@ -196,6 +202,37 @@ static void test_case(const Case *c, tda_kernel *kernel, Device *device)
 	problem_free(&p);
 }
 
+/* However many CTAs look for heavy blocks, they find each: all rows are of heavy ones. */
+static void test_ctas(const Case *c, tda_kernel *kernel, Device *device)
+{
+	static const uint32_t ctas[] = { 1, 4, 5, 11, 64 };
+	static const int tensors[] = { TENSOR_O, TENSOR_DK };
+	Problem p;
+
+	if (!make_problem(c, kernel, &p))
+		return;
+	CHECK(check(&p, device, c->options) == 0, "'%s' differs from the reference", c->options);
+	for (size_t n = 0; n < sizeof(ctas) / sizeof(ctas[0]); n++) {
+		heavy_ctas = ctas[n];
+		if (!run_some(&p, true))
+			break;
+		for (size_t t = 0; t < sizeof(tensors) / sizeof(tensors[0]); t++) {
+			int64_t rows = operand_rows(&p.tensor[tensors[t]]), left_out = 0;
+			unsigned char *written = calloc((size_t)rows + 1, 1);
+
+			if (written)
+				note_written(&p, tensors[t], written, BY_HEAVY);
+			for (int64_t row = 0; row < rows && written; row++)
+				left_out += written[row] != BY_HEAVY;
+			CHECK(left_out == 0, "'%s': %u CTAs leave out %lld rows of %s", c->options, ctas[n], (long long)left_out,
+			      tensor_name(tensors[t]));
+			free(written);
+		}
+	}
+	heavy_ctas = 0;
+	problem_free(&p);
+}
+
 static void with_kernel(char **argv, const char *options, const Case *c, Device *device,
                         void test(const Case *c, tda_kernel *kernel, Device *device))
 {
@@ -231,6 +268,7 @@ int main(int argc, char **argv)
 		if (cases[n].rows == EVERY_BLOCK)
 			with_kernel(argv, "--defect drop-tile", &cases[n], device, test_defect);
 	}
+	with_kernel(argv, "", &many_blocks, device, test_ctas);
 	device->ops->close(device);
 	return fixture_result();
 }
