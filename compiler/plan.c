@@ -291,12 +291,23 @@ static void plan_pack_marks(Plan *plan, Arena *arena)
 	launch->grid = arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", plan->spec->views, launch->rows);
 }
 
+static bool gathers(const Plan *plan, Blocks blocks)
+{
+	return plan->sparse && blocks != BLOCKS_HEAVY;
+}
+
+/* Not of float32: its dense kernels multiply as those that gather do, and take a third of a second to compile. */
+static bool has_heavy_launches(const Plan *plan)
+{
+	return plan->spec->dtype != DTYPE_F32;
+}
+
 static bool plan_forward(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
 	Launch *launch = add_launch_of(plan, arena, ROLE_FORWARD, blocks, "");
 	launch->view_count = spec->views;
-	Needs needs = forward_needs(spec, blocks == BLOCKS_LIGHT);
+	Needs needs = forward_needs(spec, gathers(plan, blocks));
 	if (!choose_tile(plan, &needs, launch))
 		return false;
 	set_grid(launch, arena, "heads", "q_len");
@@ -327,7 +338,7 @@ static bool plan_backward_q(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
 	Launch tile = { .blocks = blocks };
-	bool gathered = blocks == BLOCKS_LIGHT;
+	bool gathered = gathers(plan, blocks);
 	int together = spec->views, passes = 0;
 	for (; together > 0 && !gathered; together--) {
 		Needs needs = backward_q_needs(spec, together, false);
@@ -373,7 +384,7 @@ static void plan_partials(Plan *plan, Arena *arena)
 
 static bool add_kv_pass(Plan *plan, Arena *arena, Blocks blocks, int first, int views, bool values, const char *suffix)
 {
-	bool gathered = blocks == BLOCKS_LIGHT;
+	bool gathered = gathers(plan, blocks);
 	Needs needs = backward_kv_needs(plan->spec, gathered ? views > 0 : views, values, gathered);
 	Launch *launch = add_launch_of(plan, arena, ROLE_BACKWARD_KV, blocks, suffix);
 	if (!choose_tile(plan, &needs, launch))
@@ -389,7 +400,7 @@ static bool add_kv_pass(Plan *plan, Arena *arena, Blocks blocks, int first, int 
 static bool plan_backward_kv(Plan *plan, Arena *arena, Blocks blocks)
 {
 	const Spec *spec = plan->spec;
-	bool gathered = blocks == BLOCKS_LIGHT;
+	bool gathered = gathers(plan, blocks);
 	Needs all = backward_kv_needs(spec, gathered ? 1 : spec->views, true, gathered);
 	Launch tile = { .blocks = blocks };
 	if (choose_tile(plan, &all, &tile) && !tile_is_cramped(plan, &tile))
@@ -412,7 +423,7 @@ static bool plan_backward_kv(Plan *plan, Arena *arena, Blocks blocks)
  * heavy ones, whose blocks may be larger. */
 static bool plan_exact(Plan *plan, Arena *arena, bool (*make)(Plan *plan, Arena *arena, Blocks blocks))
 {
-	if (!plan->sparse)
+	if (!plan->sparse || !has_heavy_launches(plan))
 		return make(plan, arena, BLOCKS_ALL);
 	int first = plan->launch_count, rows = PLAN_MARK;
 	if (!make(plan, arena, BLOCKS_LIGHT) || !make(plan, arena, BLOCKS_HEAVY))

@@ -148,7 +148,7 @@ static void explain_kind(const Plan *plan, FILE *out)
 	print_where(plan, out);
 	if (plan->sparse)
 		fprintf(out, ": the screen, in int8, marks each key that may survive for a row of a block of %d; the other kernels"
-		        " visit marked keys alone, but of blocks that are dense in them", PLAN_MARK);
+		        " visit marked keys alone%s", PLAN_MARK, plan_heavy_rows(plan) > 0 ? ", but of blocks that are dense in them" : "");
 	else
 		fputs(": every tile that the mask leaves is computed", out);
 	if (!plan->sparse && !plan->next)
@@ -175,9 +175,10 @@ static void explain_gathering(const Plan *plan, FILE *out)
 	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole. Backward"
 	        " kernels have room for %d a row block, which those of a head share\n", plan_mark_capacity(plan),
 	        plan_kept_marks(plan));
-	fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more, and %d keys a view for each"
-	        " 64 rows: then it is computed as in a dense plan, in a launch that takes one heavy block after the other\n",
-	        PLAN_HEAVY_PART, plan_heavy_keys(plan));
+	if (plan_heavy_rows(plan) > 0)
+		fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more, and %d keys a view for each"
+		        " 64 rows: then it is computed as in a dense plan, in a launch that takes one heavy block after the other\n",
+		        PLAN_HEAVY_PART, plan_heavy_keys(plan));
 	if (plan->spec->views > 1)
 		fprintf(out, "note          views are visited one after the other, each with its own marked keys: values of a key that %s"
 		        " marked, and do, are read again for each\n", plan->spec->views == 2 ? "both" : "several");
