@@ -270,8 +270,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
 	add_buffer(plan, arena, BUFFER_SAVED, "rough_marks",
-	           arena_printf(arena, "4*%s*%s*(min(%s,%d)-min(%s,%d))", q, blocks, tiles, plan_kept_marks(plan), tiles,
-	                        plan_packed_marks(plan)));
+	           arena_printf(arena, "4*%s*%s*min(%s,%d)", q, blocks, tiles, plan_kept_marks(plan) - plan_packed_marks(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);

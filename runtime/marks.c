@@ -51,7 +51,7 @@ static int64_t least(int64_t a, int64_t b)
 static tda_status fetch_rough(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
 {
 	int64_t first = word.first > m->room ? word.first : m->room, end = least(word_end(word), m->rough_room);
-	int64_t at = index * (m->rough_room - m->room) + first - m->room;
+	int64_t at = index * m->rough_places + first - m->room;
 	Device *device = p->device;
 
 	if (first >= end)
@@ -111,7 +111,7 @@ static void row_block_tiles(const Problem *p, int64_t block, KeySpan *tiles)
 static tda_status fetch_all(const Problem *p, int64_t indices, ScreenMarks *m, MarkBuffers *from)
 {
 	int64_t words = indices * m->row_blocks * m->words, marks = indices * m->room;
-	int64_t rough = indices * (m->rough_room - m->room);
+	int64_t rough = indices * m->rough_places;
 	tda_status status;
 
 	m->word = calloc((size_t)words + 1, sizeof(*m->word));
@@ -153,6 +153,7 @@ tda_status marks_fetch(const Problem *p, ScreenMarks *m)
 	m->words = (m->key_tiles + MARK_WORD - 1) / MARK_WORD;
 	m->room = m->row_blocks * least(m->key_tiles, layout->capacity);
 	m->rough_room = m->row_blocks * least(m->key_tiles, layout->kept);
+	m->rough_places = m->row_blocks * least(m->key_tiles, layout->kept - layout->capacity);
 	status = fetch_all(p, indices, m, &from);
 	free(from.tiles);
 	if (status)
@@ -192,7 +193,7 @@ Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t k
 	if (number < m->room)
 		return m->mark[index * m->room + number];
 	if (number < m->rough_room) {
-		uint32_t rough = m->rough[index * (m->rough_room - m->room) + number - m->room];
+		uint32_t rough = m->rough[index * m->rough_places + number - m->room];
 
 		return (Mark){ rough_mask(rough & 0xffff), rough_mask(rough >> 16) };
 	}

@@ -23,7 +23,8 @@ typedef struct ScreenMarks {
 	int64_t rough_room;            /* and those below this at least one in `rough` */
 	MarkWord *word;                /* [index, row_blocks, words]; where nothing is visible 0 */
 	Mark *mark;                    /* [index, room], by number */
-	uint32_t *rough;               /* [index, rough_room - room], by number - room */
+	uint32_t *rough;               /* [index, rough_places], by number - room */
+	int64_t rough_places;          /* at least rough_room - room */
 } ScreenMarks;
 
 /* After a forward of a placed problem. Refuses kernels without a screen. Freed with marks_free. */

@@ -53,12 +53,13 @@ Marks packed_marks(Kernel *k, Val index)
 	Marks m = find_marks(k, index, "packed_words", "packed_marks", room);
 	m.room = kernel_i32(k, "%s", room);
 	m.packed = true;
-	const char *kept = up_to_tiles(k, plan_kept_marks(k->plan)), *whole = up_to_tiles(k, plan_packed_marks(k->plan));
-	const char *rough = of_row_blocks(k, arena_printf(k->b->arena, "(%s-%s)", kept, whole));
+	/* At least what is kept beyond the room: without a difference, which PyTorch's symbolic lengths could not prove to be positive. */
+	int kept = plan_kept_marks(k->plan);
+	const char *rough = of_row_blocks(k, up_to_tiles(k, kept - plan_packed_marks(k->plan)));
 	Val bytes = kernel_i64(k, "%d*%s", ROUGH_BYTES, rough);
 	Val all = kernel_pointer(k, "buffer.rough_marks");
 	m.rough = val_offset(k->b, all, val_mul(k->b, val_to_i64(k->b, index), bytes));
-	m.rough_room = kernel_i32(k, "%s", of_row_blocks(k, kept));
+	m.rough_room = kernel_i32(k, "%s", of_row_blocks(k, up_to_tiles(k, kept)));
 	return m;
 }
 
