@@ -134,34 +134,36 @@ static void add_kernel(const Case *c, PredictKernel kernel, double bytes, double
 	c->times->kernel_ms[kernel] += LAUNCH_MS + bytes / BYTES_MS + compute_ms;
 }
 
+/* The kernels that multiply, of so many operations for an element of d of q and k, or of a value, in one product. */
+static void add_three(const Case *c, const double moved[PREDICT_KERNELS], double flops, double d, double forward, double backward)
+{
+	double wide = c->m->value_dim;
+
+	add_kernel(c, PREDICT_FORWARD, moved[PREDICT_FORWARD], compute(c, flops * (d + wide), forward, TILE));
+	add_kernel(c, PREDICT_BACKWARD_Q, moved[PREDICT_BACKWARD_Q], compute(c, flops * (2 * d + wide), backward, TILE));
+	add_kernel(c, PREDICT_BACKWARD_KV, moved[PREDICT_BACKWARD_KV], compute(c, flops * (2 * d + 2 * wide), backward, TILE));
+}
+
 static void add_sparse_products(const Case *c, double moved[PREDICT_KERNELS])
 {
-	double flops = 2 * TILE * c->gathered, d = c->m->head_dim, wide = c->m->value_dim;
+	double flops = 2 * TILE * c->gathered, d = c->m->head_dim;
 	size_t n = 0;
 
 	while (gather_rates[n].arithmetic != arithmetic_of(c->m) || d > gather_rates[n].head_dim)
 		n++;
-	add_kernel(c, PREDICT_FORWARD, moved[PREDICT_FORWARD], compute(c, flops * (d + wide), gather_rates[n].flops, TILE));
-	add_kernel(c, PREDICT_BACKWARD_Q, moved[PREDICT_BACKWARD_Q],
-	           compute(c, flops * (2 * d + wide), gather_rates[n].flops, TILE));
-	add_kernel(c, PREDICT_BACKWARD_KV, moved[PREDICT_BACKWARD_KV],
-	           compute(c, flops * (2 * d + 2 * wide), gather_rates[n].flops, TILE));
+	add_three(c, moved, flops, d, gather_rates[n].flops, gather_rates[n].flops);
 }
 
 static void add_dense_products(const Case *c, double moved[PREDICT_KERNELS])
 {
-	double flops = 2 * area(c->m, c->shape, TILE, TILE), d = all_views(c), wide = c->m->value_dim;
+	double flops = 2 * area(c->m, c->shape, TILE, TILE), d = all_views(c);
 	size_t n = 0;
 
 	while ((dense_rates[n].capability != ANY_TARGET && dense_rates[n].capability != target_of(c->m)) ||
 	       dense_rates[n].arithmetic != arithmetic_of(c->m) || c->m->head_dim > dense_rates[n].head_dim ||
 	       c->m->views > dense_rates[n].views)
 		n++;
-	add_kernel(c, PREDICT_FORWARD, moved[PREDICT_FORWARD], compute(c, flops * (d + wide), dense_rates[n].forward, TILE));
-	add_kernel(c, PREDICT_BACKWARD_Q, moved[PREDICT_BACKWARD_Q],
-	           compute(c, flops * (2 * d + wide), dense_rates[n].backward, TILE));
-	add_kernel(c, PREDICT_BACKWARD_KV, moved[PREDICT_BACKWARD_KV],
-	           compute(c, flops * (2 * d + 2 * wide), dense_rates[n].backward, TILE));
+	add_three(c, moved, flops, d, dense_rates[n].forward, dense_rates[n].backward);
 }
 
 /* A dense plan streams what a sparse one gathers. */
