@@ -74,35 +74,17 @@ static Val state_address(Kernel *k, int word)
 {
 	Builder *b = k->b;
 	Val own = val_mul_i32(b, val_div_i32(b, k->thread, WARP), STATE_BYTES);
-	Val at = val_offset(b, val_offset_const(b, k->shared, k->search_at + 4 * word), own);
-	return ir_op(b, "llvm.ptrtoint", NULL, IR_I32, 1, &at);
+	return val_offset(b, val_offset_const(b, k->shared, k->search_at + 4 * word), own);
 }
 
-/* With side effects, so that no compiler keeps what was read before. */
 static Val read_state(Kernel *k, int word)
 {
-	Val at = state_address(k, word), result;
-	ir_asm(k->b, "ld.volatile.shared.u32 $0, [$1];", "=r,r", IR_I32, 1, &result, 1, &at);
-	return result;
+	return shared_read_anew(k, state_address(k, word));
 }
 
 static void write_state(Kernel *k, int word, Val value)
 {
-	Val at = state_address(k, word);
-	ir_asm(k->b, "st.volatile.shared.u32 [$0], $1;", "r,r", IR_I32, 0, NULL, 2, (Val[]){ at, value });
-}
-
-static void warp_sync(Kernel *k)
-{
-	Val all = val_i32(k->b, -1);
-	ir_op(k->b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
-}
-
-static Val grid_size(Kernel *k)
-{
-	Val result;
-	ir_asm(k->b, "mov.u32 $0, %nctaid.x;", "=r", IR_I32, 1, &result, 0, NULL);
-	return result;
+	shared_write_through(k, state_address(k, word), value);
 }
 
 static Val last_block(Kernel *k)
@@ -138,8 +120,7 @@ static Val round_shift(Kernel *k, Val grid)
 static Val block_of_round(Kernel *k, Val round, Val *exists)
 {
 	Builder *b = k->b;
-	Val cta, grid = grid_size(k), zero = val_i32(b, 0);
-	ir_asm(b, "mov.u32 $0, %ctaid.x;", "=r", IR_I32, 1, &cta, 0, NULL);
+	Val grid = kernel_grid(k), zero = val_i32(b, 0), cta = kernel_cta(k);
 	Val turned = val_rem(b, val_mul(b, round_shift(k, grid), round), grid);
 	Val over = val_sub(b, cta, val_sub(b, grid, turned)), within = val_add(b, cta, turned);
 	Val place = val_select(b, val_compare(b, IR_LT, over, zero), within, over);
@@ -152,7 +133,7 @@ static Val block_of_round(Kernel *k, Val round, Val *exists)
 static void look_ahead(Kernel *k, Val *first, Val *next, Val *found)
 {
 	Builder *b = k->b;
-	Val left = val_sub(b, round_count(k, grid_size(k)), *next), exists;
+	Val left = val_sub(b, round_count(k, kernel_grid(k)), *next), exists;
 	Val ahead = val_min(b, k->lane, val_add_i32(b, left, -1));
 	k->cta = block_of_round(k, val_add(b, *next, ahead), &exists);
 	Val inside = val_compare(b, IR_LT, k->lane, left);
@@ -207,12 +188,6 @@ static void begin_heavy(Kernel *k)
 	if_next(&k->own);
 }
 
-/* Of all warps: the body is over, and shared memory is free for the next one's. */
-static void meet(Kernel *k)
-{
-	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
-}
-
 static void end_heavy(Kernel *k)
 {
 	Builder *b = k->b;
@@ -220,12 +195,12 @@ static void end_heavy(Kernel *k)
 	if (kernel_uses_groups(k))
 		ring_boxes_end(k);
 	else
-		meet(k);
+		kernel_meet(k);
 	if_next(&k->own);
 	kernel_read_thread(k);
 	Val nothing = val_compare(b, IR_EQ, read_state(k, STATE_FOUND), val_i32(b, 0));
 	Val next = read_state(k, STATE_NEXT);
-	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, round_count(k, grid_size(k))));
+	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, round_count(k, kernel_grid(k))));
 	until_next(&k->search);
 }
 
@@ -246,7 +221,7 @@ void blocks_end_consumers(Kernel *k)
 		return;
 	wgmma_last_turn(k);
 	change_registers(k, "decrease", k->launch->register_limit);
-	meet(k);
+	kernel_meet(k);
 }
 
 void blocks_end_producer(Kernel *k)
@@ -255,7 +230,7 @@ void blocks_end_producer(Kernel *k)
 		return;
 	/* Not before the others have given theirs back, which they may not have taken yet: the producer runs ahead. */
 	warp_sync(k);
-	meet(k);
+	kernel_meet(k);
 	change_registers(k, "increase", k->launch->register_limit);
 }
 

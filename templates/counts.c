@@ -43,7 +43,5 @@ void clear_key_rows(Kernel *k, Place place)
 
 void add_key_rows(Kernel *k, Val kv_index, Val key_tile, Val rows)
 {
-	Val at = key_rows_at(k, kv_index, key_tile);
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, "red.relaxed.gpu.global.add.u32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, rows });
+	add_atomically(k, key_rows_at(k, kv_index, key_tile), rows);
 }

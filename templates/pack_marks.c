@@ -214,12 +214,6 @@ static Visits copy_mark(Packer *p, Val row_block, Word word, Val start)
 	return visits;
 }
 
-static Val lane_value(Kernel *k, Val x, Val lane)
-{
-	Val all = val_i32(k->b, -1), clamp = val_i32(k->b, WARP - 1);
-	return ir_op(k->b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind idx>", IR_I32, 4, (Val[]){ all, x, lane, clamp });
-}
-
 /* The warp's row block: 32 words at once, a lane each, then the marks of one after the other, a lane each. */
 static void copy_row_block(Packer *p, Val row_block, Val start)
 {

@@ -390,8 +390,7 @@ bool ring_boxes_item(Ring *ring)
 static void warp_arrives(Kernel *k, Val barrier)
 {
 	Builder *b = k->b;
-	Val all = val_i32(b, -1);
-	ir_op(b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
+	warp_sync(k);
 	Val first = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
 	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
 		barrier_arrive(k, barrier);

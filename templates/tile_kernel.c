@@ -217,6 +217,25 @@ void kernel_barrier(Kernel *k)
 	named_barrier(k, val_i32(b, CONSUMERS), k->launch->warps);
 }
 
+void kernel_meet(Kernel *k)
+{
+	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+}
+
+Val kernel_grid(Kernel *k)
+{
+	Val result;
+	ir_asm(k->b, "mov.u32 $0, %nctaid.x;", "=r", IR_I32, 1, &result, 0, NULL);
+	return result;
+}
+
+Val kernel_cta(Kernel *k)
+{
+	Val result;
+	ir_asm(k->b, "mov.u32 $0, %ctaid.x;", "=r", IR_I32, 1, &result, 0, NULL);
+	return result;
+}
+
 void change_registers(Kernel *k, const char *how, int registers)
 {
 	if (registers > 0)

@@ -140,6 +140,18 @@ Val warp_sum(Kernel *k, Val x)
 	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind add>", IR_I32, 2, (Val[]){ x, all });
 }
 
+Val lane_value(Kernel *k, Val x, Val lane)
+{
+	Val all = val_i32(k->b, -1), clamp = val_i32(k->b, WARP - 1);
+	return ir_op(k->b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind idx>", IR_I32, 4, (Val[]){ all, x, lane, clamp });
+}
+
+void warp_sync(Kernel *k)
+{
+	Val all = val_i32(k->b, -1);
+	ir_op(k->b, "nvvm.bar.warp.sync", NULL, IR_TYPE_COUNT, 1, &all);
+}
+
 Val lane_sum(Kernel *k, Val x, int lanes)
 {
 	for (int distance = lanes / 2; distance > 0; distance /= 2) {

@@ -97,6 +97,17 @@ Val warp_any(Kernel *k, Val condition);
 Val warp_ballot(Kernel *k, Val condition);
 Val warp_or(Kernel *k, Val x);
 Val warp_sum(Kernel *k, Val x);              /* of i32 values, in every lane */
+Val lane_value(Kernel *k, Val x, Val lane);  /* the i32 of one lane, in every lane */
+void warp_sync(Kernel *k);
+/* Of all warps, those that only fetch too, wherever they are. */
+void kernel_meet(Kernel *k);
+Val kernel_grid(Kernel *k);                  /* i32: how many CTAs there are; and which one this is, whatever k->cta says */
+Val kernel_cta(Kernel *k);
+/* An i32 at a shared pointer that is read and written each time it is asked for, so that no register holds it in between. */
+Val shared_read_anew(Kernel *k, Val at);
+void shared_write_through(Kernel *k, Val at, Val value);
+/* Adds an i32 at a global pointer. */
+void add_atomically(Kernel *k, Val at, Val value);
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif

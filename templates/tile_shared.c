@@ -255,3 +255,23 @@ void copies_wait(Kernel *k, int pending)
 {
 	ir_op(k->b, "nvvm.cp.async.wait.group", arena_printf(k->b->arena, "n = %d : i32", pending), IR_TYPE_COUNT, 0, NULL);
 }
+
+/* With side effects, so that no compiler keeps what was read before. */
+Val shared_read_anew(Kernel *k, Val at)
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I32, 1, &at), result;
+	ir_asm(k->b, "ld.volatile.shared.u32 $0, [$1];", "=r,r", IR_I32, 1, &result, 1, &address);
+	return result;
+}
+
+void shared_write_through(Kernel *k, Val at, Val value)
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I32, 1, &at);
+	ir_asm(k->b, "st.volatile.shared.u32 [$0], $1;", "r,r", IR_I32, 0, NULL, 2, (Val[]){ address, value });
+}
+
+void add_atomically(Kernel *k, Val at, Val value)
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
+	ir_asm(k->b, "red.relaxed.gpu.global.add.u32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, value });
+}
