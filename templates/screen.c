@@ -6,8 +6,8 @@
  * so a pair can pass the row's threshold only where qi.ki is larger than one integer, made of the row's bound and the key tile's
  * (docs/screen.md). The largest product of each row settles most key tiles; only where one passes are single pairs looked at.
  *
- * An item of work: row blocks of one (view, batch, head), one for each four warps; int8 keys stream by. A warp that finds something leaves
- * masks of its keys and rows in shared memory; once in PLAN_WORD_MARKS key tiles the first of the four joins them and writes marks
+ * An item of work: row blocks of one (view, batch, head), one for each four warps; int8 keys stream by. A warp that finds something
+ * leaves masks of its keys and rows in shared memory; once in PLAN_WORD_MARKS key tiles the first of the four joins them and writes marks
  * (marks.h).
  */
 #include "quantise.h"
