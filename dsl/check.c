@@ -121,6 +121,9 @@ static bool check_score(Check *check, double s, double tau)
 	bool power_of_zero = e->op == EXPR_POW && expr_eval(e->arg[0], &check->env) == 0;
 	note_operation(check, e, power_of_zero ? "a power of 0 is finite for exponents above 0 only" :
 	               "a weight must be finite for every score");
+	if (tau == -INFINITY)
+		diag_note(diag, spec->threshold_loc, "this threshold is -inf at i = %g: keep it above, with max(threshold, ...) say",
+		          check->env.var[VAR_I]);
 	return false;
 }
 
