@@ -47,7 +47,7 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.3\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.4\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
 	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->next ? "auto" : plan_kind_name(plan));
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),
@@ -101,18 +101,17 @@ static const char *buffer_bytes(Arena *arena, const Plan *plan, const Buffer *bu
 
 static void print_buffers(Arena *arena, const Plan *first, FILE *out)
 {
-	static const char *const kinds[] = {
-		[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
-	};
 	for (const Plan *plan = first; plan; plan = plan->next) {
 		if (plan->sparse)
 			fprintf(out, "//! marks %d %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan), plan_kept_marks(plan));
+		if (plan->counts)
+			fprintf(out, "//! count %s %d\n", counted_name(plan->options.counted), plan_count_rows(plan));
 		if (plan_heavy_rows(plan) > 0)
 			fprintf(out, "//! heavy %d %d %d\n", PLAN_HEAVY_PART, plan_heavy_keys(plan), plan_heavy_rows(plan));
 		for (int i = 0; i < plan->buffer_count; i++) {
 			const Buffer *buffer = &plan->buffers[i];
 			if (plan == first || !find_buffer(first, buffer->name))
-				fprintf(out, "//! buffer %s %s %s\n", buffer->name, kinds[buffer->kind],
+				fprintf(out, "//! buffer %s %s %s\n", buffer->name, buffer_kind_name(buffer->kind),
 				        buffer_bytes(arena, plan, buffer));
 		}
 	}
@@ -123,7 +122,7 @@ static void print_launches(Arena *arena, const Plan *plan, FILE *out)
 	static const char *const args[] = { [ARG_PTR] = "ptr", [ARG_I32] = "i32", [ARG_I64] = "i64", [ARG_MAP] = "map" };
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
-		fprintf(out, "//! kernel %s %s %d %d %s\n", launch->backward ? "backward" : "forward", launch->entry,
+		fprintf(out, "//! kernel %s %s %d %d %s\n", phase_name(plan, launch), launch->entry,
 		        plan_threads(launch), launch->shared_bytes, where_taken(arena, plan, launch->grid));
 		if (launch->when)
 			fprintf(out, "//! when %s\n", launch->when);

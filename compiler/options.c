@@ -30,7 +30,7 @@ static const OptionRow rows[] = {
 	{ OPTION_OUTPUT, "-o", "FILE", FOR_COMPILE, "write the PTX (or what --emit names) to FILE; - is standard output" },
 	{ OPTION_TARGET, "--target", "TARGET", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "sm_80 (the default: this and every later GPU) or sm_90a" },
 	{ OPTION_SET, "--set", "KEY=VALUE", FOR_ALL, "set an option() of the spec; may be repeated" },
-	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides" },
+	{ OPTION_PLAN, "--plan", "KIND", FOR_KERNELS | FOR_EXPLORE | FOR_DIFF, "dense, sparse, or auto, the default: both where the spec allows, and the shape decides; compiling: or count, pairs for tda_count" },
 	{ OPTION_LINEINFO, "--lineinfo", NULL, FOR_KERNELS, "write the spec's lines into the PTX, for profilers" },
 	{ OPTION_EMIT, "--emit", "STAGE", FOR_COMPILE, "print one stage, or with --dump-dir write it; all: every stage" },
 	{ OPTION_DUMP_DIR, "--dump-dir", "DIR", FOR_COMPILE, "where --emit writes its numbered files" },
@@ -81,8 +81,8 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
 	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore", [COMMAND_DIFF] = "diff" };
 static const char *const per_names[] = { "head", "layer", "global" };
-static const char *const plan_names[] = { "auto", "dense", "sparse" };
-static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE };
+static const char *const plan_names[] = { "auto", "dense", "sparse", "count" };
+static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE, PLAN_COUNT };
 static const char *const defect_names[] = { "drop-tile", "shift-tau", "drop-mark" };
 static const Defect defects[] = { DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK };
 
@@ -256,7 +256,7 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 		return add_setting(arena, row->name, options->second_settings, &options->second_setting_count, value);
 	case OPTION_EMIT: return set_emit(arena, options, value);
 	case OPTION_PLAN:
-		if (!set_choice(arena, row->name, value, plan_names, 3, &chosen))
+		if (!set_choice(arena, row->name, value, plan_names, 4, &chosen))
 			return false;
 		options->plan.kind = plan_kinds[chosen];
 		return true;
@@ -338,6 +338,9 @@ static bool check_combination(const Options *options)
 			"tdagen: for example: tdagen dsl/specs/tda.lua -o tda.ptx; see tdagen --help\n", stderr);
 		return false;
 	}
+	if (options->plan.kind == PLAN_COUNT && options->command != COMMAND_COMPILE)
+		return usage_error("kernels that count compute no attention: compile them with -o, not with --plan", "count",
+			NULL);
 	if (options->command == COMMAND_CALIBRATE && !(options->in && options->calibrate_target))
 		return usage_error("calibrate needs the option", options->in ? "--target" : "--in",
 			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");

@@ -27,6 +27,8 @@ static void print_expr(Compilation *c, FILE *out)
 
 static bool run_plan(Compilation *c)
 {
+	if (c->plan_options.kind == PLAN_COUNT)
+		spec_params_by_head(c->spec);
 	c->plan = plan_make(c->arena, c->diag, c->spec, c->plan_options);
 	return c->plan != NULL;
 }

@@ -23,6 +23,8 @@ static const struct {
 	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients" },
 	[ROLE_BACKWARD_KV] = { "backward_kv", "dk, dv" },
 	[ROLE_REDUCE] = { "reduce", "partial sums to a parameter's gradient" },
+	[ROLE_COUNT_PAIRS] = { "count", "pairs that count, by row and by tile" },
+	[ROLE_STATISTICS] = { "statistics", "sums over scores and weights" },
 };
 
 const char *target_name(Target target)
@@ -40,9 +42,32 @@ const char *role_name(Role role)
 	return roles[role].name;
 }
 
+const char *role_purpose(Role role)
+{
+	return roles[role].what;
+}
+
 const char *plan_kind_name(const Plan *plan)
 {
-	return plan->sparse ? "sparse" : "dense";
+	return plan->counts ? "count" : plan->sparse ? "sparse" : "dense";
+}
+
+const char *phase_name(const Plan *plan, const Launch *launch)
+{
+	return plan->counts ? "count" : launch->backward ? "backward" : "forward";
+}
+
+const char *buffer_kind_name(BufferKind kind)
+{
+	static const char *const names[] = {
+		[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward", [BUFFER_COUNTS] = "counts",
+	};
+	return names[kind];
+}
+
+const char *counted_name(Counted counted)
+{
+	return counted == COUNT_ABOVE ? "above" : "weights";
 }
 
 Target plan_target(const Plan *plan)
@@ -146,6 +171,21 @@ const Launch *plan_launch(const Plan *plan, Role role)
 	return NULL;
 }
 
+int plan_count_rows(const Plan *plan)
+{
+	return plan_launch(plan, ROLE_COUNT_PAIRS)->rows;
+}
+
+int plan_moments(const Spec *spec)
+{
+	return PLAN_POWERS * spec->views + spec->views * (spec->views - 1) / 2;
+}
+
+int plan_tails(const Spec *spec)
+{
+	return PLAN_TAILS * spec->views;
+}
+
 int plan_heavy_rows(const Plan *plan)
 {
 	for (int i = 0; i < plan->launch_count; i++)
@@ -188,7 +228,7 @@ static Launch *add_launch_of(Plan *plan, Arena *arena, Role role, Blocks blocks,
 	launch->register_limit = PLAN_ALL_REGISTERS;
 	const char *kind = plan->sparse && plan->crossover ? "sparse_" : "", *part = blocks == BLOCKS_HEAVY ? "heavy_" : "";
 	launch->entry = arena_printf(arena, "tda_%s%s%s%s", kind, part, roles[role].name, suffix);
-	launch->backward = role > ROLE_FORWARD;
+	launch->backward = role > ROLE_FORWARD && !plan->counts;
 	launch->blocks = blocks;
 	return launch;
 }
@@ -221,8 +261,9 @@ static void plan_terms(Plan *plan, Arena *arena)
 	plan->tau_views = spec->threshold->vars & 1u << VAR_VIEW ? spec->views : 1;
 	const char *q_bytes = arena_printf(arena, "4*batch*heads*round_up(q_len,%d)", PLAN_TERM_ROWS);
 	const char *k_bytes = arena_printf(arena, "4*batch*kv_heads*round_up(k_len,%d)", PLAN_TERM_ROWS);
+	BufferKind kind = plan->counts ? BUFFER_COUNTS : BUFFER_SAVED;
 	for (int v = 0; v < plan->tau_views; v++)
-		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "tau%d", v + 1), q_bytes);
+		add_buffer(plan, arena, kind, arena_printf(arena, "tau%d", v + 1), q_bytes);
 	if (spec->normalize == NORMALIZE_NONE && !plan->sparse)
 		return;
 	Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
@@ -237,8 +278,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 	}
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
-		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
-		add_buffer(plan, arena, BUFFER_SAVED, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
+		add_buffer(plan, arena, kind, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
+		add_buffer(plan, arena, kind, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
 	}
 }
 
@@ -454,9 +495,39 @@ static void plan_reduce(Plan *plan, Arena *arena)
 	}
 }
 
+/* What libtda finds by these names (runtime/count.h). */
+static void plan_count(Plan *plan, Arena *arena)
+{
+	const Spec *spec = plan->spec;
+	bool above = plan->options.counted == COUNT_ABOVE;
+	Launch *launches[2] = { add_launch(plan, arena, ROLE_COUNT_PAIRS, "") };
+	choose_count_tile(plan, launches[0]);
+	int rows = launches[0]->rows;
+	const char *planes = "batch*heads", *q_rows = arena_printf(arena, "round_up(q_len,%d)", rows);
+	const char *blocks = arena_printf(arena, "ceil_div(q_len,%d)*ceil_div(k_len,%d)", rows, PLAN_MARK);
+	add_buffer(plan, arena, BUFFER_COUNTS, "survivors", arena_printf(arena, "%d*%s*%s", 4 * spec->views, planes, q_rows));
+	add_buffer(plan, arena, BUFFER_COUNTS, "consensus", arena_printf(arena, "4*%s*%s", planes, q_rows));
+	add_buffer(plan, arena, BUFFER_COUNTS, "masks", arena_printf(arena, "%d*%s*%s", 8 * spec->views, planes, blocks));
+	add_buffer(plan, arena, BUFFER_COUNTS, "tiles", arena_printf(arena, "4*%s*%s", planes, blocks));
+	if (!above) {
+		const char *warps = arena_printf(arena, "%s*%s/%d", planes, q_rows, PLAN_WARP_ROWS);
+		launches[1] = add_launch(plan, arena, ROLE_STATISTICS, "");
+		choose_statistics_tile(plan, rows, launches[1]);
+		add_buffer(plan, arena, BUFFER_COUNTS, "row_weight", arena_printf(arena, "4*%s*%s", planes, q_rows));
+		add_buffer(plan, arena, BUFFER_COUNTS, "row_sink", arena_printf(arena, "4*%s*%s", planes, q_rows));
+		add_buffer(plan, arena, BUFFER_COUNTS, "moments", arena_printf(arena, "%d*%s", 4 * plan_moments(spec), warps));
+		add_buffer(plan, arena, BUFFER_COUNTS, "tails", arena_printf(arena, "%d*%s", 4 * plan_tails(spec), warps));
+	}
+	for (int n = 0; n < 2 - above; n++) {
+		launches[n]->view_count = spec->views;
+		set_grid(launches[n], arena, "heads", "q_len");
+	}
+}
+
 static bool plan_proof(Plan *plan, Diag *diag, const Spec *spec)
 {
 	plan->zeros_proved = expr_prove_zero_below(spec->pool, spec->weight, &plan->factor, &plan->obstacle);
+	plan->counts = plan->options.kind == PLAN_COUNT;
 	plan->screens = plan->zeros_proved && expr_is_increasing_in_s(spec->pool, spec->score);
 	plan->sparse = plan->options.kind == PLAN_SPARSE;
 	plan->int8_tiles = plan->sparse && plan->options.target == TARGET_SM_90A;
@@ -484,6 +555,10 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 	if (!plan_proof(plan, diag, spec))
 		return NULL;
 	plan_terms(plan, arena);
+	if (plan->counts) {
+		plan_count(plan, arena);
+		return plan;
+	}
 	if (plan->sparse) {
 		plan_screen(plan, arena);
 		plan_pack_marks(plan, arena);

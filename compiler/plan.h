@@ -12,7 +12,13 @@
 #include "spec.h"
 
 typedef enum Target { TARGET_SM_80, TARGET_SM_90A, TARGET_COUNT } Target;
-typedef enum PlanKind { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE } PlanKind;
+/* PLAN_COUNT   no attention at all: which pairs count, for calibrate, explore and tda_count */
+typedef enum PlanKind { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE, PLAN_COUNT } PlanKind;
+
+/* The pairs that a plan of PLAN_COUNT counts.
+ * COUNT_WEIGHTS   those with a weight that is not 0; and sums over scores and weights
+ * COUNT_ABOVE     those with a score above the threshold, whatever they weigh */
+typedef enum Counted { COUNT_WEIGHTS, COUNT_ABOVE } Counted;
 
 /* A deliberate defect, so that tests can show that the checks find it. */
 typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DROP_MARK } Defect;
@@ -20,6 +26,7 @@ typedef enum Defect { DEFECT_NONE, DEFECT_DROP_TILE, DEFECT_SHIFT_TAU, DEFECT_DR
 typedef struct PlanOptions {
 	Target target;
 	PlanKind kind;
+	Counted counted;
 	Defect defect;
 	int mark_capacity;                 /* 0: PLAN_MARK_CAPACITY; less, so that tests can exceed it */
 	int heavy_keys;                    /* 0: PLAN_HEAVY_KEYS; less, so that small tests have heavy blocks */
@@ -37,7 +44,9 @@ typedef enum Role {
 	ROLE_BACKWARD_Q,                   /* dq, partial sums of the parameters' gradients */
 	ROLE_BACKWARD_KV,                  /* dk and dv */
 	ROLE_REDUCE,                       /* partial sums to one parameter's gradient */
-	ROLE_COUNT
+	ROLE_COUNT_PAIRS,                  /* pairs by row, and by tile of rows and keys */
+	ROLE_STATISTICS,                   /* sums over scores and weights */
+	ROLE_COUNT                         /* of roles */
 } Role;
 
 enum {
@@ -56,6 +65,8 @@ enum {
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
 	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
 	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
+	PLAN_POWERS = 4,                   /* of scores that ROLE_STATISTICS sums up, and */
+	PLAN_TAILS = 6,                    /* how many bounds it counts the scores above of: what theory allows to 10^-1, 10^-2 ... of them */
 	PLAN_SEARCH_BYTES = 256,           /* of shared memory, for a launch of heavy blocks to keep its place in (templates/blocks.c) */
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
@@ -87,7 +98,7 @@ typedef struct LaunchArg {
 typedef struct Launch {
 	Role role;
 	const char *entry;                 /* the PTX entry */
-	bool backward;                     /* phase */
+	bool backward;                     /* phase; plans that count have one of their own */
 	const char *when;                  /* skipped where this pointer is null; NULL: always launched */
 	const char *grid;                  /* formula: number of CTAs */
 	Engine engine;
@@ -120,7 +131,7 @@ typedef struct Crossover {
 	int timed;                         /* the least number of keys at which both plans were timed; 0: neither was */
 } Crossover;
 
-typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD } BufferKind;
+typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD, BUFFER_COUNTS } BufferKind;
 typedef struct Buffer {
 	const char *name;
 	BufferKind kind;
@@ -132,6 +143,7 @@ struct Plan {
 	const Spec *spec;
 	PlanOptions options;
 	bool sparse;
+	bool counts;                       /* PLAN_COUNT */
 	bool zeros_proved;                 /* the weight is exactly 0 wherever s <= tau */
 	bool screens;                      /* and the score increases with s: a sparse plan is possible */
 	const Expr *factor;                /* which factor proves it, or NULL */
@@ -165,8 +177,17 @@ Target plan_target(const Plan *plan);
 const char *target_name(Target target);            /* sm_80, sm_90a */
 const char *target_features(Target target);        /* LLVM's feature string, "+ptx80" */
 const char *role_name(Role role);
-const char *plan_kind_name(const Plan *plan);       /* dense, sparse */
+const char *role_purpose(Role role);               /* what it computes, in words */
+const char *plan_kind_name(const Plan *plan);       /* dense, sparse, count */
+const char *phase_name(const Plan *plan, const Launch *launch);        /* as the manifest has it */
+const char *buffer_kind_name(BufferKind kind);
+const char *counted_name(Counted counted);
 
+/* PLAN_COUNT: rows of a block of what is counted by tiles. */
+int plan_count_rows(const Plan *plan);
+/* Floats, and integers, that ROLE_STATISTICS sums up for each 16 rows. */
+int plan_moments(const Spec *spec);
+int plan_tails(const Spec *spec);
 /* Does the gradient of parameter `param` come through the launches of ROLE_BACKWARD_Q? */
 bool plan_has_partials(const Plan *plan, int param);
 /* Is the gradient of o before the norm kept as a rounded tensor and a rest? It is nearly orthogonal to o, and where few keys

@@ -3,23 +3,28 @@
 
 #include "expr.h"
 
-static const char *const buffer_kinds[] = {
-	[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward",
-};
-
 /* Whose outputs a launch computes. */
 static const char *const blocks_text[] = {
 	[BLOCKS_ALL] = "", [BLOCKS_LIGHT] = " of light blocks", [BLOCKS_HEAVY] = " of heavy blocks",
 };
 
+static bool counts(const Launch *launch)
+{
+	return launch->role == ROLE_COUNT_PAIRS || launch->role == ROLE_STATISTICS;
+}
+
 static bool is_tiled(const Launch *launch)
 {
-	return launch->role == ROLE_FORWARD || launch->role == ROLE_BACKWARD_Q || launch->role == ROLE_BACKWARD_KV;
+	return launch->role == ROLE_FORWARD || launch->role == ROLE_BACKWARD_Q || launch->role == ROLE_BACKWARD_KV || counts(launch);
 }
 
 /* Which outputs a tiled launch makes: "dk1 dk2 dv". */
 static void print_outputs(const Launch *launch, FILE *out)
 {
+	if (counts(launch)) {
+		fputs(role_purpose(launch->role), out);
+		return;
+	}
 	if (launch->role == ROLE_FORWARD)
 		fputs("o", out);
 	const char *separator = "";
@@ -80,11 +85,11 @@ static void print_plan(const Plan *plan, FILE *out)
 	fputc('\n', out);
 	print_proof(plan, out);
 	for (int i = 0; i < plan->buffer_count; i++)
-		fprintf(out, "buffer %-8s %-14s %s\n", buffer_kinds[plan->buffers[i].kind], plan->buffers[i].name,
+		fprintf(out, "buffer %-8s %-14s %s\n", buffer_kind_name(plan->buffers[i].kind), plan->buffers[i].name,
 		        plan->buffers[i].bytes);
 	for (int i = 0; i < plan->launch_count; i++) {
 		const Launch *launch = &plan->launches[i];
-		fprintf(out, "launch %-8s %-26s threads %d, CTAs %s", launch->backward ? "backward" : "forward", launch->entry,
+		fprintf(out, "launch %-8s %-26s threads %d, CTAs %s", phase_name(plan, launch), launch->entry,
 		        plan_threads(launch), launch->grid);
 		if (is_tiled(launch)) {
 			fprintf(out, ", tile %dx%d, slots %d%s, %s, registers ~%d, makes ", launch->rows, launch->cols, launch->slots,
@@ -146,12 +151,15 @@ static void explain_kind(const Plan *plan, FILE *out)
 {
 	fprintf(out, "plan          %s", plan_kind_name(plan));
 	print_where(plan, out);
-	if (plan->sparse)
+	if (plan->counts)
+		fprintf(out, ": pairs %s, of every tile that the mask leaves", plan->options.counted == COUNT_ABOVE ? "above the threshold" :
+		        "with a weight");
+	else if (plan->sparse)
 		fprintf(out, ": the screen, in int8, marks each key that may survive for a row of a block of %d; the other kernels"
 		        " visit marked keys alone%s", PLAN_MARK, plan_heavy_rows(plan) > 0 ? ", but of blocks that are dense in them" : "");
 	else
 		fputs(": every tile that the mask leaves is computed", out);
-	if (!plan->sparse && !plan->next)
+	if (!plan->sparse && !plan->next && !plan->counts)
 		explain_dense_alone(plan, out);
 	fputc('\n', out);
 }

@@ -260,6 +260,53 @@ static int streamed_row(int scored, int weighted, bool gathered)
 	return gathered ? scored + weighted : max_int(scored, weighted);
 }
 
+/* The widest tile that fits without spills, or else the narrowest; of it, with slots to spare. mma.sync on every target: a count is
+ * made once, and what runs everywhere serves. */
+static bool choose_widest(const Plan *plan, const Needs *needs, int most_cols, Launch *launch)
+{
+	int least_cols = plan->spec->dtype == DTYPE_F32 ? 8 : 16;
+	Launch tile = *launch;
+	bool found = false;
+	for (tile.cols = most_cols; tile.cols >= least_cols; tile.cols /= 2)
+		for (tile.slots = MAX_SLOTS - 1; tile.slots >= 2; tile.slots--) {
+			if (!tile_fits(plan, needs, &tile))
+				continue;
+			*launch = tile;
+			found = true;
+			if (!spills(plan->spec, &tile))
+				return true;
+			break;
+		}
+	return found;
+}
+
+static Needs scored_needs(const Spec *spec)
+{
+	Widths w = row_widths(spec);
+	return (Needs){ .views = spec->views, .residents = spec->views * w.head, .slot_row = w.head + 4 };
+}
+
+void choose_count_tile(const Plan *plan, Launch *launch)
+{
+	Needs needs = scored_needs(plan->spec);
+	needs.forward = true;
+	needs.sums = 18;
+	needs.tiles = 1;
+	for (launch->rows = 64; launch->rows > PLAN_WARP_ROWS; launch->rows /= 2)
+		if (choose_widest(plan, &needs, 64, launch))
+			return;
+	choose_widest(plan, &needs, 64, launch);
+}
+
+void choose_statistics_tile(const Plan *plan, int rows, Launch *launch)
+{
+	Needs needs = scored_needs(plan->spec);
+	needs.sums = 18 + PLAN_POWERS + PLAN_TAILS;
+	needs.tiles = plan->spec->views + 1;
+	launch->rows = rows;
+	choose_widest(plan, &needs, 32, launch);
+}
+
 Needs forward_needs(const Spec *spec, bool gathered)
 {
 	Widths w = row_widths(spec);

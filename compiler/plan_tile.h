@@ -33,6 +33,9 @@ int gather_bytes(int warps, int cols);
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);
 /* The screen's: always fits. */
 void choose_screen_tile(const Plan *plan, Launch *launch);
+/* Those of a plan that counts. Statistics have tiles of the rows that counts have; both always fit. */
+void choose_count_tile(const Plan *plan, Launch *launch);
+void choose_statistics_tile(const Plan *plan, int rows, Launch *launch);
 /* CTAs that a multiprocessor holds at once, at least. */
 int resident_ctas(const Launch *launch);
 /* By the estimate, and with columns enough to be worth it: would this tile rather be split into passes? */

@@ -144,3 +144,10 @@ void spec_print_expressions(const Spec *spec, FILE *out)
 	print_proof(arena, spec, out);
 	arena_free(arena);
 }
+
+void spec_params_by_head(Spec *spec)
+{
+	for (int p = 0; p < spec->param_count; p++)
+		if (spec->params[p].shape != PARAM_PER_CHANNEL)
+			spec->params[p].shape = PARAM_PER_HEAD;
+}

@@ -76,6 +76,8 @@ void spec_print_expressions(const Spec *spec, FILE *out);
 const char *dtype_name(DType dtype);           /* f32, f16, bf16 */
 int dtype_size(DType dtype);                   /* bytes */
 const char *param_shape_name(ParamShape shape);
+/* Makes every parameter that formulas read one of each head, whatever its shape: for counting, which tells heads apart. */
+void spec_params_by_head(Spec *spec);
 /* Names of all learned parameters, for expr_print. */
 const char *const *spec_param_names(const Spec *spec);
 

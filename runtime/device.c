@@ -43,3 +43,11 @@ tda_status device_backward(Device *device, tda_kernel *kernel, const tda_backwar
 
 	return status ? status : run_phase(device, kernel, PHASE_BACKWARD, &binding);
 }
+
+tda_status device_count(Device *device, tda_kernel *kernel, const tda_count_args *args)
+{
+	Binding binding;
+	tda_status status = validate_count(kernel->manifest, args, &binding);
+
+	return status ? status : run_phase(device, kernel, PHASE_COUNTING, &binding);
+}

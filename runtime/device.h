@@ -42,8 +42,9 @@ tda_status device_open(DeviceKind kind, Device **device);
 tda_status cuda_device_open(Device **device);
 tda_status sim_device_open(Device **device);
 
-/* Validates the arguments as tda_forward and tda_backward do, and launches. Does not wait. */
+/* Validate the arguments as tda_forward, tda_backward and tda_count do, and launch. Do not wait. */
 tda_status device_forward(Device *device, tda_kernel *kernel, const tda_forward_args *args);
 tda_status device_backward(Device *device, tda_kernel *kernel, const tda_backward_args *args);
+tda_status device_count(Device *device, tda_kernel *kernel, const tda_count_args *args);
 
 #endif

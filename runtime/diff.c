@@ -207,7 +207,7 @@ static void print_predicted(const tda_shape *s, const Manifest *m, const Predict
 	}
 	fprintf(out, "  %-12s %14s %14s %10s\n  %-12s %14s %14s\n", "", "first", "second", "ratio", "plan",
 	        predict_plan_names[times[0] - p[0].plan], predict_plan_names[times[1] - p[1].plan]);
-	for (int phase = 0; phase < PHASE_COUNT; phase++)
+	for (int phase = 0; phase < TRAINING_PHASES; phase++)
 		fprintf(out, "  %-12s %11.4f ms %11.4f ms %10.3f\n", phase == PHASE_FORWARD ? "forward" : "backward",
 		        times[0]->ms[phase], times[1]->ms[phase], times[1]->ms[phase] / times[0]->ms[phase]);
 	for (int n = 0; n < 2; n++) {

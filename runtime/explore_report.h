@@ -35,7 +35,7 @@ struct ExploreRun {
 	tda_shape shape;
 	const Manifest *manifest;      /* borrowed: alive until it is reported */
 	unsigned has;                  /* NEEDS_ */
-	double ms[PHASE_COUNT];        /* with NEEDS_TIME */
+	double ms[TRAINING_PHASES];        /* with NEEDS_TIME */
 	Exploration result;
 	Prediction predicted;
 };

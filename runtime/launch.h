@@ -43,6 +43,9 @@ tda_status validate_shape(const tda_shape *shape, int64_t *vars);
 /* Check every argument and fill the binding; nothing is launched when they fail. */
 tda_status validate_forward(const Manifest *manifest, const tda_forward_args *args, Binding *binding);
 tda_status validate_backward(const Manifest *manifest, const tda_backward_args *args, Binding *binding);
+/* Does the file count? */
+tda_status validate_counts(const Manifest *manifest);
+tda_status validate_count(const Manifest *manifest, const tda_count_args *args, Binding *binding);
 /* The same without workspaces, which the reference has no use for. */
 tda_status validate_host_forward(const Manifest *manifest, const tda_forward_args *args, Binding *binding);
 tda_status validate_host_backward(const Manifest *manifest, const tda_backward_args *args, Binding *binding);

@@ -20,9 +20,17 @@ static const char *const shape_words[] = {
 	[TDA_SCALAR] = "scalar", [TDA_PER_HEAD] = "per_head", [TDA_PER_LAYER] = "per_layer",
 	[TDA_PER_LAYER_HEAD] = "per_layer_head", [TDA_PER_CHANNEL] = "per_channel", NULL
 };
-static const char *const phase_words[] = { [PHASE_FORWARD] = "forward", [PHASE_BACKWARD] = "backward", NULL };
+static const char *const phase_words[] = {
+	[PHASE_FORWARD] = "forward", [PHASE_BACKWARD] = "backward", [PHASE_COUNTING] = "count", NULL
+};
 static const char *const kind_words[] = {
-	[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward", NULL
+	[BUFFER_SAVED] = "saved", [BUFFER_FORWARD] = "forward", [BUFFER_BACKWARD] = "backward", [BUFFER_COUNTS] = "counts", NULL
+};
+/* Which workspaces the kernels of a phase may use. */
+static const bool phase_uses[PHASE_KINDS][BUFFER_KIND_COUNT] = {
+	[PHASE_FORWARD] = { [BUFFER_SAVED] = true, [BUFFER_FORWARD] = true },
+	[PHASE_BACKWARD] = { [BUFFER_SAVED] = true, [BUFFER_BACKWARD] = true },
+	[PHASE_COUNTING] = { [BUFFER_COUNTS] = true },
 };
 
 /* ---- the first pass: facts, parameters, buffers ---- */
@@ -58,7 +66,7 @@ static tda_status read_spec(Reader *r)
 
 static tda_status read_plan(Reader *r)
 {
-	static const char *const plans[] = { "dense", "sparse", "auto", NULL };
+	static const char *const plans[] = { "dense", "sparse", "auto", "count", NULL };
 	int plan;
 	tda_status status = word_read_choice(r, 0, plans, &plan);
 
@@ -207,6 +215,18 @@ static tda_status read_heavy(Reader *r)
 	return status ? status : r->m->heavy.rows % 64 ? manifest_bad_line(r, "the rows are not a multiple of 64") : TDA_OK;
 }
 
+static tda_status read_count(Reader *r)
+{
+	static const char *const choices[] = { "weights", "above", NULL };
+	int choice = 0;
+	tda_status status = word_read_choice(r, 0, choices, &choice);
+
+	r->m->count.above = choice == 1;
+	if (!status)
+		status = word_read_int(r, 1, 16, 64, &r->m->count.rows);
+	return status ? status : 64 % r->m->count.rows ? manifest_bad_line(r, "the rows do not divide 64") : TDA_OK;
+}
+
 /* BYTES may depend on the shape alone: workspaces are sized before there are tensors. */
 static const bool shape_vars[FORMULA_VARS] = {
 	[SHAPE_BATCH] = true, [SHAPE_HEADS] = true, [SHAPE_KV_HEADS] = true, [SHAPE_Q_LEN] = true, [SHAPE_K_LEN] = true,
@@ -320,7 +340,7 @@ static tda_status read_combine(Reader *r)
 	return read_postfix(r, (Word){ r->rest.text + skip, r->rest.length - skip }, ROW_VARS, &r->m->combine[view - 1]);
 }
 
-/* Which tensors a phase has: the forward q, k, v, o; the backward q, k, v, do and the gradients. */
+/* Which tensors a phase has: the forward q, k, v, o; the backward q, k, v, do and the gradients; counting q and k. */
 static bool tensor_in_phase(const Manifest *m, int tensor, Phase phase)
 {
 	static const int first_of_views[] = { TENSOR_Q, TENSOR_K, TENSOR_DQ, TENSOR_DK };
@@ -328,6 +348,8 @@ static bool tensor_in_phase(const Manifest *m, int tensor, Phase phase)
 	for (int g = 0; g < 4; g++)
 		if (tensor >= first_of_views[g] && tensor < first_of_views[g] + TDA_MAX_VIEWS)
 			return tensor - first_of_views[g] < m->views && (g < 2 || phase == PHASE_BACKWARD);
+	if (phase == PHASE_COUNTING)
+		return false;
 	return tensor == TENSOR_V || (tensor == TENSOR_O) == (phase == PHASE_FORWARD);
 }
 
@@ -377,14 +399,13 @@ static tda_status read_pointer(const Reader *r, Word word, Pointer *pointer)
 	} else if (has_prefix(&word, "dparam.")) {
 		*pointer = (Pointer){ POINTER_DPARAM, manifest_find_param(m, word.text, word.length) };
 		if (phase != PHASE_BACKWARD)
-			return manifest_bad_line(r, "a forward kernel has no gradients");
+			return manifest_bad_line(r, "a kernel that is not of the backward has no gradients");
 	} else if (has_prefix(&word, "buffer.")) {
 		*pointer = (Pointer){ POINTER_BUFFER, -1 };
 		for (int b = 0; b < m->buffer_count; b++)
 			if (word_is(word, m->buffers[b].name))
 				pointer->index = b;
-		if (pointer->index >= 0 &&
-		    m->buffers[pointer->index].kind == (phase == PHASE_FORWARD ? BUFFER_BACKWARD : BUFFER_FORWARD))
+		if (pointer->index >= 0 && !phase_uses[phase][m->buffers[pointer->index].kind])
 			return manifest_bad_line(r, "the kernel uses scratch of the other phase");
 	} else {
 		*pointer = (Pointer){ POINTER_TENSOR, tensor_find(word.text, word.length) };
@@ -483,6 +504,7 @@ static const Keyword keywords[] = {
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
 	{ "marks",      1, 4, 4, OPTIONAL, read_marks },
 	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
+	{ "count",      1, 2, 2, OPTIONAL, read_count },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
 	{ "rms_norm",   2, 2, 2, OPTIONAL, read_rms_norm },
 	{ "threshold",  2, 1, MAX_LINE_WORDS, ONCE, read_threshold },

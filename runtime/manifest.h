@@ -11,10 +11,11 @@ enum { MANIFEST_MAJOR = 1 };
 enum { MANIFEST_NAME_BYTES = 64, MANIFEST_MAX_BUFFERS = 96, MANIFEST_MAX_KERNELS = 96, MANIFEST_MAX_ARGS = 128,
        MANIFEST_MAX_MAPS = 16 };       /* of a kernel */
 
-typedef enum Phase { PHASE_FORWARD, PHASE_BACKWARD, PHASE_COUNT } Phase;
+typedef enum Phase { PHASE_FORWARD, PHASE_BACKWARD, PHASE_COUNTING, PHASE_KINDS } Phase;
+enum { TRAINING_PHASES = 2 };          /* forward and backward: they have times and tolerances, and are in other files than counting */
 
-/* The three workspaces. */
-typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD, BUFFER_KIND_COUNT } BufferKind;
+/* The workspaces: three of forward and backward, and that of counting. */
+typedef enum BufferKind { BUFFER_SAVED, BUFFER_FORWARD, BUFFER_BACKWARD, BUFFER_COUNTS, BUFFER_KIND_COUNT } BufferKind;
 
 typedef struct ManifestBuffer {
 	char name[MANIFEST_NAME_BYTES];
@@ -79,6 +80,12 @@ typedef struct ManifestHeavy {
 	int rows;                      /* that belong together, a multiple of marks.side; 0: the plan has no such kernels */
 } ManifestHeavy;
 
+/* Of a file that counts pairs (docs/manifest.md). */
+typedef struct ManifestCount {
+	bool above;                    /* pairs above the threshold, whatever they weigh; else those with a weight, and statistics */
+	int rows;                      /* of a block that masks are of: 64, 32 or 16; 0: the file does not count */
+} ManifestCount;
+
 typedef struct Manifest {
 	char compiler[MANIFEST_NAME_BYTES];
 	char target[MANIFEST_NAME_BYTES];
@@ -94,7 +101,7 @@ typedef struct Manifest {
 	bool causal;
 	int64_t window;                /* 0: none */
 	bool zeros_proved;
-	double tolerance[PHASE_COUNT];
+	double tolerance[TRAINING_PHASES];
 	double slack;
 	bool rms_norm;
 	double rms_eps;
@@ -105,6 +112,7 @@ typedef struct Manifest {
 	Postfix *combine[TDA_MAX_VIEWS];
 	ManifestMarks marks;
 	ManifestHeavy heavy;
+	ManifestCount count;
 	ManifestBuffer buffers[MANIFEST_MAX_BUFFERS];
 	int buffer_count;
 	ManifestKernel kernels[MANIFEST_MAX_KERNELS];

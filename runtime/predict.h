@@ -17,7 +17,7 @@ enum { PREDICT_TEXT = 256 };
 typedef struct PlanTimes {
 	bool known;                    /* the file has the plan, and there are counts if it needs them */
 	double kernel_ms[PREDICT_KERNELS];     /* reduce: over all parameters */
-	double ms[PHASE_COUNT];
+	double ms[TRAINING_PHASES];
 	char beyond[PREDICT_TEXT];     /* in which respects nothing like it was timed: "f16, length 256"; empty: in none */
 } PlanTimes;
 

@@ -207,8 +207,13 @@ void problem_displace(Problem *p)
 
 static size_t workspace_bytes(const Problem *p, int kind)
 {
-	return kind == BUFFER_SAVED ? p->sizes.saved
-	                            : kind == BUFFER_FORWARD ? p->sizes.forward_scratch : p->sizes.backward_scratch;
+	switch ((BufferKind)kind) {
+	case BUFFER_SAVED: return p->sizes.saved;
+	case BUFFER_FORWARD: return p->sizes.forward_scratch;
+	case BUFFER_BACKWARD: return p->sizes.backward_scratch;
+	case BUFFER_COUNTS: case BUFFER_KIND_COUNT: break;
+	}
+	return 0;                      /* counter.c has that */
 }
 
 tda_status problem_place(Problem *p, Device *device)

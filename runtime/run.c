@@ -144,6 +144,9 @@ static tda_status open_device(const RunOptions *o, Device **device)
 
 static tda_status print_info(tda_kernel *kernel, FILE *out)
 {
+	static const char *const phases[PHASE_KINDS] = {
+		[PHASE_FORWARD] = "forward", [PHASE_BACKWARD] = "backward", [PHASE_COUNTING] = "count",
+	};
 	tda_info info = TDA_INFO_INIT;
 	tda_status status = tda_get_info(kernel, &info);
 
@@ -166,7 +169,7 @@ static tda_status print_info(tda_kernel *kernel, FILE *out)
 		const ManifestKernel *entry = &kernel->manifest->kernels[k];
 
 		fprintf(out, "kernel      %-8s %s: %d threads, %u bytes of shared memory\n",
-		        entry->phase == PHASE_FORWARD ? "forward" : "backward", entry->entry, entry->block, (unsigned)entry->shared);
+		        phases[entry->phase], entry->entry, entry->block, (unsigned)entry->shared);
 	}
 	return TDA_OK;
 }

@@ -90,7 +90,7 @@ typedef struct tda_info {
 	const char *spec_hash;         /* SHA-256 of the spec's canonical text, hex */
 	const char *compiler;          /* version of tdagen */
 	const char *target;            /* "sm_80": this and later; "sm_90a": only that */
-	const char *plan;              /* "dense"; "sparse"; "auto": both, the shape decides */
+	const char *plan;              /* "dense"; "sparse"; "auto": both, the shape decides; "count": for tda_count alone */
 	tda_dtype dtype;               /* of q, k, v, o and their gradients */
 	int tf32;                      /* 1: f32 inputs are rounded to tf32 inside products */
 	int head_dim;                  /* elements of a row of q and k */
@@ -201,6 +201,58 @@ TDA_API tda_status tda_backward(tda_kernel *kernel, const tda_backward_args *arg
 
 /* Loads the kernels into the current context now. Call it before a stream capture: loading inside one is refused. */
 TDA_API tda_status tda_preload(tda_kernel *kernel);
+
+/* ---- counting ---- */
+
+/*
+ * Which pairs of a row and a key count, of a file that tdagen --plan count has made: pairs with a weight that is not 0. There are no v
+ * and o, and every parameter (but a per_channel one, which is not read) has an entry for each head, whatever its shape is in the spec,
+ * so that heads can be told apart: tda_info has it as TDA_PER_HEAD.
+ *
+ * Arrays are parts of one piece of device memory, each contiguous, beginning so many bytes behind its start. R is q_len rounded up to
+ * block_rows; rows from q_len on have counts of 0. All of it is written. It takes about
+ *
+ *     batch * heads * (k_len / 64 * q_len / block_rows * (8 * views + 4) + q_len * (19 * views + 12))  bytes
+ */
+typedef struct tda_count_sizes {
+	uint32_t size, version;        /* in: TDA_COUNT_SIZES_INIT */
+	size_t bytes;                  /* of all of it */
+	int32_t block_rows;            /* rows of a block: 64; 32 or 16 where rows of all views are wide */
+	int32_t moment_count, tail_count;      /* 0: the file has none of the last four arrays */
+	/* float32 [batch, heads, q_len rounded up to 64]: thresholds. Views may share theirs, and have the same offset then */
+	size_t tau[TDA_MAX_VIEWS];
+	/* int32 [views, batch, heads, R]: pairs of the row that count; -1: its threshold is NaN, which means nothing where it sees no key;
+	 * -2: a score that it sees is NaN or infinite */
+	size_t survivors;
+	size_t consensus;              /* int32 [batch, heads, R]: pairs of the row that count under two views or more */
+	/* uint64 [views, batch, heads, ceil(q_len / block_rows), ceil(k_len / 64)]: bit b for key 64 t + b of tile t: does it count for a row? */
+	size_t masks;
+	size_t tiles;                  /* int32 [batch, heads, ceil(q_len / block_rows), ceil(k_len / 64)]: pairs that count, over all views */
+	/* float32 [batch, heads, R]: with a = the sum over views of coefficient times weight, the sum of |a| over keys; |a| of key 0 */
+	size_t row_weight, row_sink;
+	/* float32 [batch, heads, R / 16, moment_count]: sums over the visible pairs of 16 rows: by view, of the powers 1 to 4 of scores; then
+	 * by view v from 1 and view w < v, of the products of their scores */
+	size_t moments;
+	/* int32 [batch, heads, R / 16, tail_count]: by view, pairs of 16 rows with a score above sqrt(2 n ln 10 / head_dim), n = 1 to 6 */
+	size_t tails;
+} tda_count_sizes;
+#define TDA_COUNT_SIZES_INIT { .size = sizeof(tda_count_sizes), .version = TDA_ABI_VERSION }
+
+TDA_API tda_status tda_get_count_sizes(const tda_kernel *kernel, const tda_shape *shape, tda_count_sizes *sizes);
+
+typedef struct tda_count_args {
+	uint32_t size, version;        /* TDA_COUNT_ARGS_INIT */
+	tda_shape shape;
+	tda_tensor q[TDA_MAX_VIEWS];   /* in:  [batch, heads, q_len, head_dim]; the first `views` are used */
+	tda_tensor k[TDA_MAX_VIEWS];   /* in:  [batch, kv_heads, k_len, head_dim] */
+	const void *params[TDA_MAX_PARAMS];    /* in: float32 [heads]; NULL: the initial value everywhere */
+	void *counts;                  /* out: at a multiple of 256 bytes */
+	size_t counts_bytes;           /* tda_count_sizes.bytes or more */
+} tda_count_args;
+#define TDA_COUNT_ARGS_INIT { .size = sizeof(tda_count_args), .version = TDA_ABI_VERSION, .shape = TDA_SHAPE_INIT }
+
+/* As tda_forward: checks everything, enqueues, does not wait. */
+TDA_API tda_status tda_count(tda_kernel *kernel, const tda_count_args *args, void *stream);
 
 /* ---- without a GPU ---- */
 

@@ -162,13 +162,13 @@ static tda_status copied(Problem *copies, Device *device, const Problem *from)
 	return status;
 }
 
-tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[PHASE_COUNT])
+tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[TRAINING_PHASES])
 {
 	Problem copies[COPIES] = {0};
 	double *samples = calloc((size_t)repeats, sizeof(double));
 	tda_status status = samples ? copied(copies, device, problem) : tda_fail_memory();
 
-	for (int phase = 0; phase < PHASE_COUNT && !status; phase++)
+	for (int phase = 0; phase < TRAINING_PHASES && !status; phase++)
 		status = time_phase(copies, device, (Phase)phase, repeats, samples, &ms[phase]);
 	for (int c = 0; c < COPIES; c++)
 		if (copies[c].kernel)
@@ -182,14 +182,14 @@ tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *optio
 	Problem copies[COPIES] = {0};
 	const tda_shape *shape = &copies[0].shape;
 	double *samples = calloc((size_t)options->repeats * MANIFEST_MAX_KERNELS, sizeof(double));
-	double ms[PHASE_COUNT] = {0};
+	double ms[TRAINING_PHASES] = {0};
 	tda_status status = samples ? TDA_OK : tda_fail_memory();
 
 	if (!device->ops->mark)
 		status = tda_fail(TDA_UNSUPPORTED, "the simulator has no clock: --time needs --device gpu");
 	else if (!status)
 		status = (options->in ? loaded_copies : random_copies)(copies, device, kernel, options);
-	for (int phase = 0; phase < PHASE_COUNT && !status; phase++)
+	for (int phase = 0; phase < TRAINING_PHASES && !status; phase++)
 		status = time_phase(copies, device, (Phase)phase, options->repeats, samples, &ms[phase]);
 	if (!status) {
 		fprintf(out, "%s on %s, batch %lld, heads %lld:%lld, q_len %lld, k_len %lld: forward %.4f ms, backward %.4f ms "

@@ -19,6 +19,6 @@ typedef struct TimeOptions {
 tda_status time_run(tda_kernel *kernel, Device *device, const TimeOptions *options, FILE *out);
 
 /* Median ms of both phases of a problem that no device holds. */
-tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[PHASE_COUNT]);
+tda_status time_problem(const Problem *problem, Device *device, int repeats, double ms[TRAINING_PHASES]);
 
 #endif

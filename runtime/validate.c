@@ -348,13 +348,23 @@ static tda_status add_backward(Regions *regions, const Manifest *m, const tda_ba
 	return add_params(regions, m, "d", dparams, b->vars, true, b->dparam);
 }
 
+/* Files that count have nothing else, and others don't count. */
+static tda_status check_purpose(const Manifest *m, bool count)
+{
+	if (count == (m->count.rows > 0))
+		return TDA_OK;
+	return tda_fail(TDA_UNSUPPORTED, count ? "%s was compiled to compute attention: tda_count needs a file of tdagen --plan count"
+	                                       : "%s was compiled with --plan count, which counts pairs and computes no attention: compile "
+	                                         "the spec with another plan", m->spec_name);
+}
+
 tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
 {
 	Regions regions;
 	int64_t sizes[BUFFER_KIND_COUNT];
 	tda_status status;
 
-	if ((status = add_forward(&regions, m, args, sizes, b)) ||
+	if ((status = check_purpose(m, false)) || (status = add_forward(&regions, m, args, sizes, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], true,
 	                            &b->workspace[BUFFER_SAVED])) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_FORWARD], true,
@@ -369,11 +379,37 @@ tda_status validate_backward(const Manifest *m, const tda_backward_args *args, B
 	int64_t sizes[BUFFER_KIND_COUNT];
 	tda_status status;
 
-	if ((status = add_backward(&regions, m, args, sizes, b)) ||
+	if ((status = check_purpose(m, false)) || (status = add_backward(&regions, m, args, sizes, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], false,
 	                            &b->workspace[BUFFER_SAVED])) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_BACKWARD], true,
 	                            &b->workspace[BUFFER_BACKWARD])))
+		return status;
+	return check_apart(&regions);
+}
+
+tda_status validate_counts(const Manifest *m)
+{
+	return check_purpose(m, true);
+}
+
+tda_status validate_count(const Manifest *m, const tda_count_args *args, Binding *b)
+{
+	const tda_shape *shape = &args->shape;
+	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
+	Extent keys = { shape->batch, shape->kv_heads, shape->k_len, m->head_dim };
+	Regions regions = { .count = 0 };
+	int64_t sizes[BUFFER_KIND_COUNT];
+	tda_status status;
+
+	memset(b, 0, sizeof(*b));
+	if ((status = check_purpose(m, true)) || (status = check_struct("args", args->size, args->version, sizeof(*args))) ||
+	    (status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
+	    (status = add_tensors(&regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
+	    (status = add_tensors(&regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
+	    (status = add_params(&regions, m, "", args->params, b->vars, false, b->param)) ||
+	    (status = add_workspace(&regions, "counts", args->counts, args->counts_bytes, sizes[BUFFER_COUNTS], true,
+	                            &b->workspace[BUFFER_COUNTS])))
 		return status;
 	return check_apart(&regions);
 }

@@ -11,6 +11,8 @@ static BuildKernel *const builders[ROLE_COUNT] = {
 	[ROLE_BACKWARD_Q] = build_backward_q,
 	[ROLE_BACKWARD_KV] = build_backward_kv,
 	[ROLE_REDUCE] = build_reduce,
+	[ROLE_COUNT_PAIRS] = build_count,
+	[ROLE_STATISTICS] = build_statistics,
 };
 
 MlirModule kernels_build(MlirContext context, Arena *arena, Diag *diag, const Spec *spec, Plan *plan)

@@ -340,6 +340,12 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau)
 	return val_funless(k->b, IR_LE, above, val_f32(k->b, 0));
 }
 
+Val pair_is_above(Kernel *k, const Pair *pair, Val tau)
+{
+	Val above = val_fsub(k->b, pair->s, tau);
+	return val_fcompare(k->b, IR_GT, above, val_f32(k->b, 0));
+}
+
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope)
 {
 	if (e->op == EXPR_CONST && e->value == 1)

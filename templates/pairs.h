@@ -88,6 +88,8 @@ typedef struct Pair {
 void pair_evaluate(Kernel *k, const Scope *head, const ViewMath *math, Val score, Val tau, Val row, Val key, Pair *pair);
 /* Did the pair survive? Always true when exact zeros are not proved. Null stands for "always". */
 Val pair_survives(Kernel *k, const Pair *pair, Val tau);
+/* Is its score above the threshold, whatever that is worth? Not for NaN. */
+Val pair_is_above(Kernel *k, const Pair *pair, Val tau);
 
 /* x * e, where e is emitted in the scope; nothing is emitted for e = 1. */
 Val times(Kernel *k, Val x, const Expr *e, const Scope *scope);

@@ -181,21 +181,6 @@ static Val passing(Screen *s, const Part *part, Axis row, Val key0)
 	return val_and(b, bits, visible_bits(k, part->products, row, key, has_hidden, true));
 }
 
-/* Elements to columns: bits 4n + {0, 1} of both rows, for n < 4, become bits 8n + 2 (lane % 4) + {0, 1}. */
-static Val column_bits(Kernel *k, Val bits)
-{
-	static const struct { int shift; int32_t mask; } spread[] = { { 8, 0x00ff00ff }, { 4, 0x03030303 } };
-	Builder *b = k->b;
-	bits = val_or(b, bits, val_shr(b, bits, val_i32(b, 2)));
-	bits = val_and(b, bits, val_i32(b, 0x3333));
-	for (int i = 0; i < 2; i++) {
-		bits = val_or(b, bits, val_shl(b, bits, val_i32(b, spread[i].shift)));
-		bits = val_and(b, bits, val_i32(b, spread[i].mask));
-	}
-	Val first = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2);
-	return val_shl(b, bits, first);
-}
-
 static Val bit_if_any(Builder *b, Val bits, uint32_t mask, Val position)
 {
 	Val zero = val_i32(b, 0);

@@ -135,8 +135,14 @@ void tile_scale(Kernel *k, Tile t, Axis by);
 Axis axis_load_global(Kernel *k, Axis index, Val terms);
 /* Reads terms (IR_V2F32: float32, IR_V2I32: i32) that lie in shared memory in the order of the tile's columns. */
 Axis axis_load_shared(Kernel *k, int cols, Val terms, IrType pair);
-/* Sums each row of a warp's tile over the four lanes that share it. */
+/* Sums each row of a warp's tile over the four lanes that share it; of i32 values; and is this the first of the four (i1)? */
 void row_sum_lanes(Kernel *k, Val row[2]);
+void row_count_lanes(Kernel *k, Val row[2]);
+Val row_first_lane(Kernel *k);
+/* A tile of at most 64 columns as an i32, bit e for the lane's element e: only those of its row 0 or 1; and, of the lower 16 bits, bit c
+ * for column c of 32 where either row has it, so that warp_or of it is the warp's mask of columns. */
+Val row_bits(Kernel *k, Val bits, int row);
+Val column_bits(Kernel *k, Val bits);
 
 /* Shared matrices. */
 typedef struct Shared {

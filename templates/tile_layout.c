@@ -103,13 +103,37 @@ Axis axis_load_shared(Kernel *k, int cols, Val terms, IrType pair_type)
 	return axis;
 }
 
-static Val lane_exchange(Kernel *k, Val x, int distance)
+Val column_bits(Kernel *k, Val bits)
+{
+	static const struct { int shift; int32_t mask; } spread[] = { { 8, 0x00ff00ff }, { 4, 0x03030303 } };
+	Builder *b = k->b;
+	bits = val_or(b, bits, val_shr(b, bits, val_i32(b, 2)));
+	bits = val_and(b, bits, val_i32(b, 0x3333));
+	for (int i = 0; i < 2; i++) {
+		bits = val_or(b, bits, val_shl(b, bits, val_i32(b, spread[i].shift)));
+		bits = val_and(b, bits, val_i32(b, spread[i].mask));
+	}
+	Val first = val_mul_i32(b, val_rem_i32(b, k->lane, 4), 2);
+	return val_shl(b, bits, first);
+}
+
+Val row_bits(Kernel *k, Val bits, int row)
+{
+	return val_and(k->b, bits, val_i32(k->b, (int32_t)(row ? 0xcccccccc : 0x33333333)));
+}
+
+static Val exchange(Kernel *k, Val x, int distance, IrType type)
 {
 	Builder *b = k->b;
 	Val all = val_i32(b, -1);
 	Val offset = val_i32(b, distance);
 	Val clamp = val_i32(b, 31);
-	return ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind bfly>", IR_F32, 4, (Val[]){ all, x, offset, clamp });
+	return ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind bfly>", type, 4, (Val[]){ all, x, offset, clamp });
+}
+
+static Val lane_exchange(Kernel *k, Val x, int distance)
+{
+	return exchange(k, x, distance, IR_F32);
 }
 
 static Val vote(Kernel *k, const char *attrs, IrType type, Val condition)
@@ -174,6 +198,21 @@ void row_sum_lanes(Kernel *k, Val row[2])
 {
 	for (int r = 0; r < 2; r++)
 		row[r] = lane_sum(k, row[r], 4);
+}
+
+void row_count_lanes(Kernel *k, Val row[2])
+{
+	for (int r = 0; r < 2; r++)
+		for (int distance = 2; distance > 0; distance /= 2) {
+			Val other = exchange(k, row[r], distance, IR_I32);
+			row[r] = val_add(k->b, row[r], other);
+		}
+}
+
+Val row_first_lane(Kernel *k)
+{
+	Val in_row = val_rem_i32(k->b, k->lane, 4);
+	return val_compare(k->b, IR_EQ, in_row, val_i32(k->b, 0));
 }
 
 Val pack_pair(Kernel *k, Val low, Val high)

@@ -440,7 +440,7 @@ static void test_times(const char *folder)
 	tda_kernel *kernel = NULL;
 	Device *device = NULL;
 	char path[1024];
-	double ms[PHASE_COUNT] = {0};
+	double ms[TRAINING_PHASES] = {0};
 	Problem p;
 
 	shape.batch = 1;

@@ -48,7 +48,7 @@ typedef struct Measured {
 	tda_dtype dtype;
 	int head_dim;
 	int64_t batch_heads, length, gathered[2];
-	double ms[PREDICT_KERNELS], phase[PHASE_COUNT];        /* 0: not measured */
+	double ms[PREDICT_KERNELS], phase[TRAINING_PHASES];        /* 0: not measured */
 } Measured;
 
 static const Measured sparse[] = {
@@ -77,7 +77,7 @@ static void test_sparse(const Measured *c)
 	for (int k = 0; k < PREDICT_KERNELS; k++)
 		if (c->ms[k] > 0)
 			check_near(c->name, predict_kernel_names[k], times->kernel_ms[k], c->ms[k]);
-	for (int phase = 0; phase < PHASE_COUNT; phase++)
+	for (int phase = 0; phase < TRAINING_PHASES; phase++)
 		if (c->phase[phase] > 0)
 			check_near(c->name, phase == PHASE_FORWARD ? "the forward" : "the backward", times->ms[phase], c->phase[phase]);
 }
@@ -192,7 +192,7 @@ static void test_huge(void)
 
 		shape.batch = INT32_MAX;
 		predict(&m, &shape, (int64_t[]){ INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX }, &p);
-		for (int phase = 0; phase < PHASE_COUNT; phase++)
+		for (int phase = 0; phase < TRAINING_PHASES; phase++)
 			CHECK(isfinite(p.plan[plan].ms[phase]) && p.plan[plan].ms[phase] > 1e20, "%s: %g ms", plans[plan],
 			      p.plan[plan].ms[phase]);
 	}
