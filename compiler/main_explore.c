@@ -1,7 +1,7 @@
 /*
  * tdagen explore: the runs are all combinations of the sweeps' values, each on every input. A swept learned parameter is set
- * in the launch; a swept option compiles the spec again, as far as its manifest, which is all that counting needs. Only where
- * there is a GPU are kernels made, to be timed.
+ * in the launch; a swept option compiles the spec again, as far as its manifest, which is all that the reference needs. Where a device
+ * counts, kernels are made: those of the spec, for o, gradients and times, and those that count.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #include "../runtime/explore_run.h"
 #include "../runtime/number.h"
+#include "main_count.h"
 #include "main_explore.h"
 #include "manifest.h"
 #include "output.h"
@@ -26,7 +27,7 @@ typedef struct Explore {
 	bool *is_param;                    /* of each: a learned parameter, not an option() */
 	ExploreSetup setup;
 	ExplorePoint *points;              /* the setup's, */
-	tda_kernel **kernels;              /* and of each; neighbours may share one */
+	tda_kernel **kernels, **counters;  /* and of each; neighbours may share one. No counters: the reference counts */
 	ExploreSession *session;
 } Explore;
 
@@ -109,6 +110,7 @@ static void lay_out_runs(Explore *e, int layer)
 
 	e->points = ARENA_ARRAY(e->c->arena, ExplorePoint, e->setup.run_count);
 	e->kernels = ARENA_ARRAY(e->c->arena, tda_kernel *, e->setup.run_count);
+	e->counters = ARENA_ARRAY(e->c->arena, tda_kernel *, e->setup.run_count);
 	e->setup.points = e->points;
 	for (int r = 0; r < e->setup.run_count; r++) {
 		const char **settings = ARENA_ARRAY(e->c->arena, const char *, e->setup.sweep_count + 1);
@@ -146,23 +148,24 @@ static void explain_setting(Explore *e, Diag *diag, const SpecOption *setting)
 	diag_note(diag, nowhere, "--sweep takes a learned parameter or an option() of the spec");
 }
 
-/* Compiles with these settings; the kernel is closed by the caller. */
-static bool compile_run(Explore *e, const ExplorePoint *point, tda_kernel **kernel)
+/* Compiles run r with its settings; the kernels are closed by the caller. */
+static bool compile_run(Explore *e, int r)
 {
+	const ExplorePoint *point = &e->points[r];
 	Compilation c = {
 		.arena = e->c->arena, .path = e->c->path, .source = e->c->source, .length = e->c->length,
 		.plan_options = e->options->plan, .diag = diag_new(e->c->arena, e->c->path, e->c->source),
 		.setting_count = e->options->setting_count,
 	};
-	bool gpu = explore_session_has_gpu(e->session), ok;
+	bool runs = explore_session_runs_kernels(e->session), ok;
 
 	c.settings = ARENA_ARRAY(c.arena, SpecOption, c.setting_count + e->setup.sweep_count + 1);
 	memcpy(c.settings, e->options->settings, sizeof(SpecOption) * (size_t)c.setting_count);
 	for (int n = 0; n < e->setup.sweep_count; n++)
 		if (!e->is_param[n])
 			c.settings[c.setting_count++] = (SpecOption){ .key = e->sweeps[n].name, .value = point->settings[n] };
-	ok = pipeline_run(&c, gpu ? STAGE_PTX : STAGE_PLAN, NULL, NULL);
-	if (ok && !gpu)
+	ok = pipeline_run(&c, runs ? STAGE_PTX : STAGE_PLAN, NULL, NULL);
+	if (ok && !runs)
 		c.ptx = manifest_attach(c.arena, c.spec, c.plan, "");
 	for (int n = e->options->setting_count; n < c.setting_count && !ok && !c.spec; n++)
 		if (!c.settings[n].used)
@@ -173,7 +176,9 @@ static bool compile_run(Explore *e, const ExplorePoint *point, tda_kernel **kern
 	pipeline_end(&c);
 	if (!ok)
 		return false;
-	return !tda_open_memory(c.ptx, strlen(c.ptx), kernel) || fail(e);
+	if (tda_open_memory(c.ptx, strlen(c.ptx), &e->kernels[r]))
+		return fail(e);
+	return !runs || count_compile(&c, COUNT_WEIGHTS, arena_printf(c.arena, "tdagen explore %s", e->options->spec), &e->counters[r]);
 }
 
 static bool same_kernel(const Explore *e, int r)
@@ -187,11 +192,13 @@ static bool same_kernel(const Explore *e, int r)
 static bool run_all(Explore *e)
 {
 	for (int r = 0; r < e->setup.run_count; r++) {
-		if (r > 0 && same_kernel(e, r))
+		if (r > 0 && same_kernel(e, r)) {
 			e->kernels[r] = e->kernels[r - 1];
-		else if (!compile_run(e, &e->points[r], &e->kernels[r]))
+			e->counters[r] = e->counters[r - 1];
+		} else if (!compile_run(e, r)) {
 			return false;
-		if (explore_session_run(e->session, r, e->kernels[r]))
+		}
+		if (explore_session_run(e->session, r, e->kernels[r], e->counters[r]))
 			return fail(e);
 	}
 	return true;
@@ -242,6 +249,7 @@ static void set_up(Explore *e, int layer)
 	e->setup.seed = (uint64_t)number(o, NUMBER_SEED, 1);
 	e->setup.shape = shape;
 	e->setup.softmax = o->softmax;
+	e->setup.count_by = o->count_by;
 	e->setup.tables = is_stdout(o->csv) || is_stdout(o->json) ? stderr : stdout;
 	lay_out_runs(e, layer);
 }
@@ -261,16 +269,18 @@ int explore_spec(Compilation *c, const Options *options)
 	set_up(&e, (int)layer);
 	if (!pipeline_run(c, STAGE_SPEC, NULL, NULL) || !sort_sweeps(&e) || (options->report && !report_check(c->diag)))
 		return EXIT_BAD_SPEC;          /* before the work, not after it */
-	if (!(e.session = explore_session_new(&e.setup))) {
-		diag_internal(c->diag, nowhere, "out of memory");
-		return EXIT_INTERNAL;
+	if (explore_session_open(&e.setup, &e.session)) {
+		fprintf(stderr, "tdagen explore %s: error: %s\n", options->spec, tda_error_message());
+		return EXIT_BAD_SPEC;
 	}
 	ok = run_all(&e) && write_file(&e, options->csv, explore_session_write_csv) &&
 		write_file(&e, options->json, explore_session_write_json) &&
 		(!options->report || report_write(c->arena, c->diag, options->report, write_report_data, e.session));
-	explore_session_free(e.session);
 	for (int r = 0; r < e.setup.run_count; r++)
-		if (r == 0 || e.kernels[r] != e.kernels[r - 1])
+		if (r == 0 || e.kernels[r] != e.kernels[r - 1]) {
 			tda_close(e.kernels[r]);
+			tda_close(e.counters[r]);
+		}
+	explore_session_free(e.session);
 	return ok ? 0 : EXIT_BAD_SPEC;
 }

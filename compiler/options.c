@@ -13,7 +13,7 @@ enum { FOR_COMPILE = 1 << COMMAND_COMPILE, FOR_CHECK = 1 << COMMAND_CHECK, FOR_R
 
 typedef enum OptionId {
 	OPTION_OUTPUT, OPTION_TARGET, OPTION_SET, OPTION_PLAN, OPTION_EMIT, OPTION_DUMP_DIR, OPTION_EXPLAIN, OPTION_HEADER,
-	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_HEAVY_KEYS, OPTION_RUNTIME, OPTION_WANTED, OPTION_PER,
+	OPTION_LINEINFO, OPTION_TIMING, OPTION_DEFECT, OPTION_MARK_CAPACITY, OPTION_HEAVY_KEYS, OPTION_RUNTIME, OPTION_COUNT_BY, OPTION_WANTED, OPTION_PER,
 	OPTION_PARAM, OPTION_TENSORS, OPTION_INPUTS, OPTION_LAYER, OPTION_SET_FIRST, OPTION_SET_SECOND, OPTION_SWEEP, OPTION_CSV, OPTION_JSON, OPTION_REPORT,
 	OPTION_SOFTMAX, OPTION_NUMBER, OPTION_LAST_NUMBER = OPTION_NUMBER + NUMBER_COUNT - 1, OPTION_LICENSES, OPTION_VERSION, OPTION_HELP
 } OptionId;
@@ -37,6 +37,7 @@ static const OptionRow rows[] = {
 	{ OPTION_EXPLAIN, "--explain", NULL, FOR_COMPILE, "print what the kernels will do, what it costs and why" },
 	{ OPTION_HEADER, "--header", "FILE", FOR_COMPILE, "write a C header with the PTX and its constants" },
 	{ OPTION_RUNTIME, "--device", "DEVICE", FOR_CHECK | FOR_RUN, "gpu, sim or (run) reference; by default gpu where one is" },
+	{ OPTION_COUNT_BY, "--device", "DEVICE", FOR_EXPLORE, "explore: what counts: gpu, sim or reference; by default gpu where one is, else reference" },
 	{ OPTION_RUNTIME, "--quick", NULL, FOR_CHECK, "fewer cases: what the simulator does in seconds" },
 	{ OPTION_RUNTIME, "--seed", "N", FOR_CHECK, "of the random data, 1 by default" },
 	{ OPTION_RUNTIME, "--in", "PATH", FOR_CHECK | FOR_RUN, "a folder of .npy files, an .npz or a .safetensors: q1, k1, ..., v, do, parameters" },
@@ -81,6 +82,8 @@ enum { ROW_COUNT = sizeof rows / sizeof *rows };
 static const char *const command_names[COMMAND_COUNT] = { [COMMAND_CHECK] = "check", [COMMAND_RUN] = "run",
 	[COMMAND_CALIBRATE] = "calibrate", [COMMAND_EXPLORE] = "explore", [COMMAND_DIFF] = "diff" };
 static const char *const per_names[] = { "head", "layer", "global" };
+static const char *const count_names[] = { "gpu", "sim", "reference" };
+static const CountBy counts_by[] = { COUNT_BY_GPU, COUNT_BY_SIM, COUNT_BY_REFERENCE };
 static const char *const plan_names[] = { "auto", "dense", "sparse", "count" };
 static const PlanKind plan_kinds[] = { PLAN_AUTO, PLAN_DENSE, PLAN_SPARSE, PLAN_COUNT };
 static const char *const defect_names[] = { "drop-tile", "shift-tau", "drop-mark" };
@@ -265,6 +268,11 @@ static bool apply(Arena *arena, Options *options, const OptionRow *row, const ch
 			return false;
 		options->plan.defect = defects[chosen];
 		return true;
+	case OPTION_COUNT_BY:
+		if (!set_choice(arena, row->name, value, count_names, 3, &chosen))
+			return false;
+		options->count_by = counts_by[chosen];
+		return true;
 	case OPTION_WANTED: options->calibrate_target = value; return true;
 	case OPTION_PARAM: options->param = value; return true;
 	case OPTION_TENSORS: options->in = value; return true;
@@ -340,7 +348,7 @@ static bool check_combination(const Options *options)
 	}
 	if (options->plan.kind == PLAN_COUNT && options->command != COMMAND_COMPILE)
 		return usage_error("kernels that count compute no attention: compile them with -o, not with --plan", "count",
-			NULL);
+			options->command == COMMAND_EXPLORE ? "explore makes its own, where --device is not reference" : NULL);
 	if (options->command == COMMAND_CALIBRATE && !(options->in && options->calibrate_target))
 		return usage_error("calibrate needs the option", options->in ? "--target" : "--in",
 			"for example: tdagen calibrate dsl/specs/tda.lua --in heads.npz --target survivors=2");

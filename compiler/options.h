@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include "../runtime/count_by.h"
 #include "arena.h"
 #include "pipeline.h"
 #include "plan.h"
@@ -38,6 +39,7 @@ typedef struct Options {
 	const char **inputs;               /* --in, one a layer */
 	const char **sweeps;               /* --sweep, as given */
 	int input_count, sweep_count;
+	CountBy count_by;
 	const char *csv, *json, *report;   /* files, or NULL */
 	bool softmax;
 	int64_t number[NUMBER_COUNT];      /* -1: not given */

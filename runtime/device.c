@@ -13,6 +13,30 @@ tda_status device_open(DeviceKind kind, Device **device)
 	return status;
 }
 
+tda_status device_for_counting(CountBy by, Device **device)
+{
+	tda_status status;
+
+	*device = NULL;
+	if (by == COUNT_BY_REFERENCE)
+		return TDA_OK;
+	if (by == COUNT_BY_SIM)
+		return sim_device_open(device);
+	status = cuda_device_open(device);
+	return by == COUNT_BY_DEFAULT && (status == TDA_NO_DRIVER || status == TDA_NO_DEVICE) ? TDA_OK : status;
+}
+
+void device_close(Device *device)
+{
+	if (device)
+		device->ops->close(device);
+}
+
+const char *device_name(const Device *device)
+{
+	return device ? device->description : "reference (f64 on this CPU)";
+}
+
 static tda_status launch_on_device(void *user, const Manifest *manifest, int kernel, uint32_t grid, void **args)
 {
 	Device *device = user;

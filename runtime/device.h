@@ -3,6 +3,7 @@
 #define TDA_DEVICE_H
 
 #include <stdbool.h>
+#include "count_by.h"
 #include "module.h"
 
 typedef enum DeviceKind { DEVICE_DEFAULT, DEVICE_GPU, DEVICE_SIM } DeviceKind;

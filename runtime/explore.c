@@ -1,43 +1,11 @@
-/*
- * The reference hands over every visible pair, a row at a time, the views of a row one after the other. What is known of a
- * row is summed when its last view is there, what is known of a block of rows when its last row is.
- */
+/* What is known of rows, heads and the whole, wherever it was counted. */
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include "error.h"
-#include "explore.h"
+#include "explore_count.h"
 
 const int explore_unit_keys[EXPLORE_UNITS] = { 64, 16, 1 };
-
-/* The rows at hand of one (batch, head). */
-typedef struct Plane {
-	ExploreCounts *counts;
-	int64_t block;                 /* of rows */
-	uint8_t *views;                /* [k_len]: of the row, which views a key survives in, as bits */
-	double *combined;              /* [k_len]: of the row, sums over views of coefficient * weight */
-	double *scores[TDA_MAX_VIEWS]; /* [k_len]: of the row */
-	uint8_t *needed;               /* [k_len]: of the block, which views a key survives in, as bits */
-	int32_t *seen;                 /* [k_len + 1]: of the block, how many rows more see a key than the one before it */
-	int64_t *map;
-} Plane;
-
-typedef struct Explorer {
-	const Problem *problem;
-	const ExploreOptions *options;
-	Exploration *result;
-	ExploreCounts *counts;         /* [batch * heads] */
-	Plane *planes;                 /* the same */
-	int64_t *maps;                 /* [batch * heads, map_rows, map_cols] */
-	double tail[EXPLORE_TAILS];
-	pthread_mutex_t lock;          /* of progress */
-	atomic_llong done;             /* row blocks */
-	/* 1 + batch_head * q_len + row of a score that is NaN or infinite, and of a threshold that is NaN; 0: none */
-	atomic_llong not_finite, no_threshold;
-	atomic_bool failed;            /* no memory */
-} Explorer;
 
 bool explore_bounded(const Manifest *m)
 {
@@ -54,46 +22,19 @@ double explore_tail(const Manifest *m, int n)
 	return sqrt(2 * (n + 1) * log(10) / m->head_dim);
 }
 
-/* ---- planes ---- */
+/* ---- rows ---- */
 
-static bool plane_open(Plane *plane, const Problem *p)
-{
-	size_t keys = (size_t)p->shape.k_len;
-	bool ok = (plane->views = calloc(keys, 1)) && (plane->combined = calloc(keys, sizeof(double))) &&
-	          (plane->needed = calloc(keys, 1)) && (plane->seen = calloc(keys + 1, sizeof(int32_t)));
-
-	for (int v = 0; v < p->manifest->views && ok; v++)
-		ok = (plane->scores[v] = calloc(keys, sizeof(double)));
-	return ok;
-}
-
-static void plane_close(Plane *plane)
-{
-	free(plane->views);
-	free(plane->combined);
-	free(plane->needed);
-	free(plane->seen);
-	for (int v = 0; v < TDA_MAX_VIEWS; v++) {
-		free(plane->scores[v]);
-		plane->scores[v] = NULL;
-	}
-	plane->views = plane->needed = NULL;
-	plane->combined = NULL;
-	plane->seen = NULL;
-}
-
-static KeySpan keys_of_row(const Problem *p, int64_t row)
+KeySpan explore_keys_of_row(const Problem *p, int64_t row)
 {
 	return reference_visible_keys(p->manifest, row + p->shape.k_len - p->shape.q_len, p->shape.k_len);
 }
 
-/* Of rows first to end - 1, all keys that one of them sees: neighbours, as the masks move by a key a row. */
-static KeySpan keys_of_rows(const Problem *p, int64_t first, int64_t end)
+KeySpan explore_keys_of_rows(const Problem *p, int64_t first, int64_t end)
 {
 	KeySpan all = { p->shape.k_len, 0 };
 
 	for (int64_t row = first; row < end; row++) {
-		KeySpan keys = keys_of_row(p, row);
+		KeySpan keys = explore_keys_of_row(p, row);
 
 		if (keys.first == keys.end)
 			continue;
@@ -102,8 +43,6 @@ static KeySpan keys_of_rows(const Problem *p, int64_t first, int64_t end)
 	}
 	return all.first < all.end ? all : (KeySpan){ 0, 0 };
 }
-
-/* ---- rows ---- */
 
 /* How many keys of n would survive in two views or more, were the row's survivors spread independently. */
 static double consensus_by_chance(const int64_t *survivors, int views, int64_t n)
@@ -125,198 +64,50 @@ static int octave_of(int64_t keys)
 	return 63 - __builtin_clzll((unsigned long long)keys);         /* k_len is below 2^31 */
 }
 
-static void add_sink(Plane *plane, KeySpan keys)
+int64_t explore_add_row(ExploreCounts *c, int views, const ExploreRow *row)
 {
-	ExploreCounts *c = plane->counts;
-	double sum = 0;
+	ExploreOctave *octave = &c->octave[octave_of(row->keys)];
+	double by_chance = consensus_by_chance(row->survivors, views, row->keys);
+	int64_t all = 0;
 
-	for (int64_t j = keys.first; j < keys.end; j++)
-		sum += fabs(plane->combined[j]);
+	for (int v = 0; v < views; v++) {
+		c->survivors[v] += row->survivors[v];
+		all += row->survivors[v];
+	}
+	c->visible += row->keys;
+	c->consensus += row->consensus;
+	c->by_chance += by_chance;
+	octave->rows++;
+	octave->dead += all == 0;
+	octave->survivors += all;
+	octave->consensus += row->consensus;
+	octave->by_chance += by_chance;
+	return all;
+}
+
+void explore_add_sink(ExploreCounts *c, KeySpan keys, double first, double sum)
+{
 	if (!(sum > 0))
 		return;
 	if (keys.first == 0) {
-		c->sink += fabs(plane->combined[0]) / sum;
+		c->sink += first / sum;
 		c->sink_uniform += 1 / (double)(keys.end - keys.first);
 	}
 	c->sink_rows++;
 }
 
-static void close_row(const Explorer *e, Plane *plane, int64_t row, KeySpan keys)
+void explore_add_bound(ExploreCounts *c, const Manifest *m, int64_t keys, double tau)
 {
-	const Problem *p = e->problem;
-	ExploreCounts *c = plane->counts;
-	ExploreOctave *octave = &c->octave[octave_of(keys.end - keys.first)];
-	int64_t survivors[TDA_MAX_VIEWS] = {0}, all = 0, consensus = 0;
-	int64_t *map = plane->map + row / e->result->map_side * e->result->map_cols;
-	double by_chance;
-
-	for (int64_t j = keys.first; j < keys.end; j++) {
-		unsigned views = plane->views[j];
-
-		if (!views)
-			continue;
-		for (int v = 0; v < p->manifest->views; v++)
-			survivors[v] += views >> v & 1;
-		consensus += (views & (views - 1)) != 0;
-		plane->needed[j] |= (uint8_t)views;
-		map[j / e->result->map_side] += __builtin_popcount(views);
-	}
-	for (int v = 0; v < p->manifest->views; v++) {
-		c->survivors[v] += survivors[v];
-		all += survivors[v];
-	}
-	if (all > 0)
-		add_sink(plane, keys);
-	by_chance = consensus_by_chance(survivors, p->manifest->views, keys.end - keys.first);
-	c->visible += keys.end - keys.first;
-	c->consensus += consensus;
-	c->by_chance += by_chance;
-	octave->rows++;
-	octave->dead += all == 0;
-	octave->survivors += all;
-	octave->consensus += consensus;
-	octave->by_chance += by_chance;
-	plane->seen[keys.first]++;
-	plane->seen[keys.end]--;
-	memset(plane->views + keys.first, 0, (size_t)(keys.end - keys.first));
-	memset(plane->combined + keys.first, 0, sizeof(double) * (size_t)(keys.end - keys.first));
+	c->octave[octave_of(keys)].bound += (double)keys * explore_bound(m, tau);
 }
 
-/* ---- blocks of rows ---- */
-
-static void close_block(const Explorer *e, Plane *plane)
+tda_status explore_bad_row(const Problem *p, int64_t at, const char *what, const char *why)
 {
-	const Problem *p = e->problem;
-	ExploreCounts *c = plane->counts;
-	int64_t first = plane->block * EXPLORE_ROWS, end = first + EXPLORE_ROWS;
-	KeySpan keys = keys_of_rows(p, first, end < p->shape.q_len ? end : p->shape.q_len);
-	int64_t seen = 0;
+	const tda_shape *shape = &p->shape;
 
-	for (int64_t j = keys.first; j < keys.end; j++) {
-		seen += plane->seen[j];
-		c->visited += plane->needed[j] ? seen : 0;
-		for (int v = 0; v < p->manifest->views; v++)
-			c->gathered[v] += plane->needed[j] >> v & 1;
-	}
-	for (int u = 0; u < EXPLORE_UNITS && keys.first < keys.end; u++) {
-		int64_t side = explore_unit_keys[u], last_hit = -1;
-
-		c->units[u] += (keys.end - 1) / side - keys.first / side + 1;
-		for (int64_t j = keys.first; j < keys.end; j++) {
-			if (!plane->needed[j] || j / side == last_hit)
-				continue;
-			last_hit = j / side;
-			c->units_hit[u]++;
-		}
-	}
-	memset(plane->needed, 0, (size_t)p->shape.k_len);
-	memset(plane->seen, 0, sizeof(*plane->seen) * ((size_t)p->shape.k_len + 1));
-}
-
-static void show_progress(Explorer *e)
-{
-	const tda_shape *shape = &e->problem->shape;
-	int64_t blocks = shape->batch * shape->heads * ((shape->q_len + EXPLORE_ROWS - 1) / EXPLORE_ROWS);
-	int64_t done = atomic_fetch_add(&e->done, 1) + 1;
-
-	if (!e->options->progress || pthread_mutex_trylock(&e->lock) != 0)
-		return;
-	e->options->progress(e->options->user, (double)done / (double)blocks);
-	pthread_mutex_unlock(&e->lock);
-}
-
-/* ---- pairs ---- */
-
-static void add_moments(Explorer *e, Plane *plane, const PairRun *pairs)
-{
-	ExploreCounts *c = plane->counts;
-	double power[4] = {0};
-
-	for (int n = 0; n < pairs->count; n++) {
-		double s = pairs->score[n], square = s * s;
-
-		power[0] += s;
-		power[1] += square;
-		power[2] += square * s;
-		power[3] += square * square;
-	}
-	if (!isfinite(power[3]))
-		atomic_store(&e->not_finite, 1 + pairs->batch_head * e->problem->shape.q_len + pairs->row);
-	for (int k = 0; k < 4; k++)
-		c->power[pairs->view][k] += power[k];
-	for (int t = 0; t < EXPLORE_TAILS; t++) {
-		int above = 0;
-
-		for (int n = 0; n < pairs->count; n++)
-			above += pairs->score[n] > e->tail[t];
-		c->above[pairs->view][t] += above;
-	}
-	for (int w = 0; w < pairs->view; w++) {
-		const double *other = plane->scores[w] + pairs->first;
-		double sum = 0;
-
-		for (int n = 0; n < pairs->count; n++)
-			sum += other[n] * pairs->score[n];
-		c->product[pairs->view][w] += sum;
-	}
-	memcpy(plane->scores[pairs->view] + pairs->first, pairs->score, sizeof(double) * (size_t)pairs->count);
-}
-
-static void add_weights(Plane *plane, const PairRun *pairs)
-{
-	for (int n = 0; n < pairs->count; n++) {
-		if (pairs->weight[n] == 0)
-			continue;
-		plane->views[pairs->first + n] |= (uint8_t)(1u << pairs->view);
-		plane->combined[pairs->first + n] += pairs->coefficient * pairs->weight[n];
-	}
-}
-
-static void add_bound(Explorer *e, Plane *plane, const PairRun *pairs, KeySpan keys)
-{
-	int64_t count = keys.end - keys.first;
-
-	if (isnan(pairs->tau))
-		atomic_store(&e->no_threshold, 1 + pairs->batch_head * e->problem->shape.q_len + pairs->row);
-	plane->counts->octave[octave_of(count)].bound += (double)count * explore_bound(e->problem->manifest, pairs->tau);
-}
-
-static void count_pairs(void *user, const PairRun *pairs)
-{
-	Explorer *e = user;
-	const Problem *p = e->problem;
-	Plane *plane = &e->planes[pairs->batch_head];
-	KeySpan keys = keys_of_row(p, pairs->row);
-	int64_t block = pairs->row / EXPLORE_ROWS;
-	bool last = pairs->first + pairs->count == keys.end;
-
-	if (atomic_load(&e->failed))
-		return;
-	if (!plane->counts) {
-		plane->counts = &e->counts[pairs->batch_head];
-		plane->map = e->maps + pairs->batch_head * e->result->map_rows * e->result->map_cols;
-		plane->block = block;
-		if (!plane_open(plane, p)) {
-			atomic_store(&e->failed, true);
-			return;
-		}
-	}
-	if (plane->block != block) {
-		close_block(e, plane);
-		show_progress(e);
-		plane->block = block;
-	}
-	add_moments(e, plane, pairs);
-	add_weights(plane, pairs);
-	if (last)
-		add_bound(e, plane, pairs, keys);
-	if (!last || pairs->view + 1 < p->manifest->views)
-		return;
-	close_row(e, plane, pairs->row, keys);
-	if (pairs->row + 1 == p->shape.q_len) {        /* the last row sees the last key, whatever the mask */
-		close_block(e, plane);
-		plane_close(plane);
-	}
+	return tda_fail(TDA_BAD_ARGUMENT, "%s of batch entry %lld, head %lld, row %lld is NaN or infinite: %s", what,
+	                (long long)(at / shape->q_len / shape->heads), (long long)(at / shape->q_len % shape->heads),
+	                (long long)(at % shape->q_len), why);
 }
 
 /* ---- norms ---- */
@@ -410,79 +201,57 @@ static void lay_out_map(const tda_shape *shape, Exploration *result)
 }
 
 /* Sums the batch; says which cells no row sees into. */
-static void fill_map(const Explorer *e)
+static void fill_map(const Problem *p, const int64_t *maps, Exploration *r)
 {
-	const Problem *p = e->problem;
-	Exploration *r = e->result;
 	int64_t cells = r->map_rows * r->map_cols;
 
 	for (int64_t row = 0; row < r->map_rows; row++) {
 		int64_t first = row * r->map_side, end = first + r->map_side;
-		KeySpan keys = keys_of_rows(p, first, end < p->shape.q_len ? end : p->shape.q_len);
+		KeySpan keys = explore_keys_of_rows(p, first, end < p->shape.q_len ? end : p->shape.q_len);
 
 		for (int64_t n = 0; n < r->heads * r->map_cols; n++) {
 			int64_t head = n / r->map_cols, col = n % r->map_cols, at = row * r->map_cols + col, sum = 0;
 
 			for (int64_t b = 0; b < p->shape.batch; b++)
-				sum += e->maps[(b * r->heads + head) * cells + at];
+				sum += maps[(b * r->heads + head) * cells + at];
 			r->map[head * cells + at] = keys.first < keys.end && col >= keys.first / r->map_side &&
 			                            col <= (keys.end - 1) / r->map_side ? sum : -1;
 		}
 	}
 }
 
-static tda_status bad_row(const Explorer *e, long long at, const char *what, const char *why)
+static tda_status check_finite(const Problem *p, const Reference *r)
 {
-	const tda_shape *shape = &e->problem->shape;
-
-	return tda_fail(TDA_BAD_ARGUMENT, "%s of batch entry %lld, head %lld, row %lld is NaN or infinite: %s", what,
-	                at / shape->q_len / shape->heads, at / shape->q_len % shape->heads, at % shape->q_len, why);
-}
-
-static tda_status check_finite(const Explorer *e, const Reference *r)
-{
-	const Problem *p = e->problem;
 	int64_t wide = p->manifest->value_dim, all = operand_rows(&p->tensor[TENSOR_O]) * wide;
 
-	if (atomic_load(&e->not_finite))
-		return bad_row(e, atomic_load(&e->not_finite) - 1, "a score", "q or k holds such a value or, with l2, a norm is not "
-		               "in 2^-60 to 2^60");
-	if (atomic_load(&e->no_threshold))
-		return bad_row(e, atomic_load(&e->no_threshold) - 1, "the threshold", "the parameters that it reads do not allow it");
 	for (int64_t n = 0; n < all; n++)
 		if (!isfinite(r->o[n]))
-			return bad_row(e, n / wide, "o", "v holds such a value, or weights overflow");
+			return explore_bad_row(p, n / wide, "o", "v holds such a value, or weights overflow");
 	for (int64_t n = 0; n < all && r->grad_o; n++)
 		if (!isfinite(r->grad_o[n]))
-			return bad_row(e, n / wide, "do", "gradients need finite values");
+			return explore_bad_row(p, n / wide, "do", "gradients need finite values");
 	return TDA_OK;
 }
 
-static tda_status run(Explorer *e, Reference *reference)
+static tda_status run(const ExploreWork *work, Problem *p, Reference *outputs)
 {
-	const Problem *p = e->problem;
-	tda_status status = problem_measure(p, e->options->gradients, count_pairs, e, reference);
+	tda_status status = work->options->device ? explore_on_device(work, p, outputs) : explore_by_reference(work, p, outputs);
 
-	if (status)
-		return status;
-	if (atomic_load(&e->failed))
-		return tda_fail_memory();
-	if ((status = check_finite(e, reference)))
+	if (status || (status = check_finite(p, outputs)))
 		return status;
 	for (int64_t bh = 0; bh < p->shape.batch * p->shape.heads; bh++)
-		add_norms(p, reference, bh / p->shape.heads, bh % p->shape.heads, &e->counts[bh]);
-	return e->options->softmax ? explore_softmax(p, reference->o, e->counts) : TDA_OK;
+		add_norms(p, outputs, bh / p->shape.heads, bh % p->shape.heads, &work->counts[bh]);
+	return work->options->softmax ? explore_softmax(p, outputs->o, work->counts) : TDA_OK;
 }
 
-static void sum_up(Explorer *e, Reference *reference)
+static void sum_up(const Problem *p, const ExploreWork *work, Reference *outputs, Exploration *r)
 {
-	const tda_shape *shape = &e->problem->shape;
-	Exploration *r = e->result;
+	const tda_shape *shape = &p->shape;
 
 	for (int64_t bh = 0; bh < shape->batch * shape->heads; bh++) {
-		e->counts[bh].views = e->problem->manifest->views;
-		e->counts[bh].zeros_proved = e->problem->manifest->zeros_proved;
-		explore_add(&r->head[bh % shape->heads], &e->counts[bh]);
+		work->counts[bh].views = p->manifest->views;
+		work->counts[bh].zeros_proved = p->manifest->zeros_proved;
+		explore_add(&r->head[bh % shape->heads], &work->counts[bh]);
 	}
 	for (int64_t h = 0; h < shape->heads; h++) {
 		bool dead = true;
@@ -493,19 +262,19 @@ static void sum_up(Explorer *e, Reference *reference)
 		r->head[h].dead_heads = dead;
 		explore_add(&r->all, &r->head[h]);
 	}
-	fill_map(e);
-	for (int n = 0; n < e->problem->manifest->param_count; n++) {
-		r->dparam[n] = reference->dparam[n];   /* ours now */
-		reference->dparam[n] = NULL;
+	fill_map(p, work->maps, r);
+	for (int n = 0; n < p->manifest->param_count; n++) {
+		r->dparam[n] = outputs->dparam[n];   /* ours now */
+		outputs->dparam[n] = NULL;
 	}
 }
 
-tda_status explore_measure(const Problem *p, const ExploreOptions *options, Exploration *result)
+tda_status explore_measure(Problem *p, const ExploreOptions *options, Exploration *result)
 {
 	const tda_shape *shape = &p->shape;
 	int64_t planes = shape->batch * shape->heads, cells;
-	Explorer e = { .problem = p, .options = options, .result = result, .lock = PTHREAD_MUTEX_INITIALIZER };
-	Reference reference = {0};
+	ExploreWork work = { .options = options, .result = result };
+	Reference outputs = {0};
 	tda_status status;
 
 	*result = (Exploration){ .heads = shape->heads };
@@ -513,22 +282,16 @@ tda_status explore_measure(const Problem *p, const ExploreOptions *options, Expl
 		return tda_fail(TDA_BAD_ARGUMENT, "no row sees a key: there is nothing to count");
 	lay_out_map(shape, result);
 	cells = result->map_rows * result->map_cols;
-	for (int t = 0; t < EXPLORE_TAILS; t++)
-		e.tail[t] = explore_tail(p->manifest, t);
-	e.counts = calloc((size_t)planes, sizeof(*e.counts));
-	e.planes = calloc((size_t)planes, sizeof(*e.planes));
-	e.maps = calloc((size_t)(planes * cells), sizeof(*e.maps));
+	work.counts = calloc((size_t)planes, sizeof(*work.counts));
+	work.maps = calloc((size_t)(planes * cells), sizeof(*work.maps));
 	result->head = calloc((size_t)shape->heads, sizeof(*result->head));
 	result->map = calloc((size_t)(shape->heads * cells), sizeof(*result->map));
-	status = e.counts && e.planes && e.maps && result->head && result->map ? run(&e, &reference) : tda_fail_memory();
+	status = work.counts && work.maps && result->head && result->map ? run(&work, p, &outputs) : tda_fail_memory();
 	if (!status)
-		sum_up(&e, &reference);
-	problem_reference_free(&reference);
-	for (int64_t n = 0; n < planes && e.planes; n++)
-		plane_close(&e.planes[n]);
-	free(e.counts);
-	free(e.planes);
-	free(e.maps);
+		sum_up(p, &work, &outputs, result);
+	problem_reference_free(&outputs);
+	free(work.counts);
+	free(work.maps);
 	return status;
 }
 

@@ -1,6 +1,6 @@
 /*
- * What a spec does on given tensors, counted exactly by the f64 reference: zeros, survivors by position, dead rows and heads,
- * attention sinks, the units of work that hold a survivor, norms, and what theory assumes of scores.
+ * What a spec does on given tensors, counted exactly: zeros, survivors by position, dead rows and heads, attention sinks, the units of
+ * work that hold a survivor, norms, and what theory assumes of scores. By the f64 reference, or by kernels on a device.
  */
 #ifndef TDA_EXPLORE_H
 #define TDA_EXPLORE_H
@@ -54,6 +54,8 @@ typedef struct ExploreCounts {
 typedef struct ExploreOptions {
 	bool gradients;                /* do is there */
 	bool softmax;                  /* compare with a dense softmax */
+	Device *device;                /* that counts; NULL: the reference does */
+	tda_kernel *counter;           /* with a device: of the problem's spec, made for counting */
 	void (*progress)(void *user, double share);    /* from any thread, one at a time; may be NULL */
 	void *user;
 } ExploreOptions;
@@ -68,8 +70,9 @@ typedef struct Exploration {
 	double *dparam[TDA_MAX_PARAMS];        /* with gradients */
 } Exploration;
 
-/* TDA_BAD_ARGUMENT where a score is NaN or infinite. Freed by explore_free, after a failure too. */
-tda_status explore_measure(const Problem *problem, const ExploreOptions *options, Exploration *result);
+/* TDA_BAD_ARGUMENT where a score is NaN or infinite. Freed by explore_free, after a failure too. A problem is not placed before or after;
+ * with a device, its outputs hold what kernels wrote. */
+tda_status explore_measure(Problem *problem, const ExploreOptions *options, Exploration *result);
 void explore_free(Exploration *result);
 void explore_add(ExploreCounts *to, const ExploreCounts *from);
 

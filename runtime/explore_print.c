@@ -61,6 +61,7 @@ static void print_shape(const ExploreReport *report, const ExploreRun *run, FILE
 		fprintf(out, " (seed %llu)", (unsigned long long)report->seed);
 	fprintf(out, ", layer %d, batch %lld, heads %lld:%lld, q_len %lld, k_len %lld\n", run->layer, (long long)s->batch,
 	        (long long)s->heads, (long long)s->kv_heads, (long long)s->q_len, (long long)s->k_len);
+	fprintf(out, "device: %s\n", report->device);
 	if (report->drawn_gradient)
 		fprintf(out, "do: drawn at random, seed %llu\n", (unsigned long long)report->seed);
 	if (!run->manifest->zeros_proved)
@@ -120,7 +121,7 @@ static void print_times(const ExploreReport *report, const ExploreRun *run, FILE
 		fprintf(out, "measured time on %s, kernels for %s: forward %.4f ms, backward %.4f ms\n", report->device, run->manifest->target,
 		        run->ms[PHASE_FORWARD], run->ms[PHASE_BACKWARD]);
 	else
-		fputs("measured time: none, as there is no GPU here\n", out);
+		fputs("measured time: none, as no kernel ran on a GPU\n", out);
 }
 
 static void print_lengths(const ExploreRun *run, FILE *out)
@@ -218,7 +219,8 @@ void explore_print_sweep_head(const ExploreReport *report, const ExploreRun *fir
 	if (!has_layers(report))
 		print_shape(report, first, out);
 	else
-		fprintf(out, "%s by layer%s\n", first->manifest->spec_name, report->drawn_gradient ? ", do drawn at random" : "");
+		fprintf(out, "%s by layer%s\ndevice: %s\n", first->manifest->spec_name, report->drawn_gradient ? ", do drawn at random" : "",
+		        report->device);
 	if (has_layers(report))
 		fputs(" layer", out);
 	for (int n = 0; n < report->sweep_count; n++)

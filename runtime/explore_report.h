@@ -42,7 +42,7 @@ struct ExploreRun {
 
 typedef struct ExploreReport {
 	const char *spec;              /* path */
-	const char *device;            /* that times are of; NULL: there is none */
+	const char *device;            /* that counted, and that times are of where there are any */
 	uint64_t seed;
 	bool drawn_gradient;           /* do was drawn at random */
 	int sweep_count;

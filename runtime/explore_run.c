@@ -15,7 +15,7 @@ enum { REPEATS = 20 };                 /* of timed launches */
 
 struct ExploreSession {
 	const ExploreSetup *setup;
-	Device *gpu;                   /* NULL: there is none */
+	Device *device;                /* that kernels run on; NULL: the reference does it all */
 	ExploreReport report;
 	int done;                      /* runs */
 	bool shown;                    /* the progress bar */
@@ -94,10 +94,11 @@ static void set_params(const ExploreSetup *setup, const ExploreRun *run, Problem
 	}
 }
 
-static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p)
+static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p, tda_kernel *counter)
 {
 	ExploreOptions options = {
-		.gradients = true, .softmax = s->setup->softmax, .progress = show_progress, .user = s,
+		.gradients = true, .softmax = s->setup->softmax, .device = s->device, .counter = counter, .progress = show_progress,
+		.user = s,
 	};
 	tda_status status;
 
@@ -110,7 +111,7 @@ static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p)
 		tda_fail_within(status, "%s: ", run->in);
 	if (!status)
 		predict(p->manifest, &p->shape, run->result.all.gathered, &run->predicted);
-	if (!status && s->gpu && !(status = time_problem(p, s->gpu, REPEATS, run->ms)))
+	if (!status && s->device && s->device->ops->mark && !(status = time_problem(p, s->device, REPEATS, run->ms)))
 		run->has |= NEEDS_TIME;
 	return status;
 }
@@ -141,7 +142,7 @@ static void print_run(ExploreSession *s, const ExploreRun *run)
 	fflush(out);
 }
 
-tda_status explore_session_run(ExploreSession *s, int n, tda_kernel *kernel)
+tda_status explore_session_run(ExploreSession *s, int n, tda_kernel *kernel, tda_kernel *counter)
 {
 	ExploreRun *run = &s->report.runs[n];
 	Problem p;
@@ -149,7 +150,7 @@ tda_status explore_session_run(ExploreSession *s, int n, tda_kernel *kernel)
 
 	if (status)
 		return status;
-	if (!(status = measure(s, run, &p))) {
+	if (!(status = measure(s, run, &p, counter))) {
 		keep_map(s, run);
 		print_run(s, run);
 	}
@@ -160,15 +161,17 @@ tda_status explore_session_run(ExploreSession *s, int n, tda_kernel *kernel)
 
 /* ---- sessions ---- */
 
-ExploreSession *explore_session_new(const ExploreSetup *setup)
+tda_status explore_session_open(const ExploreSetup *setup, ExploreSession **session)
 {
 	ExploreSession *s = calloc(1, sizeof(*s));
 	ExploreRun *runs = calloc((size_t)setup->run_count + 1, sizeof(*runs));
+	tda_status status = s && runs ? device_for_counting(setup->count_by, &s->device) : tda_fail_memory();
 
-	if (!s || !runs) {
+	*session = NULL;
+	if (status) {
 		free(s);
 		free(runs);
-		return NULL;
+		return status;
 	}
 	for (int r = 0; r < setup->run_count; r++) {
 		runs[r].in = setup->points[r].in;
@@ -177,13 +180,12 @@ ExploreSession *explore_session_new(const ExploreSetup *setup)
 	}
 	s->setup = setup;
 	s->started = seconds();
-	if (device_open(DEVICE_GPU, &s->gpu))
-		s->gpu = NULL;
 	s->report = (ExploreReport){
-		.spec = setup->spec, .device = s->gpu ? s->gpu->description : NULL, .seed = setup->seed,
+		.spec = setup->spec, .device = device_name(s->device), .seed = setup->seed,
 		.sweep_count = setup->sweep_count, .sweep_names = setup->sweep_names, .run_count = setup->run_count, .runs = runs,
 	};
-	return s;
+	*session = s;
+	return TDA_OK;
 }
 
 void explore_session_free(ExploreSession *s)
@@ -193,14 +195,13 @@ void explore_session_free(ExploreSession *s)
 	for (int r = 0; r < s->report.run_count; r++)
 		explore_free(&s->report.runs[r].result);
 	free(s->report.runs);
-	if (s->gpu)
-		s->gpu->ops->close(s->gpu);
+	device_close(s->device);
 	free(s);
 }
 
-bool explore_session_has_gpu(const ExploreSession *s)
+bool explore_session_runs_kernels(const ExploreSession *s)
 {
-	return s->gpu != NULL;
+	return s->device != NULL;
 }
 
 void explore_session_write_csv(const ExploreSession *s, FILE *out)

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
-#include "tda.h"
+#include "count_by.h"
 
 typedef struct ExplorePoint {
 	const char *in;                /* arrays (inputs.h); NULL: drawn at random */
@@ -18,6 +18,7 @@ typedef struct ExploreSetup {
 	uint64_t seed;                 /* of tensors, and of a do, that are drawn */
 	tda_shape shape;               /* of drawn tensors */
 	bool softmax;                  /* compare with a dense softmax */
+	CountBy count_by;
 	int sweep_count;
 	const char *const *sweep_names;
 	const bool *is_param;          /* set in the launch; other settings are compiled in */
@@ -28,13 +29,15 @@ typedef struct ExploreSetup {
 
 typedef struct ExploreSession ExploreSession;
 
-ExploreSession *explore_session_new(const ExploreSetup *setup);        /* NULL: no memory */
+tda_status explore_session_open(const ExploreSetup *setup, ExploreSession **session);
+/* After all kernels are closed. NULL is allowed. */
 void explore_session_free(ExploreSession *session);
-/* Kernels are timed, so that they need more than a manifest. */
-bool explore_session_has_gpu(const ExploreSession *session);
+/* Are kernels run? Then they need more than a manifest, and a counter. */
+bool explore_session_runs_kernels(const ExploreSession *session);
 /* Measures run n, the runs in order, and prints it: alone as tables, one of several as a line. The kernel stays open as long
- * as the session. A progress bar shows on standard error where that is a terminal, after a second. */
-tda_status explore_session_run(ExploreSession *session, int run, tda_kernel *kernel);
+ * as the session; counter: of the same spec, made for counting, where kernels are run. A progress bar shows on standard error where
+ * that is a terminal, after a second. */
+tda_status explore_session_run(ExploreSession *session, int run, tda_kernel *kernel, tda_kernel *counter);
 /* Takes the progress bar away, and flushes the tables: before an error is printed. */
 void explore_session_pause(ExploreSession *session);
 void explore_session_write_csv(const ExploreSession *session, FILE *out);

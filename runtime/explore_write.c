@@ -293,10 +293,7 @@ void explore_write_json(const ExploreReport *report, FILE *out)
 	fputs("{\"format\":1,\"spec\":", out);
 	write_text(report->spec, out);
 	fputs(",\"device\":", out);
-	if (report->device)
-		write_text(report->device, out);
-	else
-		fputs("null", out);
+	write_text(report->device, out);
 	fprintf(out, ",\"seed\":%" PRIu64 ",\"drawn_gradient\":%s,\"sweep\":[", report->seed, report->drawn_gradient ? "true" : "false");
 	for (int n = 0; n < report->sweep_count; n++) {
 		fputs(n ? "," : "", out);

@@ -250,7 +250,7 @@ static tda_status run_on_reference(const Problem *p, const RunOptions *o, FILE *
 
 	if (status)
 		return status;
-	fprintf(out, "device: reference (f64 on this CPU)\n%lld of %lld pairs survive\n", (long long)reference.survivors,
+	fprintf(out, "device: %s\n%lld of %lld pairs survive\n", device_name(NULL), (long long)reference.survivors,
 	        (long long)reference.visible);
 	status = outputs_write_reference(o->out, p, &reference, o->backward);
 	problem_reference_free(&reference);

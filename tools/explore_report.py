@@ -339,7 +339,8 @@ def draw(report):
     page.add(f"<h1>{html.escape(base['spec'])}</h1><p class=dim>{html.escape(report['spec'])}; batch {base['batch']}, heads "
              f"{base['heads']}:{base['kv_heads']}, q_len {base['q_len']}, k_len {base['k_len']}, head_dim {base['head_dim']}, "
              f"{base['views']} view{'s' if base['views'] > 1 else ''}, {base['dtype']}; "
-             + (f"measured times on {html.escape(report['device'])}" if report["device"] else "no measured times, as there was no GPU")
+             f"counted on {html.escape(report['device'])}, "
+             + ("with measured times" if base["all"].get("forward_ms") is not None else "no measured times, as there was no GPU")
              + (f"; do drawn at random, seed {report['seed']}" if report["drawn_gradient"] else "") + "</p>")
     add_runs(page, report)
     add_prediction(page, runs)

@@ -28,8 +28,9 @@ def expect(ok, what, *details):
         print(f"FAILED: {what}", *details, sep="\n    ")
 
 
-def explore(spec, *options, **more):
-    return subprocess.run([TDAGEN, "explore", str(spec), *map(str, options)], capture_output=True, text=True, **more)
+def explore(spec, *options, device="reference", **more):
+    return subprocess.run([TDAGEN, "explore", str(spec), "--device", device, *map(str, options)], capture_output=True, text=True,
+                          **more)
 
 
 def expect_error(status, text, spec, *options):
@@ -80,7 +81,7 @@ def test_json(folder):
     runs = report["runs"]
     expect([run["settings"] for run in runs] ==
            [{"beta": beta, "p": p} for beta in ("0.5", "1", "1.5") for p in ("1", "2")], "settings of the sweep")
-    expect(len(result.stdout.splitlines()) == 3 + len(runs), "a line for each run", result.stdout)
+    expect(len(result.stdout.splitlines()) == 4 + len(runs), "a line for each run", result.stdout)
     zeros = [run["all"]["zeros"] for run in runs]
     expect(zeros[0] == zeros[1] < zeros[2] == zeros[3] < zeros[4] == zeros[5], "zeros rise with beta", zeros)
     expect(runs[0]["all"]["o_norm"] != runs[1]["all"]["o_norm"], "p was compiled in")
@@ -134,6 +135,38 @@ def test_predicted(folder):
         expect(float(list(csv.DictReader((folder / "one.csv").open()))[-1]["predicted_backward_ms"]) > 0, "CSV")
     table = explore(SPECS / "tda.lua", "--heads", 1, "--q-len", 70, "--sweep", "beta=1,2").stdout
     expect(" fwd pred bwd pred extrapolated" in table and table.count(" yes\n") == 2, "a sweep's columns", table)
+
+
+def same(a, b, tolerance):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key], tolerance) for key in a if key not in ("text", "device"))
+    if isinstance(a, list):
+        return len(a) == len(b) and all(same(x, y, tolerance) for x, y in zip(a, b))
+    return a == b or isinstance(a, float) and math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-5)
+
+
+def test_devices(folder):
+    """What kernels count is what the reference counts: all whole numbers; the rest is float32, or, of o and gradients, the dtype's."""
+    reports = []
+    write_heads(folder / "devices", length=70)
+    for device in ("reference", "sim"):
+        path = folder / f"{device}.json"
+        result = explore(SPECS / "tda.lua", "--in", folder / "devices", "--sweep", "beta=0.25,0.75", "--softmax", "--json", path,
+                         device=device)
+        name = {"reference": "reference (f64 on this CPU)", "sim": "sim (the PTX simulator on this CPU)"}[device]
+        expect(result.returncode == 0 and f"\ndevice: {name}\n" in result.stdout, f"--device {device}", result.stdout, result.stderr)
+        reports.append(json.loads(path.read_text()))
+        expect(reports[-1]["device"] == name, "the device in JSON")
+    for a, b in zip(*(report["runs"] for report in reports)):
+        expect(same(a, b, 2e-2), f"{a['settings']}: the figures of both", json.dumps(a), json.dumps(b))
+        for key in ("zeros", "survivors", "dead_rows", "consensus", "tiles_64x16", "tiles_64x1", "visited"):
+            expect(a["all"][key] == b["all"][key], f"{a['settings']}: {key}", a["all"][key], b["all"][key])
+        expect(a["by_head"][0].get("map") == b["by_head"][0].get("map"), f"{a['settings']}: the map")
+    result = explore(SPECS / "tda.lua", "--in", write_heads(folder / "nan", q2=((40 + 3) * 64, math.nan)), device="sim")
+    expect(result.returncode == 1 and "nan: a score of batch entry 0, head 1, row 3 is NaN or infinite: q or k holds such a value" in
+           result.stderr, "NaN on the simulator", result.stderr)
+    expect_error(2, "unknown value of --device: 'cpu'", SPECS / "tda.lua", "--device", "cpu")
+    expect_error(2, "kernels that count compute no attention", SPECS / "tda.lua", "--plan", "count")
 
 
 def test_random(folder):
@@ -192,7 +225,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "broken.lua").write_text((SPECS / "tda.lua").read_text().replace("threshold", "treshold"))
-        for test in (test_tables, test_json, test_csv, test_predicted, test_random, test_sweep_errors, test_input_errors):
+        for test in (test_tables, test_json, test_csv, test_predicted, test_devices, test_random, test_sweep_errors, test_input_errors):
             test(folder)
         expect(not [f for f in os.listdir(folder) if "tmp" in f], "temporary files are left")
     print(f"{passed} passed, {failed} failed")
