@@ -12,6 +12,8 @@
 #include "../runtime/calibrate.h"
 #include "../runtime/number.h"
 #include "main_calibrate.h"
+#include "main_count.h"
+#include "manifest.h"
 #include "output.h"
 
 static const Loc nowhere = { 0, 0 };
@@ -245,25 +247,33 @@ int calibrate_spec(Compilation *c, const Options *options)
 	Calibration found = {0};
 	tda_kernel *kernel = NULL;
 	tda_status failed;
+	const char *program = arena_printf(c->arena, "tdagen calibrate %s", options->spec);
 	int status = 0;
 	FILE *table = options->output && strcmp(options->output, "-") == 0 ? stderr : stdout;
 
 	if (!read_options(options, &calibrate))
 		return EXIT_BAD_USAGE;
-	c->plan_options.kind = PLAN_DENSE;     /* no kernel is run: the sooner compiled the better */
-	if (!pipeline_run(c, STAGE_PTX, NULL, NULL))
+	c->plan_options.kind = PLAN_DENSE;     /* none of its kernels is run: its manifest is enough */
+	if (!pipeline_run(c, STAGE_PLAN, NULL, NULL))
 		return EXIT_BAD_SPEC;
-	if (!(failed = tda_open_memory(c->ptx, strlen(c->ptx), &kernel)))
+	c->ptx = manifest_attach(c->arena, c->spec, c->plan, "");
+	if (!(failed = device_for_counting(options->count_by, &calibrate.device)) && calibrate.device &&
+			!count_compile(c, COUNT_ABOVE, program, &calibrate.counter)) {
+		device_close(calibrate.device);
+		return EXIT_BAD_SPEC;
+	}
+	if (!failed && !(failed = tda_open_memory(c->ptx, strlen(c->ptx), &kernel)))
 		failed = calibrate_run(kernel, &calibrate, isatty(STDERR_FILENO), table, &found);
 	if (failed) {
 		fflush(table);
-		fprintf(stderr, "tdagen calibrate %s: error: %s%s\n", options->spec, tda_error_message(),
-			options->output ? "; no spec is written" : "");
+		fprintf(stderr, "%s: error: %s%s\n", program, tda_error_message(), options->output ? "; no spec is written" : "");
 		status = failed == TDA_INTERNAL ? EXIT_INTERNAL : EXIT_BAD_SPEC;
 	} else if (options->output && !write_calibrated(c, options, &found, calibrate.layer)) {
 		status = EXIT_BAD_SPEC;
 	}
 	tda_close(kernel);
+	tda_close(calibrate.counter);
+	device_close(calibrate.device);
 	free(found.value);
 	return status;
 }

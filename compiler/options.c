@@ -37,7 +37,7 @@ static const OptionRow rows[] = {
 	{ OPTION_EXPLAIN, "--explain", NULL, FOR_COMPILE, "print what the kernels will do, what it costs and why" },
 	{ OPTION_HEADER, "--header", "FILE", FOR_COMPILE, "write a C header with the PTX and its constants" },
 	{ OPTION_RUNTIME, "--device", "DEVICE", FOR_CHECK | FOR_RUN, "gpu, sim or (run) reference; by default gpu where one is" },
-	{ OPTION_COUNT_BY, "--device", "DEVICE", FOR_EXPLORE, "explore: what counts: gpu, sim or reference; by default gpu where one is, else reference" },
+	{ OPTION_COUNT_BY, "--device", "DEVICE", FOR_CALIBRATE | FOR_EXPLORE, "calibrate, explore: what counts: gpu, sim or reference; by default gpu where one is, else reference" },
 	{ OPTION_RUNTIME, "--quick", NULL, FOR_CHECK, "fewer cases: what the simulator does in seconds" },
 	{ OPTION_RUNTIME, "--seed", "N", FOR_CHECK, "of the random data, 1 by default" },
 	{ OPTION_RUNTIME, "--in", "PATH", FOR_CHECK | FOR_RUN, "a folder of .npy files, an .npz or a .safetensors: q1, k1, ..., v, do, parameters" },

@@ -39,7 +39,7 @@ typedef struct Options {
 	const char **inputs;               /* --in, one a layer */
 	const char **sweeps;               /* --sweep, as given */
 	int input_count, sweep_count;
-	CountBy count_by;
+	CountBy count_by;                  /* calibrate, too */
 	const char *csv, *json, *report;   /* files, or NULL */
 	bool softmax;
 	int64_t number[NUMBER_COUNT];      /* -1: not given */

@@ -1,4 +1,4 @@
-/* The search for the values, and what it prints. Heads are taken a few at a time, as memory allows. */
+/* The search for the values, and what it prints. The reference takes heads a few at a time, as memory allows. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,15 +19,27 @@ typedef struct Probe {
 	int64_t pairs;
 } Probe;
 
+/*
+ * A search asks for one value after the other, so that those of many heads can be counted at once. From `base` it steps away to both
+ * sides, each step twice the one before, up to the parameter's bounds, until one value leaves enough pairs and another too few: which of
+ * them is larger says whether pairs rise or fall with the parameter. Between them it bisects.
+ */
+typedef enum SearchState { SEARCH_BASE, SEARCH_BRACKET, SEARCH_BISECT, SEARCH_DONE } SearchState;
+
 typedef struct Search {
 	Calibrator *c;
 	Heads heads;
 	double wanted;                 /* pairs */
+	SearchState state;
+	double step;                   /* SEARCH_BRACKET: the next one, */
+	int side;                      /* to this side; 2: both were tried */
+	bool open[2];
 	bool has_above, has_below;
 	Probe above, below;            /* the last values tried with no fewer, and with fewer, pairs than wanted */
 	Probe best, most, fewest;
 	double lowest, highest;        /* of the values tried */
 	int probes;
+	bool ends_in_nan;
 	double refused;                /* the value where the threshold of a row is NaN */
 } Search;
 
@@ -94,23 +106,60 @@ static tda_status choose_param(const Manifest *m, const char *name, int *param)
 
 /* ---- the search ---- */
 
-/* False where there is no count: the search ends there. */
-static bool try_value(Search *s, double value)
+static bool has_both(const Search *s)
 {
-	bool visited = s->c->options->target == CALIBRATE_VISITED;
-	Counted counted = calibrate_count(s->c, s->heads, value, visited);
-	Probe probe = { value, visited ? counted.visited : counted.survivors };
+	return s->has_above && s->has_below;
+}
 
-	if (counted.survivors < 0) {
-		s->refused = value;
-		return false;
+static double scale(const Search *s)
+{
+	return fmax(fabs(s->c->base), 1);
+}
+
+/* The next value of the bracket, if there is one. */
+static bool next_step(Search *s, double *value)
+{
+	const ManifestParam *param = &s->c->problem->manifest->params[s->c->param];
+
+	while (!has_both(s) && (s->open[0] || s->open[1]) && s->step <= farthest * scale(s)) {
+		if (s->side < 2 && s->open[s->side]) {
+			*value = (float)fmin(fmax(s->c->base + (s->side ? s->step : -s->step), param->min), param->max);
+			return true;
+		}
+		s->step *= s->side == 2 ? 2 : 1;
+		s->side = s->side == 2 ? 0 : s->side + 1;
 	}
+	return false;
+}
+
+static bool next_middle(const Search *s, double *value)
+{
+	if (!has_both(s) || (double)s->best.pairs == s->wanted)
+		return false;
+	*value = (float)(0.5 * (s->above.value + s->below.value));
+	return *value != s->above.value && *value != s->below.value;   /* neighbouring float32 */
+}
+
+/* The value to be counted next; false: the search is over. */
+static bool search_next(Search *s, double *value)
+{
+	if (s->state == SEARCH_BASE)
+		*value = s->c->base;
+	if (s->state == SEARCH_BRACKET && !next_step(s, value))
+		s->state = SEARCH_BISECT;
+	if (s->state == SEARCH_BISECT && !next_middle(s, value))
+		s->state = SEARCH_DONE;
+	return s->state != SEARCH_DONE;
+}
+
+static void note(Search *s, Probe probe)
+{
 	if (s->probes == 0) {
 		s->best = s->most = s->fewest = probe;
-		s->lowest = s->highest = value;
+		s->lowest = s->highest = probe.value;
 	}
-	s->lowest = fmin(s->lowest, value);
-	s->highest = fmax(s->highest, value);
+	s->lowest = fmin(s->lowest, probe.value);
+	s->highest = fmax(s->highest, probe.value);
 	if (fabs((double)probe.pairs - s->wanted) < fabs((double)s->best.pairs - s->wanted))
 		s->best = probe;
 	if (probe.pairs > s->most.pairs)
@@ -125,43 +174,39 @@ static bool try_value(Search *s, double value)
 		s->has_below = true;
 	}
 	s->probes++;
-	return true;
 }
 
-/* Steps away from `base` to both sides, each twice the one before, up to the parameter's bounds, until one value leaves
- * enough survivors and another too few. Which of them is larger says whether survivors rise or fall with the parameter. */
-static void bracket(Search *s)
+/* What was counted with the value that search_next gave. Where a threshold is NaN, a bracket ends on that side, and the rest at once. */
+static void search_take(Search *s, double value, Counted counted)
 {
 	const ManifestParam *param = &s->c->problem->manifest->params[s->c->param];
-	double base = s->c->base;
-	bool open[2] = { true, true };
+	bool known = counted.survivors >= 0;
 
-	if (!try_value(s, base))
+	if (known)
+		note(s, (Probe){ value, s->c->options->target == CALIBRATE_VISITED ? counted.visited : counted.survivors });
+	else
+		s->refused = value;
+	if (s->state == SEARCH_BRACKET) {
+		s->open[s->side++] = known && value > param->min && value < param->max;
 		return;
-	for (double step = 0.25 * fmax(fabs(base), 1); step <= farthest * fmax(fabs(base), 1) && (open[0] || open[1]); step *= 2)
-		for (int side = 0; side < 2 && !(s->has_above && s->has_below); side++) {
-			double value = (float)fmin(fmax(base + (side ? step : -step), param->min), param->max);
-
-			open[side] = open[side] && try_value(s, value) && value > param->min && value < param->max;
-		}
+	}
+	s->ends_in_nan = !known;
+	if (!known) {
+		s->state = SEARCH_DONE;
+	} else if (s->state == SEARCH_BASE) {
+		s->state = SEARCH_BRACKET;
+		s->step = 0.25 * scale(s);
+		s->open[0] = s->open[1] = true;
+	}
 }
 
-static Outcome search(Search *s)
+static Outcome search_outcome(const Search *s)
 {
-	bracket(s);
-	while (s->has_above && s->has_below && (double)s->best.pairs != s->wanted) {
-		double middle = (float)(0.5 * (s->above.value + s->below.value));
-
-		if (middle == s->above.value || middle == s->below.value)
-			break;                 /* neighbouring float32 */
-		if (!try_value(s, middle))
-			return OUTCOME_NAN;
-	}
-	if (s->probes == 0)
+	if (s->ends_in_nan)
 		return OUTCOME_NAN;
 	if (fabs((double)s->best.pairs - s->wanted) <= tolerance * s->wanted)
 		return REACHED;
-	return s->has_above && s->has_below ? JUMPS : NO_VALUE;
+	return has_both(s) ? JUMPS : NO_VALUE;
 }
 
 /* ---- what it prints ---- */
@@ -245,6 +290,7 @@ static int64_t print_table(const Calibrator *c, const Found *found, FILE *out)
 	fprintf(out, "%s, batch %lld, heads %lld:%lld, q_len %lld, k_len %lld\n", c->problem->manifest->spec_name,
 	        (long long)shape->batch, (long long)shape->heads, (long long)shape->kv_heads, (long long)shape->q_len,
 	        (long long)shape->k_len);
+	fprintf(out, "device: %s\n", device_name(c->options->device));
 	fprintf(out, "%5s %14s %16s %11s%s\n", "head", c->problem->manifest->params[c->param].name, "survivors a row", "zeros",
 	        c->options->target == CALIBRATE_VISITED ? "     visited" : "");
 	for (int64_t h = 0; h < shape->heads; h++) {
@@ -282,17 +328,97 @@ static void show_progress(const Calibrator *c, double started, int64_t done)
 		fprintf(stderr, "\rcalibrated %lld of %lld heads", (long long)done, (long long)c->problem->shape.heads);
 }
 
-static void search_heads(Calibrator *c, Heads heads, Found *found)
+static tda_status count(Calibrator *c, const double *value, Counted *counted)
 {
-	Found one = { .search = { .c = c, .heads = heads, .wanted = wanted_pairs(c, heads.end - heads.first) } };
+	bool visited = c->options->target == CALIBRATE_VISITED;
 
-	one.outcome = search(&one.search);
-	for (int64_t h = heads.first; h < heads.end; h++) {
-		found[h] = one;
-		if (one.outcome == REACHED)
-			found[h].counted = calibrate_count(c, (Heads){ h, h + 1 }, one.search.best.value,
-			                                   c->options->target == CALIBRATE_VISITED);
+	return (c->counter ? calibrate_count_on_device : calibrate_count)(c, value, visited, counted);
+}
+
+static void give(const Search *s, double value, double *values)
+{
+	for (int64_t h = s->heads.first; h < s->heads.end; h++)
+		values[h - s->c->kept.first] = value;
+}
+
+static Counted sum_heads(const Search *s, const Counted *counted)
+{
+	Counted sum = { 0, 0 };
+
+	for (int64_t h = s->heads.first; h < s->heads.end; h++) {
+		const Counted *one = &counted[h - s->c->kept.first];
+
+		sum.survivors = sum.survivors < 0 || one->survivors < 0 ? -1 : sum.survivors + one->survivors;
+		sum.visited += one->visited;
 	}
+	return sum;
+}
+
+/* Steps of all searches are counted together, until the last one is over. */
+static tda_status run_searches(Calibrator *c, Search *searches, int64_t searching, double *values, Counted *counted)
+{
+	tda_status status = TDA_OK;
+	bool more = true;
+
+	while (more && !status) {
+		more = false;
+		for (int64_t n = 0; n < searching; n++) {
+			double value = NAN;
+			bool asks = search_next(&searches[n], &value);
+
+			give(&searches[n], asks ? value : NAN, values);
+			more |= asks;
+		}
+		if (more)
+			status = count(c, values, counted);
+		for (int64_t n = 0; n < searching && more && !status; n++) {
+			double value = values[searches[n].heads.first - c->kept.first];
+
+			if (!isnan(value))
+				search_take(&searches[n], value, sum_heads(&searches[n], counted));
+		}
+	}
+	return status;
+}
+
+/* What each head has at the values that were found. */
+static tda_status keep_found(Calibrator *c, const Search *searches, int64_t searching, double *values, Counted *counted, Found *found)
+{
+	tda_status status;
+
+	for (int64_t n = 0; n < searching; n++)
+		give(&searches[n], search_outcome(&searches[n]) == REACHED ? searches[n].best.value : NAN, values);
+	if ((status = count(c, values, counted)))
+		return status;
+	for (int64_t n = 0; n < searching; n++)
+		for (int64_t h = searches[n].heads.first; h < searches[n].heads.end; h++)
+			found[h] = (Found){ search_outcome(&searches[n]), searches[n], counted[h - c->kept.first] };
+	return TDA_OK;
+}
+
+/* The heads that can be counted: each by itself, or all together. */
+static tda_status search_kept(Calibrator *c, Found *found)
+{
+	bool by_head = c->options->per == CALIBRATE_PER_HEAD;
+	int64_t heads = c->kept.end - c->kept.first, searching = by_head ? heads : 1;
+	Search *searches = calloc((size_t)searching, sizeof(*searches));
+	double *values = calloc((size_t)heads, sizeof(*values));
+	Counted *counted = calloc((size_t)heads, sizeof(*counted));
+	tda_status status = searches && values && counted ? TDA_OK : tda_fail_memory();
+
+	for (int64_t n = 0; n < searching && !status; n++) {
+		Heads own = by_head ? (Heads){ c->kept.first + n, c->kept.first + n + 1 } : c->kept;
+
+		searches[n] = (Search){ .c = c, .heads = own, .wanted = wanted_pairs(c, own.end - own.first) };
+	}
+	if (!status)
+		status = run_searches(c, searches, searching, values, counted);
+	if (!status)
+		status = keep_found(c, searches, searching, values, counted, found);
+	free(searches);
+	free(values);
+	free(counted);
+	return status;
 }
 
 /* How many heads of k at a time: 0 after an error. */
@@ -317,7 +443,8 @@ static int64_t heads_at_once(const Calibrator *c)
 	return most;
 }
 
-static tda_status search_all(Calibrator *c, bool progress, Found *found)
+/* A few heads at a time, whose scores the reference keeps. */
+static tda_status search_by_reference(Calibrator *c, bool progress, Found *found)
 {
 	const tda_shape *shape = &c->problem->shape;
 	int64_t share = shape->heads / shape->kv_heads, step = heads_at_once(c);
@@ -332,18 +459,29 @@ static tda_status search_all(Calibrator *c, bool progress, Found *found)
 	for (int64_t first = 0; first < shape->kv_heads && !status; first += step) {
 		int64_t end = first + step < shape->kv_heads ? first + step : shape->kv_heads;
 
-		if ((status = calibrate_keep_scores(c, first, end)))
-			break;
-		if (c->options->per != CALIBRATE_PER_HEAD)
-			search_heads(c, c->kept, found);
-		for (int64_t h = c->kept.first; h < c->kept.end && c->options->per == CALIBRATE_PER_HEAD; h++) {
-			search_heads(c, (Heads){ h, h + 1 }, found);
-			if (progress)
-				show_progress(c, started, h + 1);
-		}
+		if (!(status = calibrate_keep_scores(c, first, end)))
+			status = search_kept(c, found);
+		if (!status && progress)
+			show_progress(c, started, c->kept.end);
 	}
 	if (progress && seconds() - started > 1)
 		fputs("\r\033[K", stderr);
+	return status;
+}
+
+static tda_status search_on_device(Calibrator *c, Problem *p, Found *found)
+{
+	Counter counter = {0};
+	tda_status status = problem_place(p, c->options->device);
+
+	if (!status)
+		status = counter_open(&counter, p, c->options->counter);
+	c->counter = &counter;
+	c->kept = (Heads){ 0, p->shape.heads };
+	if (!status)
+		status = search_kept(c, found);
+	counter_close(&counter);
+	problem_displace(p);
 	return status;
 }
 
@@ -361,7 +499,7 @@ static void find_base(const Problem *p, Calibration *found)
 		found->base = dtype_load(TDA_F32, given->host, 0);
 }
 
-static tda_status calibrate_problem(Calibrator *c, bool progress, FILE *out, Calibration *calibration)
+static tda_status calibrate_problem(Calibrator *c, Problem *p, bool progress, FILE *out, Calibration *calibration)
 {
 	int64_t heads = c->problem->shape.heads, failures;
 	Found *found = calloc((size_t)heads + 1, sizeof(*found));
@@ -372,9 +510,7 @@ static tda_status calibrate_problem(Calibrator *c, bool progress, FILE *out, Cal
 	if (!found || !calibration->value)
 		status = tda_fail_memory();
 	if (!status)
-		status = search_all(c, progress, found);
-	if (!status && c->short_of_memory)
-		status = tda_fail_memory();
+		status = c->options->device ? search_on_device(c, p, found) : search_by_reference(c, progress, found);
 	if (!status) {
 		for (int64_t h = 0; h < heads; h++)
 			calibration->value[h] = found[h].search.best.value;
@@ -404,7 +540,7 @@ tda_status calibrate_run(tda_kernel *kernel, const CalibrateOptions *options, bo
 	calibration->param = c.param;
 	find_base(&p, calibration);
 	c.base = fmin(fmax(calibration->base, kernel->manifest->params[c.param].min), kernel->manifest->params[c.param].max);
-	status = calibrate_problem(&c, progress, out, calibration);
+	status = calibrate_problem(&c, &p, progress, out, calibration);
 	problem_free(&p);
 	return status;
 }

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
-#include "tda.h"
+#include "count_by.h"
 
 typedef enum CalibrateTarget {
 	CALIBRATE_SURVIVORS,           /* pairs with s > tau, averaged over views and over rows that see a key */
@@ -23,6 +23,8 @@ typedef struct CalibrateOptions {
 	double wanted;                 /* survivors: above 0; shares: between 0 and 1 */
 	CalibratePer per;
 	int layer;
+	Device *device;                /* that counts; NULL: the f64 reference does */
+	tda_kernel *counter;           /* with a device: of the spec, made for counting pairs above the threshold */
 } CalibrateOptions;
 
 typedef struct Calibration {
@@ -37,7 +39,7 @@ typedef struct Calibration {
 /* "survivors=2", "zeros=0.99" or "visited=0.02". */
 tda_status calibrate_parse_target(const char *text, CalibrateTarget *target, double *wanted);
 
-/* Counts survivors by the scores of the f64 reference, bisects, and prints a table by head to `out`; with `progress`, says
+/* Counts survivors, bisects, and prints a table by head to `out`; with `progress`, says
  * on standard error which heads are done when it takes longer than a second. TDA_BAD_ARGUMENT where a head cannot reach the
  * target within 2 % of its pairs; the table says why. */
 tda_status calibrate_run(tda_kernel *kernel, const CalibrateOptions *options, bool progress, FILE *out,

@@ -49,7 +49,7 @@ tda_status calibrate_keep_scores(Calibrator *c, int64_t first, int64_t end)
 	at = atomic_load(&c->not_finite) - 1;
 	if (!status && at >= 0)
 		status = tda_fail(TDA_BAD_ARGUMENT, "%s: a score of batch entry %lld, head %lld, row %lld is NaN or infinite: "
-		                  "q or k holds such a value or, with l2, a norm is not in 2^-60 to 2^60", c->options->in,
+		                  COUNTER_SCORE_RULE, c->options->in,
 		                  (long long)(at / shape->q_len / shape->heads), (long long)(at / shape->q_len % shape->heads),
 		                  (long long)(at % shape->q_len));
 	return status;
@@ -74,14 +74,18 @@ tda_status calibrate_find_rows(Calibrator *c)
 
 /* ---- counting ---- */
 
+typedef struct HeadCount {
+	atomic_llong survivors, visited;
+	atomic_bool nan;
+} HeadCount;
+
 typedef struct Count {
 	const Calibrator *c;
-	Heads heads;
-	double value;
+	const double *value;           /* [kept heads] */
+	HeadCount *heads;              /* [kept heads] */
 	bool wants_visited;
 	atomic_llong next;             /* row block to take */
-	atomic_llong survivors, visited;
-	atomic_bool nan, failed;
+	atomic_bool failed;
 } Count;
 
 static double parameter(const Calibrator *c, int p, int64_t head, double value)
@@ -124,7 +128,7 @@ static PostfixInput input_of(const Count *count, int64_t head, double params[TDA
 	PostfixInput input = { .count = 1, .params = params };
 
 	for (int n = 0; n < p->manifest->param_count; n++)
-		params[n] = parameter(count->c, n, head, count->value);
+		params[n] = parameter(count->c, n, head, count->value[head - count->c->kept.first]);
 	input.var[POSTFIX_VAR_HEAD] = (double)head;
 	input.var[POSTFIX_VAR_LAYER] = (double)p->shape.layer;
 	input.var[POSTFIX_VAR_Q_LEN] = (double)p->shape.q_len;
@@ -148,6 +152,7 @@ static void count_rows(Count *count, CountMemory *memory, int64_t batch, int64_t
 {
 	const Calibrator *c = count->c;
 	const Problem *p = c->problem;
+	HeadCount *sums = &count->heads[head - c->kept.first];
 	double params[TDA_MAX_PARAMS];
 	PostfixInput input = input_of(count, head, params);
 	int64_t survivors = 0, k_len = p->shape.k_len;
@@ -172,15 +177,15 @@ static void count_rows(Count *count, CountMemory *memory, int64_t batch, int64_t
 			postfix_eval(p->manifest->threshold, &input, 0, memory->stack);
 			tau = memory->stack->value[0];
 			if (isnan(tau))
-				atomic_store(&count->nan, true);
+				atomic_store(&sums->nan, true);
 			survivors += count_above(scores, keys.end - keys.first, tau);
 			if (count->wants_visited)
 				mark_above(scores, keys.end - keys.first, tau, memory->needed + keys.first);
 		}
 	}
-	atomic_fetch_add(&count->survivors, survivors);
+	atomic_fetch_add(&sums->survivors, survivors);
 	if (count->wants_visited)
-		atomic_fetch_add(&count->visited, visited_pairs(memory, k_len));
+		atomic_fetch_add(&sums->visited, visited_pairs(memory, k_len));
 }
 
 static int64_t block_count(const Problem *p)
@@ -192,7 +197,7 @@ static void *count_work(void *user)
 {
 	Count *count = user;
 	const Problem *p = count->c->problem;
-	int64_t blocks = block_count(p), heads = count->heads.end - count->heads.first, at;
+	int64_t blocks = block_count(p), heads = count->c->kept.end - count->c->kept.first, at;
 	CountMemory memory = {
 		.stack = calloc((size_t)postfix_depth(p->manifest->threshold), sizeof(PostfixSlot)),
 		.needed = calloc((size_t)p->shape.k_len + 1, 1), .seen = calloc((size_t)p->shape.k_len + 1, sizeof(int32_t)),
@@ -202,10 +207,11 @@ static void *count_work(void *user)
 	if (!ok)
 		atomic_store(&count->failed, true);
 	while (ok && (at = atomic_fetch_add(&count->next, 1)) < p->shape.batch * heads * blocks) {
-		int64_t first = at % blocks * CALIBRATE_ROWS, end = first + CALIBRATE_ROWS;
+		int64_t first = at % blocks * CALIBRATE_ROWS, end = first + CALIBRATE_ROWS, head = at / blocks % heads;
 
-		count_rows(count, &memory, at / blocks / heads, count->heads.first + at / blocks % heads, first,
-		           end < p->shape.q_len ? end : p->shape.q_len);
+		if (!isnan(count->value[head]))
+			count_rows(count, &memory, at / blocks / heads, count->c->kept.first + head, first,
+			           end < p->shape.q_len ? end : p->shape.q_len);
 	}
 	free(memory.stack);
 	free(memory.needed);
@@ -213,22 +219,25 @@ static void *count_work(void *user)
 	return NULL;
 }
 
-Counted calibrate_count(Calibrator *c, Heads heads, double value, bool visited)
+tda_status calibrate_count(Calibrator *c, const double *value, bool visited, Counted *counted)
 {
 	enum { MOST_THREADS = 64 };
-	Count count = { .c = c, .heads = heads, .value = value, .wants_visited = visited };
-	int64_t pieces = c->problem->shape.batch * (heads.end - heads.first) * block_count(c->problem);
+	int64_t heads = c->kept.end - c->kept.first, pieces = c->problem->shape.batch * heads * block_count(c->problem);
+	Count count = { .c = c, .value = value, .wants_visited = visited };
 	pthread_t thread[MOST_THREADS];
 	int started = 0;
 
+	if (!(count.heads = calloc((size_t)heads, sizeof(*count.heads))))
+		return tda_fail_memory();
 	while (started + 1 < c->threads && started + 1 < pieces && started < MOST_THREADS &&
 	       pthread_create(&thread[started], NULL, count_work, &count) == 0)
 		started++;
 	count_work(&count);
 	for (int t = 0; t < started; t++)
 		pthread_join(thread[t], NULL);
-	c->short_of_memory |= atomic_load(&count.failed);
-	if (atomic_load(&count.failed) || atomic_load(&count.nan))
-		return (Counted){ -1, 0 };
-	return (Counted){ atomic_load(&count.survivors), atomic_load(&count.visited) };
+	for (int64_t h = 0; h < heads; h++)
+		counted[h] = (Counted){ atomic_load(&count.heads[h].nan) ? -1 : atomic_load(&count.heads[h].survivors),
+		                        atomic_load(&count.heads[h].visited) };
+	free(count.heads);
+	return atomic_load(&count.failed) ? tda_fail_memory() : TDA_OK;
 }

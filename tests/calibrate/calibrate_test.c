@@ -8,7 +8,8 @@
  *     head 2   4 e0   scores 4/64, 8/64, ..., 400/64
  *     head 3   0      all scores are 0: all survive, or none
  *
- * and what it says about a written spec is what the reference counts with that spec.
+ * and what it says about a written spec is what the reference counts with that spec. All of it by the reference, and by kernels on the
+ * simulator: these scores, and thresholds between them, are float32 as they are.
  */
 #include <math.h>
 #include <stdio.h>
@@ -88,29 +89,39 @@ static void expect_value(const char *command, const char *head, double low, doub
 	      value_of(head), low, below, said);
 }
 
+static void expect_by_head(const char *command)
+{
+	expect(command, 1, "error: 1 of 4 heads cannot reach the target\n");
+	expect_value(command, "0", 98 / 128.0, 99 / 128.0);
+	expect_value(command, "1", 196 / 128.0, 198 / 128.0);
+	expect_value(command, "2", 98 / 16.0, 99 / 16.0);
+}
+
+/* One value each, of a parameter that has one for all heads; and one value for all. */
 static void test_values(void)
 {
-	static const char by_head[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=2 2>&1";
-	static const char zeros[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target zeros=0.98 2>&1";
-	static const char global[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=2 --per global 2>&1";
-	static const char rising[] =
-		"$TDAGEN calibrate $SPEC --in $DIR/in --param slack --target survivors=3 --set scale=2 2>&1";
-	static const char near[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=50.5 2>&1";
-	/* rows of a head are alike, so that a block gathers the keys that survive for each of its rows */
-	static const char visited[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target visited=0.02 2>&1";
-	static const char *const alike[] = { by_head, zeros, visited };
+	static const char by_head[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=2 2>&1";
+	static const char global[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=2 --per global 2>&1";
 
-	for (int n = 0; n < 3; n++) {
-		expect(alike[n], 1, "error: 1 of 4 heads cannot reach the target\n");
-		expect_value(alike[n], "0", 98 / 128.0, 99 / 128.0);
-		expect_value(alike[n], "1", 196 / 128.0, 198 / 128.0);
-		expect_value(alike[n], "2", 98 / 16.0, 99 / 16.0);
-	}
+	expect_by_head(by_head);
 	expect(by_head, 1, "    3  no value of bar gives 2 survivors a row: it jumps from 100 to 0 at bar = ");
-	expect(zeros, 1, "    3  no value of bar gives 0.98 zeros: it jumps from 0 to 1 at bar = ");
 	/* Eight of a row's 400 pairs: those of head 2. */
 	expect(global, 0, "    2           5.75           8.0000    92.0000%\n");
 	expect_value(global, "all", 92 / 16.0, 93 / 16.0);
+}
+
+static void test_targets(void)
+{
+	static const char zeros[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target zeros=0.98 2>&1";
+	static const char rising[] =
+		"$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param slack --target survivors=3 --set scale=2 2>&1";
+	static const char near[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=50.5 2>&1";
+	/* rows of a head are alike, so that a block gathers the keys that survive for each of its rows */
+	static const char visited[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target visited=0.02 2>&1";
+
+	expect_by_head(zeros);
+	expect_by_head(visited);
+	expect(zeros, 1, "    3  no value of bar gives 0.98 zeros: it jumps from 0 to 1 at bar = ");
 	/* 50 or 51 is within 2 %, which is not hidden. */
 	expect(near, 1, "      50.0000    50.0000%\n");
 	/* 2 * (0.5 - slack) lets three survive; head 2 asks for a slack below -2. */
@@ -158,13 +169,17 @@ static void test_errors(void)
 	char command[512];
 
 	for (size_t n = 0; n < sizeof(cases) / sizeof(cases[0]); n++) {
-		snprintf(command, sizeof(command), "$TDAGEN calibrate $SPEC --in $DIR/in %s -o $DIR/none.lua 2>&1",
+		snprintf(command, sizeof(command), "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in %s -o $DIR/none.lua 2>&1",
 		         cases[n].options);
 		expect(command, cases[n].status, cases[n].text);
 	}
 	expect("test ! -e $DIR/none.lua && echo none", 0, "none");
+}
+
+static void test_nan(void)
+{
 	write_inputs(NAN);
-	expect("$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=2 2>&1", 1,
+	expect("$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=2 2>&1", 1,
 	       "/in: a score of batch entry 1, head 2, row 1 is NaN or infinite: q or k holds such a value or, with l2, a norm "
 	       "is not in 2^-60 to 2^60\n");
 	write_inputs(0);
@@ -177,7 +192,7 @@ static void test_written(void)
 	char command[512];
 
 	for (int n = 0; n < 3; n++) {
-		snprintf(command, sizeof(command), "cd $ROOT && $TDAGEN calibrate dsl/specs/tda.lua --in tests/data/heads_cut.npz "
+		snprintf(command, sizeof(command), "cd $ROOT && $TDAGEN calibrate dsl/specs/tda.lua --device $DEVICE --in tests/data/heads_cut.npz "
 		         "--target survivors=2 --per %s -o $DIR/%s.lua", per[n], per[n]);
 		expect(command, 0, "    0     1.16977119           2.0000    98.4436%\n");
 		snprintf(command, sizeof(command), "$TDAGEN check $DIR/%s.lua --in $ROOT/tests/data/heads_cut.npz --device sim",
@@ -192,9 +207,9 @@ static void test_visited(void)
 {
 	double share = NAN;
 
-	expect("cd $ROOT && $TDAGEN calibrate dsl/specs/tda.lua --in tests/data/heads_cut.npz --target visited=0.2 -o $DIR/visited.lua",
+	expect("cd $ROOT && $TDAGEN calibrate dsl/specs/tda.lua --device $DEVICE --in tests/data/heads_cut.npz --target visited=0.2 -o $DIR/visited.lua",
 	       0, "head           beta  survivors a row       zeros     visited\n");
-	expect("cd $ROOT && $TDAGEN explore $DIR/visited.lua --in tests/data/heads_cut.npz --csv - 2>$DIR/tables | "
+	expect("cd $ROOT && $TDAGEN explore $DIR/visited.lua --device $DEVICE --in tests/data/heads_cut.npz --csv - 2>$DIR/tables | "
 	       "awk -F, 'NR == 1 { for (n = 1; n <= NF; n++) if ($n == \"visited\") at = n } $3 == \"all\" { print \"visited\", $at }'",
 	       0, "visited 0.");
 	sscanf(said, "visited %lf", &share);
@@ -204,9 +219,9 @@ static void test_visited(void)
 /* Layers one after the other, each on the spec that came before it; --set is kept. */
 static void test_layers(void)
 {
-	static const char first[] = "$TDAGEN calibrate $SPEC --in $DIR/in --param slack --target survivors=50 --per layer "
+	static const char first[] = "$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param slack --target survivors=50 --per layer "
 		"--layer 1 --set scale=2 --set name=kept -o $DIR/one.lua";
-	static const char second[] = "$TDAGEN calibrate $DIR/one.lua --in $DIR/in --param slack --target survivors=20 "
+	static const char second[] = "$TDAGEN calibrate $DIR/one.lua --device $DEVICE --in $DIR/in --param slack --target survivors=20 "
 		"--per layer --layer 2 -o $DIR/two.lua";
 	static const char run_layer[] = "$TDAGEN run $DIR/two.lua --in $DIR/in --out $DIR/out --device reference --layer ";
 	static const int survivors[] = { 720, 1200, 480 };      /* layer 0: a threshold of 1; 0, 36, 84 and 0 survive */
@@ -236,7 +251,7 @@ static void test_many_heads(void)
 	write_array("q1", 3, q_shape, q);
 	write_array("k1", 3, k_shape, k);
 	write_array("v", 3, k_shape, v);
-	expect("$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=1 -o $DIR/none.lua 2>&1", 1,
+	expect("$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=1 -o $DIR/none.lua 2>&1", 1,
 	       "threshold has more than 1000 operations");
 	CHECK(strstr(said, "the spec with the calibrated values is not written"), "%s", said);
 	expect_value("many heads", "219", 220, 440);
@@ -250,16 +265,28 @@ static void test_given(void)
 	const float bar = 0.25f, slack[2 * HEADS] = { [HEADS + 2] = 0.5f };
 
 	write_array("bar", 1, one, &bar);
-	expect("$TDAGEN calibrate $SPEC --in $DIR/in --param bar --target survivors=20 --per global -o - 2>/dev/null "
+	expect("$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=20 --per global -o - 2>/dev/null "
 	       ">$DIR/given.lua; $TDAGEN run $DIR/given.lua --in $DIR/in --out $DIR/out --device reference", 0, "480 of 2400 pairs survive");
 	/* without them too */
 	expect("rm $DIR/in/bar.npy; $TDAGEN run $DIR/given.lua --in $DIR/in --out $DIR/out --device reference", 0,
 	       "480 of 2400 pairs survive");
 	write_array("slack", 2, by_layer, slack);
-	expect("$TDAGEN calibrate $SPEC --in $DIR/in --param slack --target survivors=20 --per global -o $DIR/given.lua 2>&1", 0,
+	expect("$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param slack --target survivors=20 --per global -o $DIR/given.lua 2>&1", 0,
 	       "/in gives slack several values; the spec begins at 0: leave them out to run it with the calibrated ones\n");
 	expect("rm $DIR/in/slack.npy; $TDAGEN run $DIR/given.lua --in $DIR/in --out $DIR/out --device reference", 0,
 	       "480 of 2400 pairs survive");
+}
+
+/* It says what counts. Several parameters are read by the threshold: the one that is not searched keeps its value of each head. */
+static void test_device(const char *text)
+{
+	const int64_t by_layer[] = { 1, HEADS };
+	const float slack[HEADS] = { 0.25f, 0.5f, 0, 0 };
+
+	write_array("slack", 2, by_layer, slack);
+	expect("$TDAGEN calibrate $SPEC --device $DEVICE --in $DIR/in --param bar --target survivors=2 --set scale=2 2>&1", 1, text);
+	expect_value("slack of each head", "0", 0.25 + 98 / 256.0, 0.25 + 99 / 256.0);
+	run("rm $DIR/in/slack.npy");
 }
 
 int main(int argc, char **argv)
@@ -272,8 +299,17 @@ int main(int argc, char **argv)
 	setenv("DIR", folder, 1);
 	run("mkdir $DIR/in");
 	write_inputs(0);
+	setenv("DEVICE", "sim", 1);
+	test_device("device: sim (the PTX simulator on this CPU)\n");
 	test_values();
+	test_nan();
+	test_visited();
+	setenv("DEVICE", "reference", 1);
+	test_device("device: reference (f64 on this CPU)\n");
+	test_values();
+	test_targets();
 	test_errors();
+	test_nan();
 	test_written();
 	test_visited();
 	test_layers();
