@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "counter.h"
@@ -117,6 +118,20 @@ tda_status counter_run(Counter *c)
 	args.counts = c->memory;
 	args.counts_bytes = c->sizes.bytes;
 	return device_count(p->device, c->kernel, &args);
+}
+
+tda_status counter_time(Counter *c, double *milliseconds)
+{
+	Device *device = c->problem->device;
+	tda_status status;
+
+	*milliseconds = NAN;
+	if (!device->ops->mark)
+		return TDA_OK;
+	if ((status = device->ops->mark(device, 0)) || (status = counter_run(c)) || (status = device->ops->mark(device, 1)) ||
+	    (status = device->ops->synchronize(device)))
+		return status;
+	return device->ops->elapsed(device, 0, 1, milliseconds);
 }
 
 typedef struct Place {

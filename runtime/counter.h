@@ -36,6 +36,8 @@ void counter_close(Counter *counter);
 /* Gives a parameter a value for each head, [heads]. */
 tda_status counter_set(Counter *counter, int param, const double *value);
 tda_status counter_run(Counter *counter);
+/* Runs again, and says how long that took on a device with a clock; NAN on others, where nothing is run. */
+tda_status counter_time(Counter *counter, double *milliseconds);
 /* Copies an array of the last run, and waits for it. */
 tda_status counter_fetch(Counter *counter, CounterArray array);
 /* COUNTER_SURVIVORS is fetched. TDA_BAD_ARGUMENT where a row that sees a key sees a score that is no number, or has a threshold that

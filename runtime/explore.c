@@ -277,7 +277,7 @@ tda_status explore_measure(Problem *p, const ExploreOptions *options, Exploratio
 	Reference outputs = {0};
 	tda_status status;
 
-	*result = (Exploration){ .heads = shape->heads };
+	*result = (Exploration){ .heads = shape->heads, .count_ms = NAN };
 	if (planes == 0 || shape->q_len == 0 || shape->k_len == 0)
 		return tda_fail(TDA_BAD_ARGUMENT, "no row sees a key: there is nothing to count");
 	lay_out_map(shape, result);

@@ -68,6 +68,7 @@ typedef struct Exploration {
 	int64_t map_rows, map_cols, map_side;  /* map_side: rows, and keys, of a cell; a multiple of EXPLORE_ROWS */
 	int64_t *map;                  /* [heads, map_rows, map_cols]; NULL: not kept */
 	double *dparam[TDA_MAX_PARAMS];        /* with gradients */
+	double count_ms;               /* of a device with a clock: what counting took; else NAN */
 } Exploration;
 
 /* TDA_BAD_ARGUMENT where a score is NaN or infinite. Freed by explore_free, after a failure too. A problem is not placed before or after;

@@ -7,7 +7,7 @@
 /* What is counted, and where it goes. */
 typedef struct ExploreWork {
 	const ExploreOptions *options;
-	const Exploration *result;     /* for the layout of its map */
+	Exploration *result;           /* whose map is laid out; a device says how long it counted */
 	ExploreCounts *counts;         /* [batch * heads], all 0 before */
 	int64_t *maps;                 /* [batch * heads, map_rows, map_cols], all 0 before */
 } ExploreWork;

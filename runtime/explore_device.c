@@ -106,6 +106,8 @@ static tda_status count(const ExploreWork *work, Problem *p, Counter *c)
 
 	if (!status)
 		status = counter_run(c);
+	if (!status)
+		status = counter_time(c, &work->result->count_ms);
 	for (int a = 0; a < COUNTER_ARRAYS && !status; a++)
 		if (a < COUNTER_TAU || a >= COUNTER_TAU + TDA_MAX_VIEWS || a - COUNTER_TAU < p->manifest->views)
 			status = counter_fetch(c, (CounterArray)a);

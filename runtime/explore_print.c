@@ -118,8 +118,9 @@ static void print_predicted(const ExploreRun *run, FILE *out)
 static void print_times(const ExploreReport *report, const ExploreRun *run, FILE *out)
 {
 	if (run->has & NEEDS_TIME)
-		fprintf(out, "measured time on %s, kernels for %s: forward %.4f ms, backward %.4f ms\n", report->device, run->manifest->target,
-		        run->ms[PHASE_FORWARD], run->ms[PHASE_BACKWARD]);
+		fprintf(out, "measured time on %s, kernels for %s: forward %.4f ms, backward %.4f ms; counting pairs took "
+		        "%.4f ms\n", report->device, run->manifest->target, run->ms[PHASE_FORWARD], run->ms[PHASE_BACKWARD],
+		        run->result.count_ms);
 	else
 		fputs("measured time: none, as no kernel ran on a GPU\n", out);
 }

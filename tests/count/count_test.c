@@ -177,8 +177,8 @@ static void test_refusals(Device *device, tda_kernel *kernel, tda_kernel *counte
 	}
 }
 
-/* A NaN that no row sees refuses nothing: key 66 under a causal mask, seen from 66 rows that see the keys up to 65. */
-static void test_unseen(Device *device, tda_kernel *kernel, tda_kernel *counter)
+/* A NaN in the last key is that of the last row, which alone sees it; the rows of its tile that don't are not named. */
+static void test_last_key(Device *device, tda_kernel *kernel, tda_kernel *counter)
 {
 	tda_shape shape = TDA_SHAPE_INIT;
 	Problem p;
@@ -188,9 +188,43 @@ static void test_unseen(Device *device, tda_kernel *kernel, tda_kernel *counter)
 	shape.k_len = 66;
 	if (!CHECK(check_random_problem(&shape, kernel, 5, &p) == TDA_OK, "%s", tda_error_message()))
 		return;
-	/* the last key is seen by the last row alone */
 	memset(p.tensor[TENSOR_K].host + operand_row(&p.tensor[TENSOR_K], 0, 0, 65), 0x7f, 2 * 64);
 	compare_refusal("NaN in the last key", &p, device, counter, "a score of batch entry 0, head 0, row 65 is NaN or infinite");
+	problem_free(&p);
+}
+
+static tda_status no_mark(Device *device, int mark)
+{
+	(void)device;
+	return mark == 0 || mark == 1 ? TDA_OK : TDA_INTERNAL;
+}
+
+static tda_status say_elapsed(Device *device, int from, int to, double *ms)
+{
+	(void)device;
+	*ms = from == 0 && to == 1 ? 1.5 : 0;
+	return TDA_OK;
+}
+
+/* What counting takes is known of a device that has a clock. */
+static void test_clock(Device *device, tda_kernel *kernel, tda_kernel *counter)
+{
+	ExploreOptions options = { .device = device, .counter = counter };
+	const DeviceOps *own = device->ops;
+	DeviceOps ops = *own;
+	Exploration result;
+	Problem p;
+
+	if (!CHECK(check_case_problem(&cases[1], kernel, 1, &p) == TDA_OK, "%s", tda_error_message()))
+		return;
+	CHECK(explore_measure(&p, &options, &result) == TDA_OK && isnan(result.count_ms), "without a clock: %g", result.count_ms);
+	explore_free(&result);
+	ops.mark = no_mark;
+	ops.elapsed = say_elapsed;
+	device->ops = &ops;
+	CHECK(explore_measure(&p, &options, &result) == TDA_OK && result.count_ms == 1.5, "with a clock: %g", result.count_ms);
+	explore_free(&result);
+	device->ops = own;
 	problem_free(&p);
 }
 
@@ -213,7 +247,8 @@ static void test_spec(const Spec *spec, const char *tdagen, const char *specs_fo
 		}
 	if (kernel && counter && strcmp(spec->name, "tda") == 0 && !*spec->options) {
 		test_refusals(device, kernel, counter);
-		test_unseen(device, kernel, counter);
+		test_last_key(device, kernel, counter);
+		test_clock(device, kernel, counter);
 	}
 	tda_close(kernel);
 	tda_close(counter);
