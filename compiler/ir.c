@@ -327,6 +327,16 @@ Val val_low_i32(Builder *b, Val x)
 	return unary(b, "arith.trunci", NULL, IR_I32, x);
 }
 
+Val val_low_i16(Builder *b, Val x)
+{
+	return unary(b, "arith.trunci", NULL, IR_I16, x);
+}
+
+Val val_widen_i16(Builder *b, Val x)
+{
+	return unary(b, "arith.extui", NULL, IR_I32, x);
+}
+
 Val val_high_i32(Builder *b, Val x)
 {
 	return val_low_i32(b, val_shr(b, x, val_i64(b, 32)));

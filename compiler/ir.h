@@ -91,6 +91,8 @@ Val val_rem_i32(Builder *b, Val x, int32_t y);
 Val val_to_i64(Builder *b, Val x);                  /* sign-extended */
 Val val_low_i32(Builder *b, Val x);                 /* of an i64 */
 Val val_high_i32(Builder *b, Val x);
+Val val_low_i16(Builder *b, Val x);                 /* of an i32 */
+Val val_widen_i16(Builder *b, Val x);               /* i32; unsigned */
 Val val_join_i32(Builder *b, Val low, Val high);    /* i64 */
 Val val_popc(Builder *b, Val x);                    /* bits that are set in an i32 */
 typedef enum IrCompare { IR_EQ, IR_NE, IR_LT, IR_LE, IR_GT, IR_GE } IrCompare;

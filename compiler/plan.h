@@ -53,6 +53,7 @@ enum {
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_PACKED_MARKS = 20,            /* the same from forward to backward, on average over a head's row blocks, */
 	PLAN_KEPT_MARKS = 64,              /* and with those of which no more than 32 bits are kept (templates/marks.h) */
+	PLAN_GATHER_SPAN = 8,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
 	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
 	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */

@@ -7,6 +7,22 @@ Val count_bits(Kernel *k, Val mask)
 	return val_add(k->b, low, val_popc(k->b, val_high_i32(k->b, mask)));
 }
 
+Val nth_bit(Kernel *k, Val mask, Val n)
+{
+	Builder *b = k->b;
+	Val word = val_low_i32(b, mask), high = val_high_i32(b, mask), place = val_i32(b, 0);
+	for (int width = WARP; width > 0; width /= 2) {
+		Val lower = width == WARP ? word : val_and(b, word, val_i32(b, (int32_t)((1u << width) - 1)));
+		Val count = val_popc(b, lower);
+		Val up = val_compare(b, IR_GE, n, count);
+		Val upper = width == WARP ? high : val_shr(b, word, val_i32(b, width));
+		word = val_select(b, up, upper, lower);
+		n = val_sub(b, n, val_select(b, up, count, val_i32(b, 0)));
+		place = val_add(b, place, val_select(b, up, val_i32(b, width), val_i32(b, 0)));
+	}
+	return place;
+}
+
 /* All but the room. a_head: a formula, how many marks there are of a head. */
 static Marks find_marks(Kernel *k, Val index, const char *words, const char *marks, const char *a_head)
 {

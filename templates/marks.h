@@ -47,12 +47,14 @@ Val rough_half(Kernel *k, Val mask);
 Val rough_mask(Kernel *k, Val half);
 
 Val count_bits(Kernel *k, Val mask);               /* i32, of an i64 */
+Val nth_bit(Kernel *k, Val mask, Val n);           /* the place of the n-th set bit, from 0, of an i64 that has more than n */
 
 /*
  * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile
  * needs. They come in ascending order, so that sums have an order that the data alone decides.
  *
  *     Gather gather = gather_new(k, launch->cols, streams, count);
+ *     gather_ahead(&gather, &walk, 1);
  *     for (gather_walk(&gather, &walk, carry, count); gather_round(&gather);) {
  *             RingTile tile = gather_tile(&gather, n) for each stream in order
  *     }
@@ -65,12 +67,19 @@ typedef struct Resident {
 	Val row0;
 } Resident;
 
+/* The marks of as many blocks of the other side as are looked at together. */
+typedef struct GatherSpan {
+	Val count;                         /* i32: marks there are */
+	Val mask;                          /* i64: of this thread's mark in the group at hand; 0 where there is none */
+} GatherSpan;
+
 typedef struct GatherWalk {
 	Marks marks;
 	bool by_keys;                      /* the rows of the key tile `block`, else the keys of the row block `block` */
 	Val block;                         /* i32 */
 	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
-	Val mask;                          /* gather_ahead's, or null */
+	int list;                          /* which of the gather's lists of marks it uses */
+	GatherSpan ahead;                  /* gather_ahead's */
 	const Stream *streams;             /* what is gathered: all of it each round; group strides are not used */
 	int stream_count;
 	const Resident *residents;         /* copied before the first round that finds anything */
@@ -80,21 +89,24 @@ typedef struct GatherWalk {
 typedef struct Gather {
 	Kernel *k;
 	int cols;
-	Val ends, masks, warp_sums, lists, slots;      /* in shared memory; of lists and slots there are launch->slots */
+	Val ends, masks, blocks, warp_sums;            /* in shared memory: of a group */
+	Val marks;                         /* a list of marks a view: of a span, each as its block's place in that */
+	Val lists, slots;                  /* of rounds; there are launch->slots of each */
 	const GatherWalk *walk;
-	Val mask;                          /* i64, carried: of this thread's mark in the group at hand */
-	Val total;                         /* rows that the marks at hand name */
-	Val found;                         /* rows of the walk so far */
+	GatherSpan span;                   /* carried */
+	Val total;                         /* rows that the group's marks name */
+	Val found;                         /* carried: rows of the walk so far */
 	int slot_bytes;
 	Val list, slot;                    /* of the round at hand */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
-	Loop groups, rounds;
+	Loop spans, groups, rounds;
 } Gather;
 
 /* Shared memory for walks over such streams. */
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count);
-/* Starts to read a walk's first marks, long before the walk: they take two dependent reads of global memory. */
-void gather_ahead(Kernel *k, GatherWalk *walk);
+/* Starts to read the first marks of some walks, long before the walks: they take dependent reads of global memory. A list that one
+ * of them uses is that walk's until its end. */
+void gather_ahead(Gather *gather, GatherWalk *walks, int count);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);
