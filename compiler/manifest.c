@@ -47,7 +47,7 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.3\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.4\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
 	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->next ? "auto" : plan_kind_name(plan));
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),
@@ -127,6 +127,8 @@ static void print_launches(Arena *arena, const Plan *plan, FILE *out)
 		        plan_threads(launch), launch->shared_bytes, where_taken(arena, plan, launch->grid));
 		if (launch->when)
 			fprintf(out, "//! when %s\n", launch->when);
+		if (launch->beside)
+			fprintf(out, "//! beside\n");
 		for (int a = 0; a < launch->arg_count; a++)
 			fprintf(out, "//! arg %s %s\n", args[launch->args[a].kind], launch->args[a].source);
 	}

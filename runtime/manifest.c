@@ -343,7 +343,7 @@ static tda_status read_kernel(Reader *r)
 	if (phase < 0)
 		return manifest_bad_line(r, "the phase is not known to this libtda");
 	kernel->phase = (Phase)phase;
-	r->m->kernel_count++;
+	kernel->leader = r->m->kernel_count++;
 	r->kernel = kernel;
 	kernel->args = calloc(MANIFEST_MAX_ARGS, sizeof(*kernel->args));
 	if (!kernel->args)
@@ -400,6 +400,16 @@ static tda_status read_when(Reader *r)
 		return manifest_bad_line(r, "'when' has no kernel above it, or is there twice");
 	r->kernel->conditional = true;
 	return read_pointer(r, r->word[0], &r->kernel->when);
+}
+
+static tda_status read_beside(Reader *r)
+{
+	ManifestKernel *kernel = r->kernel;
+
+	if (!kernel || kernel == r->m->kernels || kernel[-1].phase != kernel->phase)
+		return manifest_bad_line(r, "'beside' has no kernel above it, or none of its phase to be beside of");
+	kernel->leader = kernel[-1].leader;
+	return TDA_OK;
 }
 
 /* POINTER COLS, then entries and stride of rows, heads and batches, then BOX_COLS BOX_ROWS. */
@@ -491,6 +501,7 @@ static const Keyword keywords[] = {
 	{ "combine",    2, 2, MAX_LINE_WORDS, REPEATED, read_combine },
 	{ "kernel",     2, 5, 5, REPEATED, read_kernel },
 	{ "when",       2, 1, 1, REPEATED, read_when },
+	{ "beside",     2, 0, 0, REPEATED, read_beside },
 	{ "arg",        2, 2, 11, REPEATED, read_arg },
 };
 enum { KEYWORD_COUNT = sizeof(keywords) / sizeof(keywords[0]) };

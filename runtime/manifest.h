@@ -54,6 +54,8 @@ typedef struct ManifestKernel {
 	Formula *grid;                 /* CTAs */
 	bool conditional;
 	Pointer when;                  /* conditional: skip where this pointer is null */
+	int leader;                    /* the last kernel up to this one that is not beside those above it: itself, or it may start once */
+	                               /* all CTAs of a launch between them have started */
 	ManifestArg *args;
 	int arg_count, map_count;
 } ManifestKernel;

@@ -160,9 +160,29 @@ static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMa
 	return cuda_check(cuda, result, "cuTensorMapEncodeTiled");
 }
 
+/* May the kernel start before the one that was launched last has ended? */
+static bool starts_early(const ModuleLaunch *launch, const Manifest *m, int kernel)
+{
+	return launch->cuda->cuLaunchKernelEx && launch->last >= m->kernels[kernel].leader && launch->last < kernel;
+}
+
+static CUresult start(const ModuleLaunch *launch, const Manifest *m, int kernel, uint32_t grid, void **params)
+{
+	const ManifestKernel *entry = &m->kernels[kernel];
+	CUfunction function = launch->loaded->function[kernel];
+	CUlaunchAttribute early = { .id = CUDA_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = { .number = 1 } };
+	const CUlaunchConfig config = { .grid = { grid, 1, 1 }, .block = { (unsigned)entry->block, 1, 1 },
+		.shared_bytes = entry->shared, .stream = launch->stream, .attributes = &early, .attribute_count = 1 };
+
+	if (starts_early(launch, m, kernel))
+		return launch->cuda->cuLaunchKernelEx(&config, function, params, NULL);
+	return launch->cuda->cuLaunchKernel(function, grid, 1, 1, (unsigned)entry->block, 1, 1, entry->shared, launch->stream,
+	                                    params, NULL);
+}
+
 tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
-	const ModuleLaunch *launch = user;
+	ModuleLaunch *launch = user;
 	const ManifestKernel *entry = &m->kernels[kernel];
 	CUtensorMap maps[MANIFEST_MAX_MAPS];
 	void *params[MANIFEST_MAX_ARGS];
@@ -177,15 +197,15 @@ tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint3
 			return tda_fail_within(status, "argument %d of kernel %s: ", a, entry->entry);
 		params[a] = &maps[map_count++];
 	}
-	CUresult result = launch->cuda->cuLaunchKernel(launch->loaded->function[kernel], grid, 1, 1, (unsigned)entry->block, 1,
-	                                               1, entry->shared, launch->stream, params, NULL);
+	CUresult result = start(launch, m, kernel, grid, params);
 
+	launch->last = kernel;
 	return cuda_check(launch->cuda, result, entry->entry);
 }
 
 tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream)
 {
-	ModuleLaunch launch = { .stream = stream };
+	ModuleLaunch launch = { .stream = stream, .last = -1 };
 	tda_status status;
 
 	if ((status = cuda_open(&launch.cuda)) ||

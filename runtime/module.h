@@ -36,6 +36,7 @@ typedef struct ModuleLaunch {
 	const Cuda *cuda;
 	const LoadedModule *loaded;
 	CUstream stream;
+	int last;                      /* the kernel launched before, with nothing else in between; -1: none */
 } ModuleLaunch;
 /* CUtensorMapDataType of the tensors' elements. */
 int map_type(const Manifest *manifest);

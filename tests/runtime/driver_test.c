@@ -124,6 +124,27 @@ static void test_maps(void)
 	tda_close(kernel);
 }
 
+/* Launches that are beside others start early, but not where those have no CTAs. */
+static void test_beside(void)
+{
+	tda_kernel *kernel = open_kernel_with("//! kernel forward first 128 0 q_len-64\n"
+	                                      "//! kernel forward second 128 0 1\n//! beside\n"
+	                                      "//! kernel forward third 128 0 k_len/65\n//! beside\n"
+	                                      "//! kernel forward fourth 64 0 7\n//! beside\n"
+	                                      "//! kernel forward fifth 128 0 1\n");
+	tda_forward_args args = good_arguments();
+	int early = fake->early, launches = fake->launches;
+
+	set_current(0);
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->launches == launches + 5 && fake->early == early + 1, "%d launches, of them %d early, where the first and the "
+	      "third have no CTAs", fake->launches - launches, fake->early - early);
+	args.shape.q_len = args.shape.k_len = 65;
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->early == early + 4 && fake->stream == at(0x55), "%d early of three", fake->early - early - 1);
+	tda_close(kernel);
+}
+
 /* Grids may depend on the device, which is asked once a context. */
 static void test_multiprocessors(void)
 {
@@ -205,6 +226,7 @@ int main(void)
 	test_refusals();
 	test_maps();
 	test_multiprocessors();
+	test_beside();
 	test_threads();
 	return fixture_result();
 }

@@ -176,6 +176,18 @@ EXPORT int cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y,
 	return function && !extra ? 0 : NOT_FOUND;
 }
 
+EXPORT int cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **extra)
+{
+	const CUlaunchAttribute *attribute = config->attributes;
+
+	if (config->attribute_count != 1 || attribute->id != CUDA_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION ||
+	    attribute->value.number != 1)
+		return NOT_FOUND;
+	state.early++;
+	return cuLaunchKernel(function, config->grid[0], config->grid[1], config->grid[2], config->block[0], config->block[1],
+	                      config->block[2], config->shared_bytes, config->stream, params, extra);
+}
+
 EXPORT int cuStreamIsCapturing(CUstream stream, int *status)
 {
 	(void)stream;

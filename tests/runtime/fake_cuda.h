@@ -17,6 +17,7 @@ typedef struct FakeCuda {
 	atomic_int loads, unloads, launches, forbidden;        /* forbidden: calls that a launch must never make */
 	int shared_bytes;              /* the last cuFuncSetAttribute */
 	unsigned grid, block;          /* of the last launch */
+	atomic_int early;              /* launches that may start before the one before them has ended */
 	void *stream;                  /* of the last launch, or of the last cuStreamWaitEvent */
 	atomic_int blocks, waits;      /* of memory that are allocated; calls of cuStreamWaitEvent */
 	atomic_int maps;               /* tensor maps that were made */
