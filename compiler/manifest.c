@@ -106,7 +106,7 @@ static void print_buffers(Arena *arena, const Plan *first, FILE *out)
 	};
 	for (const Plan *plan = first; plan; plan = plan->next) {
 		if (plan->sparse)
-			fprintf(out, "//! marks %d %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan), plan_kept_marks(plan));
+			fprintf(out, "//! packed %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan));
 		if (plan_heavy_rows(plan) > 0)
 			fprintf(out, "//! heavy %d %d %d\n", PLAN_HEAVY_PART, plan_heavy_keys(plan), plan_heavy_rows(plan));
 		for (int i = 0; i < plan->buffer_count; i++) {

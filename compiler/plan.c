@@ -114,19 +114,9 @@ int plan_mark_capacity(const Plan *plan)
 	return wanted > 0 && wanted < PLAN_MARK_CAPACITY ? wanted : PLAN_MARK_CAPACITY;
 }
 
-static int share_of_capacity(const Plan *plan, int marks)
-{
-	return (plan_mark_capacity(plan) * marks + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
-}
-
 int plan_packed_marks(const Plan *plan)
 {
-	return share_of_capacity(plan, PLAN_PACKED_MARKS);
-}
-
-int plan_kept_marks(const Plan *plan)
-{
-	return share_of_capacity(plan, PLAN_KEPT_MARKS);
+	return (plan_mark_capacity(plan) * PLAN_PACKED_MARKS + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
 }
 
 bool plan_has_partials(const Plan *plan, int param)
@@ -273,9 +263,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_words", word_bytes);
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
-	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
-	add_buffer(plan, arena, BUFFER_SAVED, "rough_marks",
-	           arena_printf(arena, "4*%s*%s*min(%s,%d)", q, blocks, tiles, plan_kept_marks(plan) - plan_packed_marks(plan)));
+	           arena_printf(arena, "8*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);

@@ -51,8 +51,7 @@ enum {
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
-	PLAN_PACKED_MARKS = 20,            /* the same from forward to backward, on average over a head's row blocks, */
-	PLAN_KEPT_MARKS = 64,              /* and with those of which no more than 32 bits are kept (templates/marks.h) */
+	PLAN_PACKED_MARKS = 62,            /* the same from forward to backward, on average over a head's row blocks */
 	PLAN_GATHER_SPAN = 8,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
 	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
@@ -196,7 +195,6 @@ int plan_heavy_keys(const Plan *plan);
 /* Marks kept for a row block at most; and from forward to backward, on average: the same share of them for each capacity. */
 int plan_mark_capacity(const Plan *plan);
 int plan_packed_marks(const Plan *plan);
-int plan_kept_marks(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);

@@ -180,7 +180,7 @@ static tda_status read_slack(Reader *r)
 	return word_read_real(r, 0, 0, &r->m->slack);
 }
 
-static tda_status read_marks(Reader *r)
+static tda_status read_packed(Reader *r)
 {
 	ManifestMarks *marks = &r->m->marks;
 	tda_status status = word_read_int(r, 0, 1, 64, &marks->side);
@@ -188,11 +188,7 @@ static tda_status read_marks(Reader *r)
 	if (!status)
 		status = word_read_int(r, 1, 1, 32, &marks->word);
 	if (!status)
-		status = word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
-	if (!status)
-		status = word_read_int(r, 3, 1, 1 << 20, &marks->kept);
-	if (!status && marks->kept < marks->capacity)
-		return manifest_bad_line(r, "there is less room for all marks than for whole ones");
+		status = word_read_int(r, 2, 1, 1 << 20, &marks->room);
 	return status;
 }
 
@@ -491,7 +487,7 @@ static const Keyword keywords[] = {
 	{ "zeros",      1, 1, 1, ONCE,     read_zeros },
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
-	{ "marks",      1, 4, 4, OPTIONAL, read_marks },
+	{ "packed",     1, 3, 3, OPTIONAL, read_packed },
 	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
 	{ "rms_norm",   2, 2, 2, OPTIONAL, read_rms_norm },

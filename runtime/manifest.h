@@ -70,8 +70,7 @@ typedef struct ManifestParam {
 typedef struct ManifestMarks {
 	int side;                      /* rows, and keys, of a mark; 0: the plan has none */
 	int word;                      /* key tiles of a word */
-	int capacity;                  /* marks that are saved of a row block, on average over those of a head, */
-	int kept;                      /* and with those that are saved roughly */
+	int room;                      /* marks that are saved of a row block, on average over those of a head */
 } ManifestMarks;
 
 /* Which row blocks of a sparse plan's forward dense kernels compute (docs/kernels.md). */

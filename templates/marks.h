@@ -11,10 +11,12 @@
  *
  * They are there twice. As the screen leaves them, for the forward, marks are [row blocks][capacity], and numbers and room are those
  * of a row block: the words are `mark_words`, the marks `marks`. For the backward, `packed_words` and `packed_marks` have them one
- * after the other, and numbers and room are those of a head (pack_marks.c). Marks beyond that room are `rough_marks`, 32 bits each: 16
- * that stand for at least the keys, and above them 16 for the rows. Half a rough mark is either two of the 64 bits' places, a + 64 b,
- * which may be the same; or, with bit 15, a bit for each eight. Of a row block, words are written from the first to the
- * last that hold a key tile which the mask leaves visible (key_tiles); no others are read.
+ * after the other, and numbers and room are those of a head (pack_marks.c). A packed mark is { u32 keys, u32 rows }, and each of them
+ * stands for at least the mask: up to five places, 6 bits each, the lowest first, of which some may be the same; or, with bit 31, a bit
+ * for each of 30 pairs and one for the last four.
+ *
+ * Of a row block, words are written from the first to the last that hold a key tile which the mask leaves visible (key_tiles); no
+ * others are read.
  */
 #ifndef TDAGEN_MARKS_H
 #define TDAGEN_MARKS_H
@@ -22,15 +24,14 @@
 #include "pairs.h"
 #include "tile.h"
 
-enum { MARK_BYTES = 16, ROUGH_BYTES = 4, WORD_BYTES = 8 };
+enum { MARK_BYTES = 16, PACKED_BYTES = 8, WORD_BYTES = 8 };
 
 /* The marks of one (view, batch, head). */
 typedef struct Marks {
 	Val words, marks;                  /* global pointers */
 	Val words_a_row;                   /* i32: words of a row block */
 	Val room;                          /* i32: a mark with this number, or a larger one, has none */
-	bool packed;                       /* numbers are those of the head, not of a row block; and beyond room there are rough marks: */
-	Val rough, rough_room;             /* global pointer; i32: a number from here on has not even that */
+	bool packed;                       /* and numbers are those of the head, not of a row block */
 } Marks;
 /* index: view * batch * heads + batch * heads + head, as i32. */
 Marks screened_marks(Kernel *k, Val index);
@@ -40,11 +41,11 @@ Marks marks_of(Kernel *k, Val index);
 /* Where a row block's words begin; where a mark lies. */
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
 Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number);
-
-Val rough_at(Kernel *k, const Marks *marks, Val number);
-/* Half a rough mark (i32) of a mask (i64) that has a bit, and a mask that has its bits and maybe others. */
-Val rough_half(Kernel *k, Val mask);
-Val rough_mask(Kernel *k, Val half);
+/* Half a packed mark (i32) of a mask (i64) that has a bit; and a mask that has its bits and maybe others. */
+Val packed_half(Kernel *k, Val mask);
+Val unpacked_half(Kernel *k, Val half);
+/* Of a mark that has room: the mask of its keys, or of its rows; i64. */
+Val mark_mask(Kernel *k, const Marks *marks, Val row_block, Val number, bool rows);
 
 Val count_bits(Kernel *k, Val mask);               /* i32, of an i64 */
 Val nth_bit(Kernel *k, Val mask, Val n);           /* the place of the n-th set bit, from 0, of an i64 that has more than n */

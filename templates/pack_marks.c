@@ -152,31 +152,15 @@ static void store_word(Packer *p, Val row_block, Val number, Val end, Word word,
 	}
 }
 
-static void store_mark(Packer *p, Val row_block, Val number, Val keys, Val rows)
-{
-	Builder *b = p->k->b;
-	Val to = mark_at(p->k, &p->to, row_block, number);
-	val_store(b, to, keys);
-	val_store(b, val_offset_const(b, to, 8), rows);
-}
-
 /* What gathering visits for a mark: keys in the forward, keys and rows in the backward; i32. */
 typedef struct Visits { Val keys, kept_keys, rows; } Visits;
 
-/* Where there is room for that; else the backward visits the key tile whole. */
-static void store_rough(Packer *p, Val number, Val keys, Val rows, Visits *visits)
+static Val store_half(Packer *p, Val to, Val mask)
 {
 	Kernel *k = p->k;
-	Builder *b = k->b;
-	visits->kept_keys = visits->rows = val_i32(b, PLAN_MARK);
-	Val *changed[] = { &visits->kept_keys, &visits->rows };
-	for (If f = if_begin(b, val_compare(b, IR_LT, number, p->to.rough_room), changed, 2); if_next(&f);) {
-		Val low = rough_half(k, keys), high = rough_half(k, rows);
-		Val both = val_or(b, low, val_shl(b, high, val_i32(b, 16)));
-		val_store(b, rough_at(k, &p->to, number), both);
-		visits->kept_keys = count_bits(k, rough_mask(k, low));
-		visits->rows = count_bits(k, rough_mask(k, high));
-	}
+	Val half = packed_half(k, mask);
+	val_store(k->b, to, half);
+	return count_bits(k, unpacked_half(k, half));
 }
 
 /* A mark that each lane has one of, if it `exists`: its key tile, its word, and its number, which counts from the row block's first. */
@@ -186,7 +170,7 @@ typedef struct PackedMark {
 	Val number;
 } PackedMark;
 
-/* Copies it. Where the screen had no room all of its key tile is visited. */
+/* Copies it, if there is room. Where there is none, or the screen had none, its key tile is visited whole. */
 static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val start)
 {
 	Kernel *k = p->k;
@@ -197,17 +181,14 @@ static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val st
 	Val *changed[] = { &visits.keys, &visits.kept_keys, &visits.rows };
 	Val kept = val_and(b, mark->exists, val_compare(b, IR_LT, mark->number, p->from.room));
 	for (If f = if_begin(b, kept, changed, 3); if_next(&f);) {
-		Val from = mark_at(k, &p->from, row_block, mark->number);
-		Val key_mask = val_load(b, from, IR_I64), row_mask = val_load(b, val_offset_const(b, from, 8), IR_I64);
-		visits.keys = visits.kept_keys = count_bits(k, key_mask);
-		visits.rows = count_bits(k, row_mask);
+		Val key_mask = mark_mask(k, &p->from, row_block, mark->number, false);
+		Val row_mask = mark_mask(k, &p->from, row_block, mark->number, true);
+		visits.keys = count_bits(k, key_mask);
 		Val packed = val_add(b, start, mark->number);
-		Val whole_mark = val_compare(b, IR_LT, packed, p->to.room);
-		for (Either e = either_begin(b, whole_mark, changed + 1, 2); either_next(&e);) {
-			if (e.otherwise)
-				store_rough(p, packed, key_mask, row_mask, &visits);
-			else
-				store_mark(p, row_block, packed, key_mask, row_mask);
+		for (If f2 = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed + 1, 2); if_next(&f2);) {
+			Val to = mark_at(k, &p->to, row_block, packed);
+			visits.kept_keys = store_half(p, to, key_mask);
+			visits.rows = store_half(p, val_offset_const(b, to, PACKED_BYTES / 2), row_mask);
 		}
 	}
 	/* store_word gave the numbers of such a word away. */

@@ -52,20 +52,6 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	return g;
 }
 
-/* Of a mark that is kept roughly, if it is. */
-static void read_rough(Kernel *k, const GatherWalk *w, Val number, Val *mask)
-{
-	Builder *b = k->b;
-	Val *changed[] = { mask };
-	Val beyond = val_compare(b, IR_GE, number, w->marks.room);
-	Val rough = val_and(b, beyond, val_compare(b, IR_LT, number, w->marks.rough_room));
-	for (If r = if_begin(b, rough, changed, 1); if_next(&r);) {
-		Val both = val_load(b, rough_at(k, &w->marks, number), IR_I32);
-		Val half = val_shr(b, both, val_i32(b, w->by_keys ? 16 : 0));
-		*mask = rough_mask(k, half);
-	}
-}
-
 /* The mask of a mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
 static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 {
@@ -90,12 +76,8 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), count);
 			mask = val_i64(b, -1);
 			Val room = val_compare(b, IR_LT, number, w->marks.room);
-			for (If r = if_begin(b, room, changed, 1); if_next(&r);) {
-				Val mark = mark_at(k, &w->marks, row_block, number);
-				mask = val_load(b, val_offset_const(b, mark, w->by_keys ? 8 : 0), IR_I64);
-			}
-			if (w->marks.packed)
-				read_rough(k, w, number, &mask);
+			for (If r = if_begin(b, room, changed, 1); if_next(&r);)
+				mask = mark_mask(k, &w->marks, row_block, number, w->by_keys);
 		}
 	}
 	return mask;
