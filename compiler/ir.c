@@ -427,6 +427,16 @@ Val val_fsqrt(Builder *b, Val x)
 	return unary(b, "llvm.intr.sqrt", NULL, IR_F32, x);
 }
 
+Val val_fsqrt_near(Builder *b, Val x)
+{
+	return val_intrinsic(b, "llvm.nvvm.sqrt.approx.f", IR_F32, 1, &x);
+}
+
+Val val_finverse_near(Builder *b, Val x)
+{
+	return val_intrinsic(b, "llvm.nvvm.rcp.approx.ftz.f", IR_F32, 1, &x);
+}
+
 Val val_fcompare(Builder *b, IrCompare how, Val x, Val y)
 {
 	static const char *const predicate[] = {        /* oeq une olt ole ogt oge */

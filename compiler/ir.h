@@ -115,6 +115,8 @@ Val val_fmin(Builder *b, Val x, Val y);             /* NaN if either is */
 Val val_fmax(Builder *b, Val x, Val y);             /* NaN if either is */
 Val val_fdiv(Builder *b, Val x, Val y);             /* correctly rounded */
 Val val_fsqrt(Builder *b, Val x);                   /* correctly rounded */
+Val val_fsqrt_near(Builder *b, Val x);              /* within 2^-22 of it, relatively, in one instruction */
+Val val_finverse_near(Builder *b, Val x);           /* 1/x, likewise; x from 2^-126 to 2^125 */
 /* Ordered comparisons are false on NaN; IR_NE is true on it. `unless` is the negation: unless(IR_LE) holds on NaN. */
 Val val_fcompare(Builder *b, IrCompare how, Val x, Val y);
 Val val_funless(Builder *b, IrCompare how, Val x, Val y);

@@ -228,7 +228,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 		int keys = plan_int8_keys(spec);
 		k->rows = PLAN_BOUND_KEYS;
 		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
-		k->register_limit = min_int(PLAN_ALL_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
+		/* Left to itself ptxas takes twice as many, and half as many threads wait for memory. */
+		k->register_limit = min_int(PLAN_HALF_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 	}
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {

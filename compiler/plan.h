@@ -57,6 +57,7 @@ enum {
 	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
 	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
 	PLAN_SEARCH_BYTES = 256,           /* of shared memory, for a launch of heavy blocks to keep its place in (templates/blocks.c) */
+	PLAN_HALF_REGISTERS = 128,
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
 };

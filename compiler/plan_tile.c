@@ -103,11 +103,12 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
  */
 static const struct GroupShape {
 	int groups, register_limit, producer_registers, consumer_registers;
-	int most_views;                    /* their addresses are what the producer's registers hold */
+	int most_views;                    /* their addresses are what the producer's registers hold; of heavy blocks, which are found as it */
+	                                   /* goes, one view less: it would spill in its loop */
 } group_shapes[] = {
 	{ 2, 168, 40, 232, 2 },
-	{ 2, 168, 56, 224, SPEC_MAX_VIEWS },
-	{ 1, 144, 56, 232, SPEC_MAX_VIEWS },
+	{ 2, 168, 56, 224, SPEC_MAX_VIEWS + 1 },
+	{ 1, 144, 56, 232, SPEC_MAX_VIEWS + 1 },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -146,7 +147,7 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->shared_bytes = group_shared(needs, tile);
 	tile->retain = needs->can_retain;
 	tile->engine = ENGINE_WGMMA;
-	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	return needs->views + (tile->blocks == BLOCKS_HEAVY) <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
 	       tile->shared_bytes <= plan->shared_limit;
 }
 
