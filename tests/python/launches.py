@@ -27,7 +27,7 @@ SPECS = "tda", "tda_rmsnorm", "tda_layers", "tra"
 
 class FakeCuda(ctypes.Structure):
     """Of tests/runtime/fake_cuda.h, as far as it is looked at."""
-    _fields_ = [("set", ctypes.c_int * 3), ("context_id", ctypes.c_ulonglong * 3), ("loads", ctypes.c_int),
+    _fields_ = [("set", ctypes.c_int * 6), ("context_id", ctypes.c_ulonglong * 3), ("loads", ctypes.c_int),
                 ("unloads", ctypes.c_int), ("launches", ctypes.c_int), ("forbidden", ctypes.c_int),
                 ("shared_bytes", ctypes.c_int), ("grid", ctypes.c_uint), ("block", ctypes.c_uint),
                 ("stream", ctypes.c_void_p), ("blocks", ctypes.c_int), ("waits", ctypes.c_int)]
