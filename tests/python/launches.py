@@ -119,8 +119,8 @@ def test_pytorch():
             sizes = self.program.sizes(self.shape)
             self.saved_bytes, self.forward_scratch = sizes.saved, sizes.forward_scratch
             self.backward_scratch = sizes.backward_scratch
-            self.on_gpu, self.device = True, torch.device("cpu", 0)
-            self.functions = _lib.library().tda_forward, _lib.library().tda_backward
+            self.device = torch.device("cpu", 0)
+            self.run_on_gpu(0)
 
         def work(self, size):
             block = torch.empty(size + 256, dtype=torch.uint8)
