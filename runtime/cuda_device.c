@@ -8,7 +8,7 @@ typedef struct CudaDevice {
 	Device base;
 	const Cuda *cuda;
 	CUdevice ordinal;
-	const LoadedModule *loaded;
+	LoadedModule *loaded;
 	int last;                      /* of ModuleLaunch */
 	CUevent marks[DEVICE_MARKS];   /* made when first used */
 } CudaDevice;

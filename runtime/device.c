@@ -31,7 +31,7 @@ static tda_status run_phase(Device *device, tda_kernel *kernel, Phase phase, Bin
 tda_status device_forward(Device *device, tda_kernel *kernel, const tda_forward_args *args)
 {
 	Binding binding;
-	tda_status status = validate_forward(kernel->manifest, args, &binding);
+	tda_status status = validate_forward(kernel, args, &binding);
 
 	return status ? status : run_phase(device, kernel, PHASE_FORWARD, &binding);
 }
@@ -39,7 +39,7 @@ tda_status device_forward(Device *device, tda_kernel *kernel, const tda_forward_
 tda_status device_backward(Device *device, tda_kernel *kernel, const tda_backward_args *args)
 {
 	Binding binding;
-	tda_status status = validate_backward(kernel->manifest, args, &binding);
+	tda_status status = validate_backward(kernel, args, &binding);
 
 	return status ? status : run_phase(device, kernel, PHASE_BACKWARD, &binding);
 }
