@@ -508,7 +508,8 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 		plan_screen(plan, arena);
 		plan_pack_marks(plan, arena);
 	}
-	static const MakeLaunches forward[] = { plan_forward }, backward[] = { plan_backward_q, plan_backward_kv };
+	/* The longer ones first, as those behind them fill what they leave idle. */
+	static const MakeLaunches forward[] = { plan_forward }, backward[] = { plan_backward_kv, plan_backward_q };
 	bool fits = plan_exact(plan, arena, forward, 1);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);
