@@ -327,6 +327,16 @@ Val val_low_i32(Builder *b, Val x)
 	return unary(b, "arith.trunci", NULL, IR_I32, x);
 }
 
+Val val_low_i16(Builder *b, Val x)
+{
+	return unary(b, "arith.trunci", NULL, IR_I16, x);
+}
+
+Val val_widen_i16(Builder *b, Val x)
+{
+	return unary(b, "arith.extui", NULL, IR_I32, x);
+}
+
 Val val_high_i32(Builder *b, Val x)
 {
 	return val_low_i32(b, val_shr(b, x, val_i64(b, 32)));
@@ -415,6 +425,16 @@ Val val_fabs(Builder *b, Val x)
 Val val_fsqrt(Builder *b, Val x)
 {
 	return unary(b, "llvm.intr.sqrt", NULL, IR_F32, x);
+}
+
+Val val_fsqrt_near(Builder *b, Val x)
+{
+	return val_intrinsic(b, "llvm.nvvm.sqrt.approx.f", IR_F32, 1, &x);
+}
+
+Val val_finverse_near(Builder *b, Val x)
+{
+	return val_intrinsic(b, "llvm.nvvm.rcp.approx.ftz.f", IR_F32, 1, &x);
 }
 
 Val val_fcompare(Builder *b, IrCompare how, Val x, Val y)

@@ -91,6 +91,8 @@ Val val_rem_i32(Builder *b, Val x, int32_t y);
 Val val_to_i64(Builder *b, Val x);                  /* sign-extended */
 Val val_low_i32(Builder *b, Val x);                 /* of an i64 */
 Val val_high_i32(Builder *b, Val x);
+Val val_low_i16(Builder *b, Val x);                 /* of an i32 */
+Val val_widen_i16(Builder *b, Val x);               /* i32; unsigned */
 Val val_join_i32(Builder *b, Val low, Val high);    /* i64 */
 Val val_popc(Builder *b, Val x);                    /* bits that are set in an i32 */
 typedef enum IrCompare { IR_EQ, IR_NE, IR_LT, IR_LE, IR_GT, IR_GE } IrCompare;
@@ -113,6 +115,8 @@ Val val_fmin(Builder *b, Val x, Val y);             /* NaN if either is */
 Val val_fmax(Builder *b, Val x, Val y);             /* NaN if either is */
 Val val_fdiv(Builder *b, Val x, Val y);             /* correctly rounded */
 Val val_fsqrt(Builder *b, Val x);                   /* correctly rounded */
+Val val_fsqrt_near(Builder *b, Val x);              /* within 2^-22 of it, relatively, in one instruction */
+Val val_finverse_near(Builder *b, Val x);           /* 1/x, likewise; x from 2^-126 to 2^125 */
 /* Ordered comparisons are false on NaN; IR_NE is true on it. `unless` is the negation: unless(IR_LE) holds on NaN. */
 Val val_fcompare(Builder *b, IrCompare how, Val x, Val y);
 Val val_funless(Builder *b, IrCompare how, Val x, Val y);

@@ -103,7 +103,7 @@ static void print_buffers(Arena *arena, const Plan *first, FILE *out)
 {
 	for (const Plan *plan = first; plan; plan = plan->next) {
 		if (plan->sparse)
-			fprintf(out, "//! marks %d %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan), plan_kept_marks(plan));
+			fprintf(out, "//! packed %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan));
 		if (plan->counts)
 			fprintf(out, "//! count %s %d\n", counted_name(plan->options.counted), plan_count_rows(plan));
 		if (plan_heavy_rows(plan) > 0)
@@ -126,6 +126,8 @@ static void print_launches(Arena *arena, const Plan *plan, FILE *out)
 		        plan_threads(launch), launch->shared_bytes, where_taken(arena, plan, launch->grid));
 		if (launch->when)
 			fprintf(out, "//! when %s\n", launch->when);
+		if (launch->beside)
+			fprintf(out, "//! beside\n");
 		for (int a = 0; a < launch->arg_count; a++)
 			fprintf(out, "//! arg %s %s\n", args[launch->args[a].kind], launch->args[a].source);
 	}

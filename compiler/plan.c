@@ -6,25 +6,30 @@
 static const struct {
 	const char *name, *features;
 	int shared_limit;                  /* bytes a CTA: what every chip from the target on has */
+	bool overlaps;                     /* a launch may start while one before it runs (griddepcontrol) */
 } targets[TARGET_COUNT] = {
-	[TARGET_SM_80] = { "sm_80", "+ptx80", 99 * 1024 },
-	[TARGET_SM_90A] = { "sm_90a", "+ptx80", 227 * 1024 },
+	[TARGET_SM_80] = { "sm_80", "+ptx80", 99 * 1024, false },
+	[TARGET_SM_90A] = { "sm_90a", "+ptx80", 227 * 1024, true },
 };
+
+/* Launches of a stage don't need one another; they need those of the stages before theirs. */
+enum { STAGE_TERMS, STAGE_SCREEN, STAGE_PACK, STAGE_FORWARD, STAGE_NORM, STAGE_BACKWARD, STAGE_REDUCE };
 
 static const struct {
 	const char *name, *what;
+	int stage;
 } roles[ROLE_COUNT] = {
-	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row" },
-	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key" },
-	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive" },
-	[ROLE_PACK_MARKS] = { "pack_marks", "the marks, closer together, for the backward" },
-	[ROLE_FORWARD] = { "forward", "scores, weights, o" },
-	[ROLE_NORM_BACKWARD] = { "norm_backward", "do through the output norm" },
-	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients" },
-	[ROLE_BACKWARD_KV] = { "backward_kv", "dk, dv" },
-	[ROLE_REDUCE] = { "reduce", "partial sums to a parameter's gradient" },
-	[ROLE_COUNT_PAIRS] = { "count", "pairs that count, by row and by tile" },
-	[ROLE_STATISTICS] = { "statistics", "sums over scores and weights" },
+	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row", STAGE_TERMS },
+	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key", STAGE_TERMS },
+	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive", STAGE_SCREEN },
+	[ROLE_PACK_MARKS] = { "pack_marks", "the marks, closer together, for the backward", STAGE_PACK },
+	[ROLE_FORWARD] = { "forward", "scores, weights, o", STAGE_FORWARD },
+	[ROLE_NORM_BACKWARD] = { "norm_backward", "do through the output norm", STAGE_NORM },
+	[ROLE_BACKWARD_Q] = { "backward_q", "dq, partial sums of the parameters' gradients", STAGE_BACKWARD },
+	[ROLE_BACKWARD_KV] = { "backward_kv", "dk, dv", STAGE_BACKWARD },
+	[ROLE_REDUCE] = { "reduce", "partial sums to a parameter's gradient", STAGE_REDUCE },
+	[ROLE_COUNT_PAIRS] = { "count", "pairs that count, by row and by tile", STAGE_FORWARD },
+	[ROLE_STATISTICS] = { "statistics", "sums over scores and weights", STAGE_FORWARD },
 };
 
 const char *target_name(Target target)
@@ -134,19 +139,9 @@ int plan_mark_capacity(const Plan *plan)
 	return wanted > 0 && wanted < PLAN_MARK_CAPACITY ? wanted : PLAN_MARK_CAPACITY;
 }
 
-static int share_of_capacity(const Plan *plan, int marks)
-{
-	return (plan_mark_capacity(plan) * marks + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
-}
-
 int plan_packed_marks(const Plan *plan)
 {
-	return share_of_capacity(plan, PLAN_PACKED_MARKS);
-}
-
-int plan_kept_marks(const Plan *plan)
-{
-	return share_of_capacity(plan, PLAN_KEPT_MARKS);
+	return (plan_mark_capacity(plan) * PLAN_PACKED_MARKS + PLAN_MARK_CAPACITY - 1) / PLAN_MARK_CAPACITY;
 }
 
 bool plan_has_partials(const Plan *plan, int param)
@@ -274,7 +269,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 		int keys = plan_int8_keys(spec);
 		k->rows = PLAN_BOUND_KEYS;
 		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
-		k->register_limit = min_int(PLAN_ALL_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
+		/* Left to itself ptxas takes twice as many, and half as many threads wait for memory. */
+		k->register_limit = min_int(PLAN_HALF_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 	}
 	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
@@ -309,9 +305,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_words", word_bytes);
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
-	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
-	add_buffer(plan, arena, BUFFER_SAVED, "rough_marks",
-	           arena_printf(arena, "4*%s*%s*min(%s,%d)", q, blocks, tiles, plan_kept_marks(plan) - plan_packed_marks(plan)));
+	           arena_printf(arena, "8*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
@@ -459,21 +453,47 @@ static bool plan_backward_kv(Plan *plan, Arena *arena, Blocks blocks)
 	return add_kv_pass(plan, arena, blocks, 0, 0, true, "_v");
 }
 
-/* What is computed exactly, of one role: by one launch, or a few passes; in a sparse plan by those of light blocks, and by those of
- * heavy ones, whose blocks may be larger. */
-static bool plan_exact(Plan *plan, Arena *arena, bool (*make)(Plan *plan, Arena *arena, Blocks blocks))
+typedef bool (*MakeLaunches)(Plan *plan, Arena *arena, Blocks blocks);
+
+/* Blocks of one role are light or heavy by the rows of its largest. */
+static void set_judged_rows(Plan *plan, Role role)
 {
-	if (!plan->sparse || !has_heavy_launches(plan))
-		return make(plan, arena, BLOCKS_ALL);
-	int first = plan->launch_count, rows = PLAN_MARK;
-	if (!make(plan, arena, BLOCKS_LIGHT) || !make(plan, arena, BLOCKS_HEAVY))
-		return false;
-	for (int i = first; i < plan->launch_count; i++)
-		if (plan->launches[i].rows > rows)
+	int rows = PLAN_MARK;
+	for (int i = 0; i < plan->launch_count; i++)
+		if (plan->launches[i].role == role && plan->launches[i].rows > rows)
 			rows = plan->launches[i].rows;
-	for (int i = first; i < plan->launch_count; i++)
-		plan->launches[i].judged_rows = rows;
+	for (int i = 0; i < plan->launch_count; i++)
+		if (plan->launches[i].role == role)
+			plan->launches[i].judged_rows = rows;
+}
+
+/* What is computed exactly, of some roles of a stage: by one launch each, or a few passes; in a sparse plan by those of heavy blocks,
+ * first, as they may leave much of the device to the others, and by those of light ones, whose blocks may be smaller. */
+static bool plan_exact(Plan *plan, Arena *arena, const MakeLaunches *make, int count)
+{
+	static const Blocks shared_out[] = { BLOCKS_HEAVY, BLOCKS_LIGHT }, all[] = { BLOCKS_ALL };
+	bool shares = plan->sparse && has_heavy_launches(plan);
+	int first = plan->launch_count;
+	for (int kind = 0; kind < (shares ? 2 : 1); kind++)
+		for (int n = 0; n < count; n++)
+			if (!make[n](plan, arena, (shares ? shared_out : all)[kind]))
+				return false;
+	for (int i = first; i < plan->launch_count && shares; i++)
+		set_judged_rows(plan, plan->launches[i].role);
 	return true;
+}
+
+static void plan_overlap(Plan *plan)
+{
+	for (int i = 1; i < plan->launch_count; i++) {
+		Launch *launch = &plan->launches[i];
+		launch->beside = targets[plan->options.target].overlaps && roles[launch->role].stage == roles[launch[-1].role].stage;
+	}
+}
+
+bool plan_is_followed(const Plan *plan, const Launch *launch)
+{
+	return launch + 1 < plan->launches + plan->launch_count && launch[1].beside;
 }
 
 static void plan_reduce(Plan *plan, Arena *arena)
@@ -563,10 +583,12 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 		plan_screen(plan, arena);
 		plan_pack_marks(plan, arena);
 	}
-	bool fits = plan_exact(plan, arena, plan_forward);
+	/* The longer ones first, as those behind them fill what they leave idle. */
+	static const MakeLaunches forward[] = { plan_forward }, backward[] = { plan_backward_kv, plan_backward_q };
+	bool fits = plan_exact(plan, arena, forward, 1);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);
-	fits = fits && plan_exact(plan, arena, plan_backward_q) && plan_exact(plan, arena, plan_backward_kv);
+	fits = fits && plan_exact(plan, arena, backward, 2);
 	if (!fits) {
 		diag_internal(diag, spec->loc, "no tile fits views = %d, head_dim = %d, value_dim = %d in %d bytes of shared memory",
 		              spec->views, spec->head_dim, spec->value_dim, plan->shared_limit);
@@ -574,6 +596,7 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 	}
 	plan_partials(plan, arena);
 	plan_reduce(plan, arena);
+	plan_overlap(plan);
 	return plan;
 }
 

@@ -60,14 +60,15 @@ enum {
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
-	PLAN_PACKED_MARKS = 20,            /* the same from forward to backward, on average over a head's row blocks, */
-	PLAN_KEPT_MARKS = 64,              /* and with those of which no more than 32 bits are kept (templates/marks.h) */
+	PLAN_PACKED_MARKS = 62,            /* the same from forward to backward, on average over a head's row blocks */
+	PLAN_GATHER_SPAN = 8,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
 	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
 	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
 	PLAN_POWERS = 4,                   /* of scores that ROLE_STATISTICS sums up, and */
 	PLAN_TAILS = 6,                    /* how many bounds it counts the scores above of: what theory allows to 10^-1, 10^-2 ... of them */
 	PLAN_SEARCH_BYTES = 256,           /* of shared memory, for a launch of heavy blocks to keep its place in (templates/blocks.c) */
+	PLAN_HALF_REGISTERS = 128,
 	PLAN_ALL_REGISTERS = 255,          /* a thread's, by the instruction set */
 	PLAN_SM_REGISTERS = 65536          /* of all threads of a multiprocessor */
 };
@@ -100,6 +101,8 @@ typedef struct Launch {
 	const char *entry;                 /* the PTX entry */
 	bool backward;                     /* phase; plans that count have one of their own */
 	const char *when;                  /* skipped where this pointer is null; NULL: always launched */
+	bool beside;                       /* neither reads nor writes what the launches before it write, back to the last that is not */
+	                                   /* beside another: it may start as soon as they have */
 	const char *grid;                  /* formula: number of CTAs */
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
@@ -214,13 +217,14 @@ int plan_heavy_keys(const Plan *plan);
 /* Marks kept for a row block at most; and from forward to backward, on average: the same share of them for each capacity. */
 int plan_mark_capacity(const Plan *plan);
 int plan_packed_marks(const Plan *plan);
-int plan_kept_marks(const Plan *plan);
 /* Bytes of one row of a tile of `cols` elements of the spec's dtype in shared memory: rounded up to the depth of a matrix
  * instruction (32 bytes), then to an odd number of 16-byte chunks, so that eight rows lie in different banks. */
 int plan_row_bytes(const Spec *spec, int cols);
 /* The same of a swizzled matrix: whole panels, each PLAN_PANEL_BYTES wide. */
 int plan_panel_row_bytes(const Spec *spec, int cols);
 int plan_threads(const Launch *launch);
+/* May another launch start beside it? */
+bool plan_is_followed(const Plan *plan, const Launch *launch);
 /* The first launch of a role; NULL where there is none. */
 const Launch *plan_launch(const Plan *plan, Role role);
 

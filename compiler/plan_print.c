@@ -182,7 +182,7 @@ static void explain_gathering(const Plan *plan, FILE *out)
 		return;
 	fprintf(out, "note          up to %d key tiles of a row block have room for marks; those beyond are visited whole. Backward"
 	        " kernels have room for %d a row block, which those of a head share\n", plan_mark_capacity(plan),
-	        plan_kept_marks(plan));
+	        plan_packed_marks(plan));
 	if (plan_heavy_rows(plan) > 0)
 		fprintf(out, "note          a block is heavy where gathering would visit 1/%d of what it sees, or more, and %d keys a view for each"
 		        " 64 rows: then it is computed as in a dense plan, in a launch that takes one heavy block after the other\n",

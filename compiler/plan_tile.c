@@ -77,7 +77,7 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + search_bytes(tile) + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	if (needs->gathered)
-		shared += gather_bytes(tile->warps, tile->cols * tile->slots);
+		shared += gather_bytes(plan->spec, tile->warps, tile->cols * tile->slots);
 	tile->gathered = needs->gathered;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
 	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
@@ -103,11 +103,12 @@ static double candidate_cost(const Plan *plan, const Needs *needs, const Launch 
  */
 static const struct GroupShape {
 	int groups, register_limit, producer_registers, consumer_registers;
-	int most_views;                    /* their addresses are what the producer's registers hold */
+	int most_views;                    /* their addresses are what the producer's registers hold; of heavy blocks, which are found as it */
+	                                   /* goes, one view less: it would spill in its loop */
 } group_shapes[] = {
 	{ 2, 168, 40, 232, 2 },
-	{ 2, 168, 56, 224, SPEC_MAX_VIEWS },
-	{ 1, 144, 56, 232, SPEC_MAX_VIEWS },
+	{ 2, 168, 56, 224, SPEC_MAX_VIEWS + 1 },
+	{ 1, 144, 56, 232, SPEC_MAX_VIEWS + 1 },
 };
 
 static bool may_use_groups(const Plan *plan)
@@ -146,7 +147,7 @@ static bool group_tile_fits(const Plan *plan, const Needs *needs, const struct G
 	tile->shared_bytes = group_shared(needs, tile);
 	tile->retain = needs->can_retain;
 	tile->engine = ENGINE_WGMMA;
-	return needs->views <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
+	return needs->views + (tile->blocks == BLOCKS_HEAVY) <= shape->most_views && tile->register_estimate <= shape->consumer_registers &&
 	       tile->shared_bytes <= plan->shared_limit;
 }
 
@@ -219,10 +220,11 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 	launch->consumer_registers = CONSUMER_REGISTERS;
 }
 
-/* A mask of 64 bits and a sum for each thread, and the rows of tiles. */
-int gather_bytes(int warps, int cols)
+/* For each thread a mask of 64 bits, a sum and a block, and for each view some places of marks; and the rows of tiles. */
+int gather_bytes(const Spec *spec, int warps, int cols)
 {
-	return warps * (WARP_LANES * 12 + 4) + 4 * cols;
+	int thread = 8 + 4 + 4 + 2 * PLAN_GATHER_SPAN * spec->views;
+	return warps * (WARP_LANES * thread + 4) + 4 * cols;
 }
 
 bool tile_is_cramped(const Plan *plan, const Launch *tile)

@@ -27,7 +27,7 @@ Needs backward_q_needs(const Spec *spec, int views, bool gathered);
 Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered);
 
 /* Bytes of shared memory that lists of gathered rows take, for a CTA of so many warps and a tile of so many columns. */
-int gather_bytes(int warps, int cols);
+int gather_bytes(const Spec *spec, int warps, int cols);
 
 /* Sets rows, cols, slots and what follows from them; false when nothing fits in shared memory. */
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);

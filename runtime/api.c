@@ -59,7 +59,7 @@ tda_status tda_forward(tda_kernel *kernel, const tda_forward_args *args, void *s
 	tda_status status = check_kernel(kernel, args, "args");
 	Binding binding;
 
-	if (status || (status = validate_forward(kernel->manifest, args, &binding)))
+	if (status || (status = validate_forward(kernel, args, &binding)))
 		return status;
 	return module_launch(kernel, PHASE_FORWARD, &binding, stream);
 }
@@ -69,14 +69,14 @@ tda_status tda_backward(tda_kernel *kernel, const tda_backward_args *args, void 
 	tda_status status = check_kernel(kernel, args, "args");
 	Binding binding;
 
-	if (status || (status = validate_backward(kernel->manifest, args, &binding)))
+	if (status || (status = validate_backward(kernel, args, &binding)))
 		return status;
 	return module_launch(kernel, PHASE_BACKWARD, &binding, stream);
 }
 
 tda_status tda_preload(tda_kernel *kernel)
 {
-	const LoadedModule *loaded;
+	LoadedModule *loaded;
 	const Cuda *cuda;
 	tda_status status;
 

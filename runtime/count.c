@@ -93,7 +93,7 @@ tda_status tda_count(tda_kernel *kernel, const tda_count_args *args, void *strea
 	tda_status status = check_arguments(kernel, args, "args");
 	Binding binding;
 
-	if (status || (status = validate_count(kernel->manifest, args, &binding)))
+	if (status || (status = validate_count(kernel, args, &binding)))
 		return status;
 	return module_launch(kernel, PHASE_COUNTING, &binding, stream);
 }

@@ -23,12 +23,26 @@ enum {
 	CUDA_CAPTURE_NONE = 0,                         /* of CUstreamCaptureStatus */
 	CUDA_MAP_FLOAT16 = 6, CUDA_MAP_FLOAT32 = 7, CUDA_MAP_BFLOAT16 = 9,  /* of CUtensorMapDataType */
 	CUDA_MAP_SWIZZLE_128B = 3,                     /* of CUtensorMapSwizzle */
-	CUDA_MAP_PROMOTE_256B = 3                      /* of CUtensorMapL2promotion */
+	CUDA_MAP_PROMOTE_256B = 3,                     /* of CUtensorMapL2promotion */
+	CUDA_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION = 6      /* of CUlaunchAttributeID */
 };
 
 typedef struct CUtensorMap {
 	_Alignas(64) unsigned long long opaque[16];
 } CUtensorMap;
+
+typedef struct CUlaunchAttribute {
+	unsigned id;
+	char pad[4];
+	union { char bytes[64]; int number; } value;
+} CUlaunchAttribute;
+
+typedef struct CUlaunchConfig {
+	unsigned grid[3], block[3], shared_bytes;
+	CUstream stream;
+	CUlaunchAttribute *attributes;
+	unsigned attribute_count;
+} CUlaunchConfig;
 
 typedef struct Cuda {
 #define CUDA_SYM(name, symbol, parameters) CUresult (*name) parameters;

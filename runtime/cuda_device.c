@@ -8,7 +8,8 @@ typedef struct CudaDevice {
 	Device base;
 	const Cuda *cuda;
 	CUdevice ordinal;
-	const LoadedModule *loaded;
+	LoadedModule *loaded;
+	int last;                      /* of ModuleLaunch */
 	CUevent marks[DEVICE_MARKS];   /* made when first used */
 } CudaDevice;
 
@@ -26,6 +27,7 @@ static tda_status cuda_load(Device *device, tda_kernel *kernel)
 {
 	tda_status status = module_get(kernel, cuda_of(device)->cuda, NULL, &cuda_of(device)->loaded);
 
+	cuda_of(device)->last = -1;
 	if (!status)
 		device->multiprocessors = cuda_of(device)->loaded->multiprocessors;
 	return status;
@@ -64,14 +66,17 @@ static tda_status cuda_fill(Device *device, void *at, int byte, size_t bytes)
 {
 	const Cuda *cuda = cuda_of(device)->cuda;
 
+	cuda_of(device)->last = -1;
 	return bytes ? cuda_check(cuda, cuda->cuMemsetD8(address(at), (unsigned char)byte, bytes), "cuMemsetD8") : TDA_OK;
 }
 
 static tda_status cuda_launch(Device *device, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
-	ModuleLaunch launch = { .cuda = cuda_of(device)->cuda, .loaded = cuda_of(device)->loaded };
+	ModuleLaunch launch = { .cuda = cuda_of(device)->cuda, .loaded = cuda_of(device)->loaded, .last = cuda_of(device)->last };
+	tda_status status = module_launch_kernel(&launch, m, kernel, grid, args);
 
-	return module_launch_kernel(&launch, m, kernel, grid, args);
+	cuda_of(device)->last = launch.last;
+	return status;
 }
 
 static tda_status cuda_synchronize(Device *device)
@@ -84,6 +89,7 @@ static tda_status cuda_mark(Device *device, int mark)
 	CudaDevice *d = cuda_of(device);
 	tda_status status = TDA_OK;
 
+	d->last = -1;
 	if (!d->marks[mark])
 		status = cuda_check(d->cuda, d->cuda->cuEventCreate(&d->marks[mark], 0), "cuEventCreate");
 	return status ? status : cuda_check(d->cuda, d->cuda->cuEventRecord(d->marks[mark], NULL), "cuEventRecord");

@@ -55,7 +55,7 @@ static tda_status run_phase(Device *device, tda_kernel *kernel, Phase phase, Bin
 tda_status device_forward(Device *device, tda_kernel *kernel, const tda_forward_args *args)
 {
 	Binding binding;
-	tda_status status = validate_forward(kernel->manifest, args, &binding);
+	tda_status status = validate_forward(kernel, args, &binding);
 
 	return status ? status : run_phase(device, kernel, PHASE_FORWARD, &binding);
 }
@@ -63,7 +63,7 @@ tda_status device_forward(Device *device, tda_kernel *kernel, const tda_forward_
 tda_status device_backward(Device *device, tda_kernel *kernel, const tda_backward_args *args)
 {
 	Binding binding;
-	tda_status status = validate_backward(kernel->manifest, args, &binding);
+	tda_status status = validate_backward(kernel, args, &binding);
 
 	return status ? status : run_phase(device, kernel, PHASE_BACKWARD, &binding);
 }
@@ -71,7 +71,7 @@ tda_status device_backward(Device *device, tda_kernel *kernel, const tda_backwar
 tda_status device_count(Device *device, tda_kernel *kernel, const tda_count_args *args)
 {
 	Binding binding;
-	tda_status status = validate_count(kernel->manifest, args, &binding);
+	tda_status status = validate_count(kernel, args, &binding);
 
 	return status ? status : run_phase(device, kernel, PHASE_COUNTING, &binding);
 }

@@ -1,15 +1,10 @@
+#include <stdlib.h>
 #include <string.h>
 #include "error.h"
 #include "launch.h"
 
 enum { BUFFER_ALIGNMENT = 256, MAP_LEAST_STRIDE = 16 };
 static const int64_t MAP_STRIDE_END = (int64_t)1 << 40;
-
-/* Where each buffer begins in its workspace, and how much each workspace holds, in bytes. */
-typedef struct BufferLayout {
-	int64_t offset[MANIFEST_MAX_BUFFERS];
-	int64_t size[BUFFER_KIND_COUNT];
-} BufferLayout;
 
 static tda_status lay_out(const Manifest *m, const int64_t *vars, BufferLayout *layout)
 {
@@ -48,30 +43,11 @@ tda_status launch_buffer(const Manifest *m, const int64_t *vars, int buffer, int
 	return status ? status : formula_eval(m->buffers[buffer].bytes, vars, bytes);
 }
 
-static uint64_t pointer_address(const Manifest *m, const Binding *b, const BufferLayout *layout, Pointer pointer)
-{
-	switch (pointer.kind) {
-	case POINTER_TENSOR: return b->tensor[pointer.index];
-	case POINTER_PARAM: return b->param[pointer.index];
-	case POINTER_DPARAM: return b->dparam[pointer.index];
-	case POINTER_BUFFER: break;
-	}
-	return b->workspace[m->buffers[pointer.index].kind] + (uint64_t)layout->offset[pointer.index];
-}
-
-/* One argument's value; an i32 takes the first 4 bytes. */
-typedef union ArgValue {
-	uint64_t address;
-	int64_t wide;
-	int32_t narrow;
-	TensorMap map;
-} ArgValue;
+/* ---- what follows from the shape ---- */
 
 /* Dimensions of stride 0 become one entry wide: kernels read entry 0 of them. Rows can't, as a box holds many. */
-static tda_status eval_map(const ManifestMap *map, const int64_t *vars, uint64_t address, TensorMap *result)
+static tda_status eval_map(const ManifestMap *map, const int64_t *vars, TensorMap *result)
 {
-	*result = (TensorMap){ .address = address, .extent = { (uint64_t)map->cols },
-		.box = { (uint32_t)map->box_cols, (uint32_t)map->box_rows } };
 	for (int d = 0; d < MAP_OUTER; d++) {
 		int64_t extent, stride;
 		tda_status status = formula_eval(map->extent[d], vars, &extent);
@@ -86,24 +62,18 @@ static tda_status eval_map(const ManifestMap *map, const int64_t *vars, uint64_t
 		result->extent[1 + d] = (uint64_t)extent;
 		result->stride[d] = extent > 1 ? (uint64_t)stride : MAP_LEAST_STRIDE;
 	}
+	result->extent[0] = (uint64_t)map->cols;
+	result->box[0] = (uint32_t)map->box_cols;
+	result->box[1] = (uint32_t)map->box_rows;
 	return TDA_OK;
 }
 
-static tda_status eval_arg(const Manifest *m, const ManifestKernel *kernel, int arg, const Binding *b,
-                           const BufferLayout *layout, ArgValue *value)
+static tda_status eval_arg(const ManifestKernel *kernel, int arg, const int64_t *vars, ArgValue *value, TensorMap *map)
 {
 	const ManifestArg *a = &kernel->args[arg];
-	int64_t wide;
-	tda_status status;
+	int64_t wide = 0;
+	tda_status status = a->type == ARG_MAP ? eval_map(a->map, vars, map) : formula_eval(a->formula, vars, &wide);
 
-	if (a->type == ARG_PTR) {
-		value->address = pointer_address(m, b, layout, a->pointer);
-		return TDA_OK;
-	}
-	if (a->type == ARG_MAP)
-		status = eval_map(a->map, b->vars, pointer_address(m, b, layout, a->pointer), &value->map);
-	else
-		status = formula_eval(a->formula, b->vars, &wide);
 	if (status)
 		return tda_fail_within(status, "argument %d of kernel %s: ", arg, kernel->entry);
 	if (a->type == ARG_I64)
@@ -117,17 +87,23 @@ static tda_status eval_arg(const Manifest *m, const ManifestKernel *kernel, int 
 	return TDA_OK;
 }
 
-/* Grid and arguments of one kernel. A grid of 0 means that the kernel is skipped. */
-static tda_status eval_kernel(const Manifest *m, const ManifestKernel *kernel, const Binding *b,
-                              const BufferLayout *layout, uint32_t *grid, ArgValue *values)
+static tda_status eval_args(const ManifestKernel *kernel, const int64_t *vars, ArgValue *values, TensorMap *map)
+{
+	tda_status status = TDA_OK;
+
+	for (int a = 0; a < kernel->arg_count && !status; a++) {
+		if (kernel->args[a].type != ARG_PTR)
+			status = eval_arg(kernel, a, vars, &values[a], map);
+		map += kernel->args[a].type == ARG_MAP;
+	}
+	return status;
+}
+
+static tda_status eval_grid(const ManifestKernel *kernel, const int64_t *vars, uint32_t *grid)
 {
 	int64_t wide;
-	tda_status status;
+	tda_status status = formula_eval(kernel->grid, vars, &wide);
 
-	*grid = 0;
-	if (kernel->conditional && pointer_address(m, b, layout, kernel->when) == 0)
-		return TDA_OK;
-	status = formula_eval(kernel->grid, b->vars, &wide);
 	if (status)
 		return tda_fail_within(status, "the grid of kernel %s: ", kernel->entry);
 	if (wide < 0)
@@ -135,32 +111,126 @@ static tda_status eval_kernel(const Manifest *m, const ManifestKernel *kernel, c
 	if (wide > INT32_MAX)
 		return tda_fail(TDA_BAD_ARGUMENT, "the shape is too large: kernel %s would need %lld CTAs, and a grid has up to "
 		                "2147483647: split the batch", kernel->entry, (long long)wide);
-	for (int a = 0; a < kernel->arg_count && wide > 0; a++)
-		if ((status = eval_arg(m, kernel, a, b, layout, &values[a])))
-			return status;
 	*grid = (uint32_t)wide;
 	return TDA_OK;
 }
 
+static size_t align_up(size_t bytes, size_t alignment)
+{
+	return (bytes + alignment - 1) / alignment * alignment;
+}
+
+Schedule *schedule_new(const Manifest *m, Phase phase)
+{
+	size_t values = 0, maps = 0, values_at = align_up(sizeof(Schedule), _Alignof(ArgValue)), maps_at;
+	Schedule *s;
+
+	for (int k = 0; k < m->kernel_count; k++)
+		if (m->kernels[k].phase == phase) {
+			values += (size_t)m->kernels[k].arg_count;
+			maps += (size_t)m->kernels[k].map_count;
+		}
+	maps_at = align_up(values_at + values * sizeof(ArgValue), _Alignof(TensorMap));
+	s = calloc(1, maps_at + maps * sizeof(TensorMap));
+	if (!s) {
+		tda_fail_memory();
+		return NULL;
+	}
+	s->phase = phase;
+	s->values = (ArgValue *)((char *)s + values_at);
+	s->maps = (TensorMap *)((char *)s + maps_at);
+	s->map_count = (int)maps;
+	for (size_t n = 0; n < maps; n++)
+		s->maps[n].number = (int)n;
+	return s;
+}
+
+tda_status schedule_fill(const Manifest *m, const int64_t *vars, Schedule *s)
+{
+	ArgValue *values = s->values;
+	TensorMap *maps = s->maps;
+	tda_status status = lay_out(m, vars, &s->layout);
+
+	memcpy(s->vars, vars, sizeof(s->vars));
+	for (int k = 0; k < m->kernel_count && !status; k++) {
+		const ManifestKernel *kernel = &m->kernels[k];
+
+		if (kernel->phase != s->phase)
+			continue;
+		status = eval_grid(kernel, vars, &s->grid[k]);
+		if (!status && s->grid[k] > 0)
+			status = eval_args(kernel, vars, values, maps);
+		values += kernel->arg_count;
+		maps += kernel->map_count;
+	}
+	return status;
+}
+
+/* ---- a call ---- */
+
+static uint64_t pointer_address(const Manifest *m, const Binding *b, const BufferLayout *layout, Pointer pointer)
+{
+	switch (pointer.kind) {
+	case POINTER_TENSOR: return b->tensor[pointer.index];
+	case POINTER_PARAM: return b->param[pointer.index];
+	case POINTER_DPARAM: return b->dparam[pointer.index];
+	case POINTER_BUFFER: break;
+	}
+	return b->workspace[m->buffers[pointer.index].kind] + (uint64_t)layout->offset[pointer.index];
+}
+
+/* The schedule's values, which other threads may read too, with this call's addresses. */
+static tda_status launch_kernel(const Manifest *m, const Schedule *s, int k, const Binding *b, ArgValue *values,
+                                const TensorMap *map, LaunchFunction launch, void *user)
+{
+	const ManifestKernel *kernel = &m->kernels[k];
+	uint64_t addresses[MANIFEST_MAX_ARGS];
+	TensorMap maps[MANIFEST_MAX_MAPS];
+	void *args[MANIFEST_MAX_ARGS];
+	int map_count = 0;
+
+	for (int a = 0; a < kernel->arg_count; a++) {
+		const ManifestArg *arg = &kernel->args[a];
+
+		args[a] = &values[a];
+		if (arg->type == ARG_PTR) {
+			addresses[a] = pointer_address(m, b, &s->layout, arg->pointer);
+			args[a] = &addresses[a];
+		} else if (arg->type == ARG_MAP) {
+			maps[map_count] = map[map_count];
+			maps[map_count].address = pointer_address(m, b, &s->layout, arg->pointer);
+			args[a] = &maps[map_count++];
+		}
+	}
+	return launch(user, m, k, s->grid[k], args);
+}
+
+tda_status schedule_launch(const Manifest *m, const Schedule *s, const Binding *b, LaunchFunction launch, void *user)
+{
+	ArgValue *values = s->values;
+	const TensorMap *maps = s->maps;
+	tda_status status = TDA_OK;
+
+	for (int k = 0; k < m->kernel_count && !status; k++) {
+		const ManifestKernel *kernel = &m->kernels[k];
+
+		if (kernel->phase != s->phase)
+			continue;
+		if (s->grid[k] > 0 && !(kernel->conditional && pointer_address(m, b, &s->layout, kernel->when) == 0))
+			status = launch_kernel(m, s, k, b, values, maps, launch, user);
+		values += kernel->arg_count;
+		maps += kernel->map_count;
+	}
+	return status;
+}
+
 tda_status launch_phase(const Manifest *m, Phase phase, const Binding *b, LaunchFunction launch, void *user)
 {
-	BufferLayout layout;
-	tda_status status = lay_out(m, b->vars, &layout);
+	Schedule *s = schedule_new(m, phase);
+	tda_status status = s ? schedule_fill(m, b->vars, s) : TDA_OUT_OF_MEMORY;
 
-	for (int pass = 0; pass < 2; pass++)   /* 0: everything is computed and checked; 1: and launched */
-		for (int k = 0; k < m->kernel_count && !status; k++) {
-			ArgValue values[MANIFEST_MAX_ARGS];
-			void *args[MANIFEST_MAX_ARGS];
-			uint32_t grid;
-
-			if (m->kernels[k].phase != phase)
-				continue;
-			status = eval_kernel(m, &m->kernels[k], b, &layout, &grid, values);
-			if (status || pass == 0 || grid == 0)
-				continue;
-			for (int a = 0; a < m->kernels[k].arg_count; a++)
-				args[a] = &values[a];
-			status = launch(user, m, k, grid, args);
-		}
+	if (!status)
+		status = schedule_launch(m, s, b, launch, user);
+	free(s);
 	return status;
 }

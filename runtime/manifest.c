@@ -188,7 +188,7 @@ static tda_status read_slack(Reader *r)
 	return word_read_real(r, 0, 0, &r->m->slack);
 }
 
-static tda_status read_marks(Reader *r)
+static tda_status read_packed(Reader *r)
 {
 	ManifestMarks *marks = &r->m->marks;
 	tda_status status = word_read_int(r, 0, 1, 64, &marks->side);
@@ -196,11 +196,7 @@ static tda_status read_marks(Reader *r)
 	if (!status)
 		status = word_read_int(r, 1, 1, 32, &marks->word);
 	if (!status)
-		status = word_read_int(r, 2, 1, 1 << 20, &marks->capacity);
-	if (!status)
-		status = word_read_int(r, 3, 1, 1 << 20, &marks->kept);
-	if (!status && marks->kept < marks->capacity)
-		return manifest_bad_line(r, "there is less room for all marks than for whole ones");
+		status = word_read_int(r, 2, 1, 1 << 20, &marks->room);
 	return status;
 }
 
@@ -365,7 +361,7 @@ static tda_status read_kernel(Reader *r)
 	if (phase < 0)
 		return manifest_bad_line(r, "the phase is not known to this libtda");
 	kernel->phase = (Phase)phase;
-	r->m->kernel_count++;
+	kernel->leader = r->m->kernel_count++;
 	r->kernel = kernel;
 	kernel->args = calloc(MANIFEST_MAX_ARGS, sizeof(*kernel->args));
 	if (!kernel->args)
@@ -421,6 +417,16 @@ static tda_status read_when(Reader *r)
 		return manifest_bad_line(r, "'when' has no kernel above it, or is there twice");
 	r->kernel->conditional = true;
 	return read_pointer(r, r->word[0], &r->kernel->when);
+}
+
+static tda_status read_beside(Reader *r)
+{
+	ManifestKernel *kernel = r->kernel;
+
+	if (!kernel || kernel == r->m->kernels || kernel[-1].phase != kernel->phase)
+		return manifest_bad_line(r, "'beside' has no kernel above it, or none of its phase to be beside of");
+	kernel->leader = kernel[-1].leader;
+	return TDA_OK;
 }
 
 /* POINTER COLS, then entries and stride of rows, heads and batches, then BOX_COLS BOX_ROWS. */
@@ -502,7 +508,7 @@ static const Keyword keywords[] = {
 	{ "zeros",      1, 1, 1, ONCE,     read_zeros },
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
-	{ "marks",      1, 4, 4, OPTIONAL, read_marks },
+	{ "packed",     1, 3, 3, OPTIONAL, read_packed },
 	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
 	{ "count",      1, 2, 2, OPTIONAL, read_count },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },
@@ -513,6 +519,7 @@ static const Keyword keywords[] = {
 	{ "combine",    2, 2, MAX_LINE_WORDS, REPEATED, read_combine },
 	{ "kernel",     2, 5, 5, REPEATED, read_kernel },
 	{ "when",       2, 1, 1, REPEATED, read_when },
+	{ "beside",     2, 0, 0, REPEATED, read_beside },
 	{ "arg",        2, 2, 11, REPEATED, read_arg },
 };
 enum { KEYWORD_COUNT = sizeof(keywords) / sizeof(keywords[0]) };

@@ -55,6 +55,8 @@ typedef struct ManifestKernel {
 	Formula *grid;                 /* CTAs */
 	bool conditional;
 	Pointer when;                  /* conditional: skip where this pointer is null */
+	int leader;                    /* the last kernel up to this one that is not beside those above it: itself, or it may start once */
+	                               /* all CTAs of a launch between them have started */
 	ManifestArg *args;
 	int arg_count, map_count;
 } ManifestKernel;
@@ -69,8 +71,7 @@ typedef struct ManifestParam {
 typedef struct ManifestMarks {
 	int side;                      /* rows, and keys, of a mark; 0: the plan has none */
 	int word;                      /* key tiles of a word */
-	int capacity;                  /* marks that are saved of a row block, on average over those of a head, */
-	int kept;                      /* and with those that are saved roughly */
+	int room;                      /* marks that are saved of a row block, on average over those of a head */
 } ManifestMarks;
 
 /* Which row blocks of a sparse plan's forward dense kernels compute (docs/kernels.md). */

@@ -5,7 +5,7 @@
 
 /* Where the buffers lie on the device, and how they are laid out. */
 typedef struct MarkBuffers {
-	const char *words, *marks, *rough;
+	const char *words, *marks;
 	KeySpan *tiles;                /* [row_blocks]: key tiles that a row block sees */
 } MarkBuffers;
 
@@ -47,19 +47,6 @@ static int64_t least(int64_t a, int64_t b)
 	return a < b ? a : b;
 }
 
-/* Of a word, what is kept roughly. */
-static tda_status fetch_rough(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
-{
-	int64_t first = word.first > m->room ? word.first : m->room, end = least(word_end(word), m->rough_room);
-	int64_t at = index * m->rough_places + first - m->room;
-	Device *device = p->device;
-
-	if (first >= end)
-		return TDA_OK;
-	return device->ops->copy_out(device, m->rough + at, from->rough + sizeof(*m->rough) * (size_t)at,
-	                             sizeof(*m->rough) * (size_t)(end - first));
-}
-
 /* The marks of a word that have a place. */
 static tda_status fetch_marks(const Problem *p, const ScreenMarks *m, const MarkBuffers *from, int64_t index, MarkWord word)
 {
@@ -68,8 +55,8 @@ static tda_status fetch_marks(const Problem *p, const ScreenMarks *m, const Mark
 
 	if (word.first >= end)
 		return TDA_OK;
-	return device->ops->copy_out(device, m->mark + at, from->marks + sizeof(Mark) * (size_t)at,
-	                             sizeof(Mark) * (size_t)(end - word.first));
+	return device->ops->copy_out(device, m->mark + at, from->marks + sizeof(PackedMark) * (size_t)at,
+	                             sizeof(PackedMark) * (size_t)(end - word.first));
 }
 
 /* Of a row block there are words from the first to the last that hold a visible key tile. */
@@ -89,8 +76,7 @@ static tda_status fetch_row_block(const Problem *p, const ScreenMarks *m, const 
 	if (status)
 		return tda_fail_within(status, "the screen's words of marks: ");
 	for (int64_t w = first; w < end && !status; w++)
-		if (!(status = fetch_marks(p, m, from, index, m->word[at + w])))
-			status = fetch_rough(p, m, from, index, m->word[at + w]);
+		status = fetch_marks(p, m, from, index, m->word[at + w]);
 	return status;
 }
 
@@ -111,18 +97,15 @@ static void row_block_tiles(const Problem *p, int64_t block, KeySpan *tiles)
 static tda_status fetch_all(const Problem *p, int64_t indices, ScreenMarks *m, MarkBuffers *from)
 {
 	int64_t words = indices * m->row_blocks * m->words, marks = indices * m->room;
-	int64_t rough = indices * m->rough_places;
 	tda_status status;
 
 	m->word = calloc((size_t)words + 1, sizeof(*m->word));
 	m->mark = calloc((size_t)marks + 1, sizeof(*m->mark));
-	m->rough = calloc((size_t)rough + 1, sizeof(*m->rough));
 	from->tiles = calloc((size_t)m->row_blocks + 1, sizeof(*from->tiles));
-	if (!m->word || !m->mark || !m->rough || !from->tiles)
+	if (!m->word || !m->mark || !from->tiles)
 		return tda_fail_memory();
 	if ((status = find_buffer(p, "packed_words", words * (int64_t)sizeof(*m->word), &from->words)) ||
-	    (status = find_buffer(p, "packed_marks", marks * (int64_t)sizeof(*m->mark), &from->marks)) ||
-	    (rough > 0 && (status = find_buffer(p, "rough_marks", rough * (int64_t)sizeof(*m->rough), &from->rough))))
+	    (status = find_buffer(p, "packed_marks", marks * (int64_t)sizeof(*m->mark), &from->marks)))
 		return status;
 	for (int64_t block = 0; block < m->row_blocks; block++)
 		row_block_tiles(p, block, &from->tiles[block]);
@@ -151,9 +134,7 @@ tda_status marks_fetch(const Problem *p, ScreenMarks *m)
 		return tda_fail(TDA_UNSUPPORTED, "this libtda reads marks of %d rows in words of %d, not of %d in words of %d",
 		                MARK_SIDE, MARK_WORD, layout->side, layout->word);
 	m->words = (m->key_tiles + MARK_WORD - 1) / MARK_WORD;
-	m->room = m->row_blocks * least(m->key_tiles, layout->capacity);
-	m->rough_room = m->row_blocks * least(m->key_tiles, layout->kept);
-	m->rough_places = m->row_blocks * least(m->key_tiles, layout->kept - layout->capacity);
+	m->room = m->row_blocks * least(m->key_tiles, layout->room);
 	status = fetch_all(p, indices, m, &from);
 	free(from.tiles);
 	if (status)
@@ -165,21 +146,23 @@ void marks_free(ScreenMarks *m)
 {
 	free(m->word);
 	free(m->mark);
-	free(m->rough);
 	memset(m, 0, sizeof(*m));
 }
 
-/* Half a rough mark: two places, or with bit 15 a bit for each eight. */
-static uint64_t rough_mask(uint32_t half)
+/* The mask that half a packed mark stands for: five places; or, with bit 31, 30 pairs and a group of four. */
+static uint64_t unpacked_half(uint32_t half)
 {
 	uint64_t mask = 0;
 
-	if (!(half & 1u << 15))
-		return (uint64_t)1 << (half & 63) | (uint64_t)1 << (half >> 6 & 63);
-	for (int group = 0; group < 8; group++)
-		if (half & 1u << group)
-			mask |= (uint64_t)0xff << 8 * group;
-	return mask;
+	if (!(half >> 31)) {
+		for (int n = 0; n < 5; n++)
+			mask |= (uint64_t)1 << (half >> 6 * n & 63);
+		return mask;
+	}
+	for (int pair = 0; pair < 30; pair++)
+		if (half >> pair & 1)
+			mask |= (uint64_t)3 << 2 * pair;
+	return half >> 30 & 1 ? mask | (uint64_t)15 << 60 : mask;
 }
 
 Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t key_tile)
@@ -190,12 +173,10 @@ Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t k
 
 	if (!(word.tiles & own))
 		return (Mark){ 0, 0 };
-	if (number < m->room)
-		return m->mark[index * m->room + number];
-	if (number < m->rough_room) {
-		uint32_t rough = m->rough[index * m->rough_places + number - m->room];
+	if (number < m->room) {
+		PackedMark packed = m->mark[index * m->room + number];
 
-		return (Mark){ rough_mask(rough & 0xffff), rough_mask(rough >> 16) };
+		return (Mark){ unpacked_half(packed.keys), unpacked_half(packed.rows) };
 	}
 	return (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
 }
@@ -215,7 +196,7 @@ bool marks_overflow(const ScreenMarks *m, int64_t index, int64_t row_block)
 	const MarkWord *words = words_of(m, index, row_block);
 
 	for (int64_t w = 0; w < m->words; w++)
-		if (words[w].tiles && word_end(words[w]) > m->rough_room)
+		if (words[w].tiles && word_end(words[w]) > m->room)
 			return true;
 	return false;
 }

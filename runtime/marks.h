@@ -12,6 +12,10 @@ typedef struct Mark {
 	uint64_t keys, rows;
 } Mark;
 
+typedef struct PackedMark {
+	uint32_t keys, rows;
+} PackedMark;
+
 typedef struct MarkWord {
 	uint32_t tiles, first;         /* which key tiles have a mark; the number of the first one */
 } MarkWord;
@@ -19,19 +23,16 @@ typedef struct MarkWord {
 /* index = (view * batch + batch entry) * heads + head. */
 typedef struct ScreenMarks {
 	int64_t row_blocks, key_tiles, words;
-	int64_t room;                  /* marks whose numbers are below have a place, */
-	int64_t rough_room;            /* and those below this at least one in `rough` */
+	int64_t room;                  /* marks whose numbers are below have a place */
 	MarkWord *word;                /* [index, row_blocks, words]; where nothing is visible 0 */
-	Mark *mark;                    /* [index, room], by number */
-	uint32_t *rough;               /* [index, rough_places], by number - room */
-	int64_t rough_places;          /* at least rough_room - room */
+	PackedMark *mark;              /* [index, room], by number */
 } ScreenMarks;
 
 /* After a forward of a placed problem. Refuses kernels without a screen. Freed with marks_free. */
 tda_status marks_fetch(const Problem *problem, ScreenMarks *marks);
 void marks_free(ScreenMarks *marks);
 
-/* What the backward makes of it: one that is kept roughly has bits beside its own, one without room is all ones. */
+/* What the backward makes of it: one of many bits may have others beside them, one without room is all ones. */
 Mark marks_get(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile);
 /* Marks of a row block, those without room among them. */
 int64_t marks_count(const ScreenMarks *marks, int64_t index, int64_t row_block);

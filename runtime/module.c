@@ -80,7 +80,7 @@ static unsigned long long context_id(const Cuda *cuda, CUcontext context)
 }
 
 static tda_status load_locked(tda_kernel *kernel, const Cuda *cuda, CUcontext context, CUstream stream,
-                              const LoadedModule **result)
+                              LoadedModule **result)
 {
 	unsigned long long id = context_id(cuda, context);
 	LoadedModule *loaded;
@@ -114,7 +114,7 @@ static tda_status load_locked(tda_kernel *kernel, const Cuda *cuda, CUcontext co
 	return TDA_OK;
 }
 
-tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, const LoadedModule **loaded)
+tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, LoadedModule **loaded)
 {
 	CUcontext context = NULL;
 	tda_status status = cuda_check(cuda, cuda->cuCtxGetCurrent(&context), "cuCtxGetCurrent");
@@ -137,6 +137,15 @@ int map_type(const Manifest *m)
 	return types[m->dtype];
 }
 
+/* Kernels read nothing of a tensor without entries: its map is left empty. */
+static bool has_entries(const TensorMap *map)
+{
+	for (int d = 0; d < MAP_DIMS; d++)
+		if (map->extent[d] == 0)
+			return false;
+	return true;
+}
+
 static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMap *from, CUtensorMap *map)
 {
 	const unsigned box[MAP_DIMS] = { from->box[0], from->box[1], 1, 1 }, every[MAP_DIMS] = { 1, 1, 1, 1 };
@@ -144,11 +153,10 @@ static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMa
 	CUresult result;
 
 	memset(map, 0, sizeof(*map));
-	for (int d = 0; d < MAP_DIMS; d++) {
+	if (!has_entries(from))
+		return TDA_OK;
+	for (int d = 0; d < MAP_DIMS; d++)
 		extent[d] = from->extent[d];
-		if (extent[d] == 0)
-			return TDA_OK;
-	}
 	for (int d = 0; d < MAP_DIMS - 1; d++)
 		stride[d] = from->stride[d];
 	if (!cuda->cuTensorMapEncodeTiled)
@@ -160,39 +168,122 @@ static tda_status encode_map(const Cuda *cuda, const Manifest *m, const TensorMa
 	return cuda_check(cuda, result, "cuTensorMapEncodeTiled");
 }
 
+/* A map that an earlier call made differs from this call's in its address alone. */
+static tda_status get_map(const ModuleLaunch *launch, const Manifest *m, const TensorMap *from, CUtensorMap *map)
+{
+	const MadeMap *made = launch->prepared ? &launch->prepared->maps[from->number] : NULL;
+	const Cuda *cuda = launch->cuda;
+
+	if (!made || !made->made || (made->address != from->address && !cuda->cuTensorMapReplaceAddress))
+		return encode_map(cuda, m, from, map);
+	*map = made->map;
+	if (made->address == from->address)
+		return TDA_OK;
+	return cuda_check(cuda, cuda->cuTensorMapReplaceAddress(map, (void *)(uintptr_t)from->address),
+	                  "cuTensorMapReplaceAddress");
+}
+
+/* May the kernel start before the one that was launched last has ended? */
+static bool starts_early(const ModuleLaunch *launch, const Manifest *m, int kernel)
+{
+	return launch->cuda->cuLaunchKernelEx && launch->last >= m->kernels[kernel].leader && launch->last < kernel;
+}
+
+static CUresult start(const ModuleLaunch *launch, const Manifest *m, int kernel, uint32_t grid, void **params)
+{
+	const ManifestKernel *entry = &m->kernels[kernel];
+	CUfunction function = launch->loaded->function[kernel];
+	CUlaunchAttribute early = { .id = CUDA_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION, .value = { .number = 1 } };
+	const CUlaunchConfig config = { .grid = { grid, 1, 1 }, .block = { (unsigned)entry->block, 1, 1 },
+		.shared_bytes = entry->shared, .stream = launch->stream, .attributes = &early, .attribute_count = 1 };
+
+	if (starts_early(launch, m, kernel))
+		return launch->cuda->cuLaunchKernelEx(&config, function, params, NULL);
+	return launch->cuda->cuLaunchKernel(function, grid, 1, 1, (unsigned)entry->block, 1, 1, entry->shared, launch->stream,
+	                                    params, NULL);
+}
+
 tda_status module_launch_kernel(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
 {
-	const ModuleLaunch *launch = user;
+	ModuleLaunch *launch = user;
 	const ManifestKernel *entry = &m->kernels[kernel];
 	CUtensorMap maps[MANIFEST_MAX_MAPS];
-	void *params[MANIFEST_MAX_ARGS];
 	int map_count = 0;
 	tda_status status;
 
-	for (int a = 0; a < entry->arg_count; a++) {
-		params[a] = args[a];
+	for (int a = 0; a < entry->arg_count && map_count < entry->map_count; a++) {
 		if (entry->args[a].type != ARG_MAP)
 			continue;
-		if ((status = encode_map(launch->cuda, m, args[a], &maps[map_count])))
+		if ((status = get_map(launch, m, args[a], &maps[map_count])))
 			return tda_fail_within(status, "argument %d of kernel %s: ", a, entry->entry);
-		params[a] = &maps[map_count++];
+		args[a] = &maps[map_count++];
 	}
-	CUresult result = launch->cuda->cuLaunchKernel(launch->loaded->function[kernel], grid, 1, 1, (unsigned)entry->block, 1,
-	                                               1, entry->shared, launch->stream, params, NULL);
+	CUresult result = start(launch, m, kernel, grid, args);
 
+	launch->last = kernel;
 	return cuda_check(launch->cuda, result, entry->entry);
+}
+
+/* A LaunchFunction that launches nothing: the kernel's maps are made, and stay. */
+static tda_status make_maps(void *user, const Manifest *m, int kernel, uint32_t grid, void **args)
+{
+	const ModuleLaunch *launch = user;
+	const ManifestKernel *entry = &m->kernels[kernel];
+
+	(void)grid;
+	for (int a = 0; a < entry->arg_count; a++) {
+		const TensorMap *from = args[a];
+		MadeMap *made;
+		tda_status status;
+
+		if (entry->args[a].type != ARG_MAP || !has_entries(from))
+			continue;
+		made = &launch->prepared->maps[from->number];
+		if ((status = encode_map(launch->cuda, m, from, &made->map)))
+			return tda_fail_within(status, "argument %d of kernel %s: ", a, entry->entry);
+		made->address = from->address;
+		made->made = true;
+	}
+	return TDA_OK;
+}
+
+/* Everything is computed, checked and made before the first kernel is launched. */
+static tda_status prepare(const Manifest *m, const Binding *binding, ModuleLaunch *launch)
+{
+	Prepared *p = launch->prepared;
+	tda_status status = schedule_fill(m, binding->vars, p->schedule);
+
+	for (int n = 0; n < p->schedule->map_count; n++)
+		p->maps[n].made = false;
+	return status ? status : schedule_launch(m, p->schedule, binding, make_maps, launch);
+}
+
+tda_status module_sizes(tda_kernel *kernel, const int64_t *vars, int64_t sizes[BUFFER_KIND_COUNT])
+{
+	return recent_sizes(&kernel->sizes, &kernel->lock, kernel->manifest, vars, sizes);
 }
 
 tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream)
 {
-	ModuleLaunch launch = { .stream = stream };
+	const Manifest *m = kernel->manifest;
+	ModuleLaunch launch = { .stream = stream, .last = -1 };
+	LoadedModule *loaded;
+	bool ready;
 	tda_status status;
 
-	if ((status = cuda_open(&launch.cuda)) ||
-	    (status = module_get(kernel, launch.cuda, launch.stream, &launch.loaded)))
+	if ((status = cuda_open(&launch.cuda)) || (status = module_get(kernel, launch.cuda, launch.stream, &loaded)))
 		return status;
-	binding->vars[SHAPE_MULTIPROCESSORS] = launch.loaded->multiprocessors;
-	return launch_phase(kernel->manifest, phase, binding, module_launch_kernel, &launch);
+	launch.loaded = loaded;
+	binding->vars[SHAPE_MULTIPROCESSORS] = loaded->multiprocessors;
+	launch.prepared = recent_take(&loaded->recent[phase], &kernel->lock, m, phase, binding->vars);
+	if (!launch.prepared)
+		return TDA_OUT_OF_MEMORY;
+	status = launch.prepared->ready ? TDA_OK : prepare(m, binding, &launch);
+	ready = !status;
+	if (ready)
+		status = schedule_launch(m, launch.prepared->schedule, binding, module_launch_kernel, &launch);
+	recent_give_back(launch.prepared, &kernel->lock, ready);
+	return status;
 }
 
 /* ---- opening and closing ---- */
@@ -276,6 +367,8 @@ void tda_close(tda_kernel *kernel)
 		kernel->loaded = loaded->next;
 		if (cuda_open(&cuda) == TDA_OK)
 			unload(cuda, loaded);
+		for (int phase = 0; phase < PHASE_KINDS; phase++)
+			recent_free(&loaded->recent[phase]);
 		free(loaded);
 	}
 	pthread_mutex_destroy(&kernel->lock);

@@ -2,9 +2,7 @@
 #ifndef TDA_MODULE_H
 #define TDA_MODULE_H
 
-#include <pthread.h>
-#include "cuda.h"
-#include "launch.h"
+#include "recent.h"
 
 /* The PTX as loaded into one CUDA context. */
 typedef struct LoadedModule {
@@ -14,6 +12,7 @@ typedef struct LoadedModule {
 	CUmodule module;
 	int multiprocessors;           /* of its device */
 	CUfunction function[MANIFEST_MAX_KERNELS];
+	RecentSchedules recent[PHASE_KINDS];   /* under the kernel's lock */
 } LoadedModule;
 
 struct tda_kernel {
@@ -21,13 +20,22 @@ struct tda_kernel {
 	char *text;                    /* with a final NUL, as the driver wants it */
 	size_t length;
 	Manifest *manifest;
-	pthread_mutex_t lock;          /* of loaded */
+	pthread_mutex_t lock;          /* of all that follows */
 	LoadedModule *loaded;          /* entries are added at the front and stay until tda_close */
+	RecentSizes sizes;
 };
 
 /* The module in the current context, loaded now if need be. stream: the one of the coming launch, to refuse loading
  * while it is captured. */
-tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, const LoadedModule **loaded);
+tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, LoadedModule **loaded);
+
+/* Check every argument and fill the binding; nothing is launched when they fail. In validate.c. */
+tda_status validate_forward(tda_kernel *kernel, const tda_forward_args *args, Binding *binding);
+tda_status validate_backward(tda_kernel *kernel, const tda_backward_args *args, Binding *binding);
+tda_status validate_count(tda_kernel *kernel, const tda_count_args *args, Binding *binding);
+
+/* launch_sizes, remembered. */
+tda_status module_sizes(tda_kernel *kernel, const int64_t *vars, int64_t sizes[BUFFER_KIND_COUNT]);
 
 /* Launches all of a phase on a stream of the current context. */
 tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream);
@@ -36,6 +44,8 @@ typedef struct ModuleLaunch {
 	const Cuda *cuda;
 	const LoadedModule *loaded;
 	CUstream stream;
+	int last;                      /* the kernel launched before, with nothing else in between; -1: none */
+	Prepared *prepared;            /* whose maps are used; NULL: none */
 } ModuleLaunch;
 /* CUtensorMapDataType of the tensors' elements. */
 int map_type(const Manifest *manifest);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "error.h"
-#include "launch.h"
+#include "module.h"
 
 static const int64_t greatest_count = INT32_MAX;       /* of batch and heads: kernels get them as 32 bits */
 static const int64_t greatest_length = (int64_t)1 << 30;       /* positions and tile ends stay within 32 bits */
@@ -296,8 +296,19 @@ static tda_status add_workspace(Regions *regions, const char *name, const void *
 
 /* ---- calls ---- */
 
-/* Everything but the workspaces, whose sizes are given. */
-static tda_status add_forward(Regions *regions, const Manifest *m, const tda_forward_args *args, int64_t *sizes, Binding *b)
+/* The beginning of every check. */
+static tda_status check_call(Regions *regions, const tda_shape *shape, uint32_t size, uint32_t version, size_t expected,
+                             Binding *b)
+{
+	tda_status status = check_struct("args", size, version, expected);
+
+	regions->count = 0;
+	memset(b, 0, sizeof(*b));
+	return status ? status : validate_shape(shape, b->vars);
+}
+
+/* Everything but the workspaces. */
+static tda_status add_forward(Regions *regions, const Manifest *m, const tda_forward_args *args, Binding *b)
 {
 	const tda_shape *shape = &args->shape;
 	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
@@ -306,11 +317,7 @@ static tda_status add_forward(Regions *regions, const Manifest *m, const tda_for
 	tda_status status;
 
 	values.dim = outputs.dim = m->value_dim;
-	regions->count = 0;
-	memset(b, 0, sizeof(*b));
-	if ((status = check_struct("args", args->size, args->version, sizeof(*args))) ||
-	    (status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
-	    (status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
+	if ((status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
 	    (status = add_tensors(regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
 	    (status = add_tensors(regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
 	    (status = add_params(regions, m, "", args->params, b->vars, false, b->param)))
@@ -318,8 +325,7 @@ static tda_status add_forward(Regions *regions, const Manifest *m, const tda_for
 	return add_tensors(regions, m, TENSOR_O, &args->o, 1, outputs, true, b);
 }
 
-static tda_status add_backward(Regions *regions, const Manifest *m, const tda_backward_args *args, int64_t *sizes,
-                               Binding *b)
+static tda_status add_backward(Regions *regions, const Manifest *m, const tda_backward_args *args, Binding *b)
 {
 	const tda_shape *shape = &args->shape;
 	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
@@ -329,14 +335,9 @@ static tda_status add_backward(Regions *regions, const Manifest *m, const tda_ba
 	tda_status status;
 
 	values.dim = outputs.dim = m->value_dim;
-	regions->count = 0;
-	memset(b, 0, sizeof(*b));
-	if ((status = check_struct("args", args->size, args->version, sizeof(*args))))
-		return status;
 	for (int p = 0; p < TDA_MAX_PARAMS; p++)
 		dparams[p] = args->dparams[p];
-	if ((status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
-	    (status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
+	if ((status = add_tensors(regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
 	    (status = add_tensors(regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
 	    (status = add_tensors(regions, m, TENSOR_V, &args->v, 1, values, false, b)) ||
 	    (status = add_tensors(regions, m, TENSOR_DO, &args->grad_o, 1, outputs, false, b)) ||
@@ -358,13 +359,16 @@ static tda_status check_purpose(const Manifest *m, bool count)
 	                                         "the spec with another plan", m->spec_name);
 }
 
-tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
+tda_status validate_forward(tda_kernel *kernel, const tda_forward_args *args, Binding *b)
 {
 	Regions regions;
 	int64_t sizes[BUFFER_KIND_COUNT];
 	tda_status status;
 
-	if ((status = check_purpose(m, false)) || (status = add_forward(&regions, m, args, sizes, b)) ||
+	if ((status = check_purpose(kernel->manifest, false)) ||
+	    (status = check_call(&regions, &args->shape, args->size, args->version, sizeof(*args), b)) ||
+	    (status = module_sizes(kernel, b->vars, sizes)) ||
+	    (status = add_forward(&regions, kernel->manifest, args, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], true,
 	                            &b->workspace[BUFFER_SAVED])) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_FORWARD], true,
@@ -373,13 +377,16 @@ tda_status validate_forward(const Manifest *m, const tda_forward_args *args, Bin
 	return check_apart(&regions);
 }
 
-tda_status validate_backward(const Manifest *m, const tda_backward_args *args, Binding *b)
+tda_status validate_backward(tda_kernel *kernel, const tda_backward_args *args, Binding *b)
 {
 	Regions regions;
 	int64_t sizes[BUFFER_KIND_COUNT];
 	tda_status status;
 
-	if ((status = check_purpose(m, false)) || (status = add_backward(&regions, m, args, sizes, b)) ||
+	if ((status = check_purpose(kernel->manifest, false)) ||
+	    (status = check_call(&regions, &args->shape, args->size, args->version, sizeof(*args), b)) ||
+	    (status = module_sizes(kernel, b->vars, sizes)) ||
+	    (status = add_backward(&regions, kernel->manifest, args, b)) ||
 	    (status = add_workspace(&regions, "saved", args->saved, args->saved_bytes, sizes[BUFFER_SAVED], false,
 	                            &b->workspace[BUFFER_SAVED])) ||
 	    (status = add_workspace(&regions, "scratch", args->scratch, args->scratch_bytes, sizes[BUFFER_BACKWARD], true,
@@ -393,18 +400,19 @@ tda_status validate_counts(const Manifest *m)
 	return check_purpose(m, true);
 }
 
-tda_status validate_count(const Manifest *m, const tda_count_args *args, Binding *b)
+tda_status validate_count(tda_kernel *kernel, const tda_count_args *args, Binding *b)
 {
+	const Manifest *m = kernel->manifest;
 	const tda_shape *shape = &args->shape;
 	Extent rows = { shape->batch, shape->heads, shape->q_len, m->head_dim };
 	Extent keys = { shape->batch, shape->kv_heads, shape->k_len, m->head_dim };
-	Regions regions = { .count = 0 };
+	Regions regions;
 	int64_t sizes[BUFFER_KIND_COUNT];
 	tda_status status;
 
-	memset(b, 0, sizeof(*b));
-	if ((status = check_purpose(m, true)) || (status = check_struct("args", args->size, args->version, sizeof(*args))) ||
-	    (status = validate_shape(shape, b->vars)) || (status = launch_sizes(m, b->vars, sizes)) ||
+	if ((status = check_purpose(m, true)) ||
+	    (status = check_call(&regions, shape, args->size, args->version, sizeof(*args), b)) ||
+	    (status = module_sizes(kernel, b->vars, sizes)) ||
 	    (status = add_tensors(&regions, m, TENSOR_Q, args->q, m->views, rows, false, b)) ||
 	    (status = add_tensors(&regions, m, TENSOR_K, args->k, m->views, keys, false, b)) ||
 	    (status = add_params(&regions, m, "", args->params, b->vars, false, b->param)) ||
@@ -417,17 +425,21 @@ tda_status validate_count(const Manifest *m, const tda_count_args *args, Binding
 tda_status validate_host_forward(const Manifest *m, const tda_forward_args *args, Binding *b)
 {
 	Regions regions;
-	int64_t sizes[BUFFER_KIND_COUNT];
-	tda_status status = add_forward(&regions, m, args, sizes, b);
+	tda_status status;
 
-	return status ? status : check_apart(&regions);
+	if ((status = check_call(&regions, &args->shape, args->size, args->version, sizeof(*args), b)) ||
+	    (status = add_forward(&regions, m, args, b)))
+		return status;
+	return check_apart(&regions);
 }
 
 tda_status validate_host_backward(const Manifest *m, const tda_backward_args *args, Binding *b)
 {
 	Regions regions;
-	int64_t sizes[BUFFER_KIND_COUNT];
-	tda_status status = add_backward(&regions, m, args, sizes, b);
+	tda_status status;
 
-	return status ? status : check_apart(&regions);
+	if ((status = check_call(&regions, &args->shape, args->size, args->version, sizeof(*args), b)) ||
+	    (status = add_backward(&regions, m, args, b)))
+		return status;
+	return check_apart(&regions);
 }

@@ -230,7 +230,8 @@ static void visit_tiles(BackwardKv *kv, Val first_head, Val group)
 }
 
 /* The queries of one head that the screen marked for these keys under view v, in rounds. */
-static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Val mask, Val **carry, int carried)
+static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, GatherSpan first, Val **carry,
+                       int carried)
 {
 	Kernel *k = kv->k;
 	const Launch *launch = k->launch;
@@ -245,7 +246,8 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Va
 	if (launch->view_count > 0)
 		residents[1] = (Resident){ kv->values, value_rows(kv), place.row0 };
 	GatherWalk walk = marked_rows(k, v, place, head_index);
-	walk.mask = mask;
+	walk.list = v;
+	walk.ahead = first;
 	walk.streams = streams;
 	walk.stream_count = 2 + split;
 	walk.residents = residents;
@@ -283,15 +285,17 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 	Stream sample[3] = { d_out, d_out };
 	sample[1 + split] = query_stream(k, 0, kv->place.batch, first_head);
 	Gather gather = gather_new(k, launch->cols, sample, 2 + split);
-	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 2);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 3);
 	GatherWalk ahead[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
 		ahead[v] = marked_rows(k, v, kv->place, first_head);
-		gather_ahead(k, &ahead[v]);
+		ahead[v].list = v;
 	}
+	gather_ahead(&gather, ahead, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
 		int carried = 0;
-		Val found = val_i32(b, 0), mask = ahead[v].mask;
+		Val found = val_i32(b, 0);
+		GatherSpan first = ahead[v].ahead;
 		kv->keys[v] = keys;
 		load_view(kv, v);
 		if (wants_dk(launch, v))
@@ -299,17 +303,19 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 		if (launch->values)
 			carried = carry_array(carry, carried, kv->dv.e, tile_count(kv->dv));
 		carry[carried] = &found;
-		carry[carried + 1] = &mask;
-		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 2); loop_next(&l);) {
+		carry[carried + 1] = &first.count;
+		carry[carried + 2] = &first.mask;
+		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 3); loop_next(&l);) {
 			Val head = val_add(b, first_head, l.index);
-			visit_head(kv, &gather, v, head, mask, carry, carried);
+			visit_head(kv, &gather, v, head, first, carry, carried);
 			found = val_add(b, found, gather.found);
-			Val *changed[] = { &mask };
+			Val *changed[] = { &first.count, &first.mask };
 			Val more = val_compare(b, IR_LT, val_add_i32(b, l.index, 1), group);
-			for (If f = if_begin(b, more, changed, 1); if_next(&f);) {
+			for (If f = if_begin(b, more, changed, 2); if_next(&f);) {
 				GatherWalk next = marked_rows(k, v, kv->place, val_add_i32(b, head, 1));
-				gather_ahead(k, &next);
-				mask = next.mask;
+				next.list = v;
+				gather_ahead(&gather, &next, 1);
+				first = next.ahead;
 			}
 		}
 		gather.found = found;

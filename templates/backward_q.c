@@ -325,8 +325,9 @@ static void visit_marked(BackwardQ *q)
 	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
 		walks[v] = marked_keys(k, v, place);
-		gather_ahead(k, &walks[v]);
+		walks[v].list = v;
 	}
+	gather_ahead(&gather, walks, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };

@@ -150,8 +150,9 @@ static void visit_marked(Forward *f)
 	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < spec->views; v++) {
 		walks[v] = marked_keys(k, v, place);
-		gather_ahead(k, &walks[v]);
+		walks[v].list = v;
 	}
+	gather_ahead(&gather, walks, spec->views);
 	for (int v = 0; v < spec->views; v++) {
 		streams[0] = key_stream(k, v, place.batch, f->kv_head);
 		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),

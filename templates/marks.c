@@ -1,4 +1,4 @@
-/* Marks in memory: where they lie, and those that are kept in 32 bits. */
+/* Marks in memory: where they lie, and how they are packed. */
 #include "marks.h"
 
 Val count_bits(Kernel *k, Val mask)
@@ -7,19 +7,35 @@ Val count_bits(Kernel *k, Val mask)
 	return val_add(k->b, low, val_popc(k->b, val_high_i32(k->b, mask)));
 }
 
+Val nth_bit(Kernel *k, Val mask, Val n)
+{
+	Builder *b = k->b;
+	Val word = val_low_i32(b, mask), high = val_high_i32(b, mask), place = val_i32(b, 0);
+	for (int width = WARP; width > 0; width /= 2) {
+		Val lower = width == WARP ? word : val_and(b, word, val_i32(b, (int32_t)((1u << width) - 1)));
+		Val count = val_popc(b, lower);
+		Val up = val_compare(b, IR_GE, n, count);
+		Val upper = width == WARP ? high : val_shr(b, word, val_i32(b, width));
+		word = val_select(b, up, upper, lower);
+		n = val_sub(b, n, val_select(b, up, count, val_i32(b, 0)));
+		place = val_add(b, place, val_select(b, up, val_i32(b, width), val_i32(b, 0)));
+	}
+	return place;
+}
+
 /* All but the room. a_head: a formula, how many marks there are of a head. */
-static Marks find_marks(Kernel *k, Val index, const char *words, const char *marks, const char *a_head)
+static Marks find_marks(Kernel *k, Val index, const char *words, const char *marks, int mark_bytes, const char *a_head)
 {
 	Builder *b = k->b;
 	Val index64 = val_to_i64(b, index);
 	Val word_bytes = kernel_i64(k, "%d*ceil_div(q_len,%d)*ceil_div(k_len,%d)", WORD_BYTES, PLAN_MARK,
 	                            PLAN_MARK * PLAN_WORD_MARKS);
-	Val mark_bytes = kernel_i64(k, "%d*%s", MARK_BYTES, a_head);
+	Val head_bytes = kernel_i64(k, "%d*%s", mark_bytes, a_head);
 	Val all_words = kernel_pointer(k, "buffer.%s", words);
 	Val all_marks = kernel_pointer(k, "buffer.%s", marks);
 	Marks m = { .packed = false };
 	m.words = val_offset(b, all_words, val_mul(b, index64, word_bytes));
-	m.marks = val_offset(b, all_marks, val_mul(b, index64, mark_bytes));
+	m.marks = val_offset(b, all_marks, val_mul(b, index64, head_bytes));
 	m.words_a_row = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK * PLAN_WORD_MARKS);
 	return m;
 }
@@ -37,7 +53,7 @@ static const char *up_to_tiles(Kernel *k, int marks)
 Marks screened_marks(Kernel *k, Val index)
 {
 	const char *capacity = up_to_tiles(k, plan_mark_capacity(k->plan));
-	Marks m = find_marks(k, index, "mark_words", "marks", of_row_blocks(k, capacity));
+	Marks m = find_marks(k, index, "mark_words", "marks", MARK_BYTES, of_row_blocks(k, capacity));
 	m.room = kernel_i32(k, "%s", capacity);
 	return m;
 }
@@ -45,16 +61,9 @@ Marks screened_marks(Kernel *k, Val index)
 Marks packed_marks(Kernel *k, Val index)
 {
 	const char *room = of_row_blocks(k, up_to_tiles(k, plan_packed_marks(k->plan)));
-	Marks m = find_marks(k, index, "packed_words", "packed_marks", room);
+	Marks m = find_marks(k, index, "packed_words", "packed_marks", PACKED_BYTES, room);
 	m.room = kernel_i32(k, "%s", room);
 	m.packed = true;
-	/* At least what is kept beyond the room: without a difference, which PyTorch's symbolic lengths could not prove to be positive. */
-	int kept = plan_kept_marks(k->plan);
-	const char *rough = of_row_blocks(k, up_to_tiles(k, kept - plan_packed_marks(k->plan)));
-	Val bytes = kernel_i64(k, "%d*%s", ROUGH_BYTES, rough);
-	Val all = kernel_pointer(k, "buffer.rough_marks");
-	m.rough = val_offset(k->b, all, val_mul(k->b, val_to_i64(k->b, index), bytes));
-	m.rough_room = kernel_i32(k, "%s", of_row_blocks(k, up_to_tiles(k, kept)));
 	return m;
 }
 
@@ -84,17 +93,11 @@ Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
 	if (!marks->packed)
 		first = entry_at(k, first, row_block, marks->room, MARK_BYTES);
 	Val skipped = val_to_i64(b, number);
-	return val_offset(b, first, val_mul(b, skipped, val_i64(b, MARK_BYTES)));
+	return val_offset(b, first, val_mul(b, skipped, val_i64(b, marks->packed ? PACKED_BYTES : MARK_BYTES)));
 }
 
-Val rough_at(Kernel *k, const Marks *marks, Val number)
-{
-	Val place = val_to_i64(k->b, val_sub(k->b, number, marks->room));
-	return val_offset(k->b, marks->rough, val_mul(k->b, place, val_i64(k->b, ROUGH_BYTES)));
-}
-
-enum { ROUGH_GROUPS = 1 << 15, PLACE_BITS = 6 };
-static const int64_t first_of_eight = 0x0101010101010101;
+enum { PLACES = 5, PLACE_BITS = 6, PAIRS = 30 };
+static const int32_t by_groups = INT32_MIN;            /* bit 31 */
 
 /* The place of the lowest bit. */
 static Val lowest_place(Kernel *k, Val mask)
@@ -105,47 +108,102 @@ static Val lowest_place(Kernel *k, Val mask)
 	return count_bits(k, val_and(b, below, others));
 }
 
-Val rough_half(Kernel *k, Val mask)
+/* Five places; those that there are no bits for are the first again. */
+static Val half_of_places(Kernel *k, Val mask)
 {
 	Builder *b = k->b;
-	Val low = lowest_place(k, mask), places = val_i32(b, 0xff);
-	Val rest = val_and(b, mask, val_add(b, mask, val_i64(b, -1)));
-	Val one = val_compare(b, IR_EQ, rest, val_i64(b, 0));
-	Val high = val_select(b, one, low, lowest_place(k, rest));
-	Val half = val_or(b, low, val_shl(b, high, val_i32(b, PLACE_BITS)));
-	Val *changed[] = { &half };
-	Val count = count_bits(k, mask);
-	for (If f = if_begin(b, val_compare(b, IR_GT, count, val_i32(b, 2)), changed, 1); if_next(&f);) {
-		Val groups = mask;
-		for (int distance = 4; distance > 0; distance /= 2)
-			groups = val_or(b, groups, val_shr(b, groups, val_i64(b, distance)));
-		groups = val_and(b, groups, val_i64(b, first_of_eight));
-		/* The first bits of bytes, all in the highest byte of the product. */
-		groups = val_mul(b, groups, val_i64(b, 0x0102040810204080));
-		Val high_half = val_high_i32(b, groups);
-		Val byte = val_and(b, val_shr(b, high_half, val_i32(b, 24)), places);
-		half = val_or(b, byte, val_i32(b, ROUGH_GROUPS));
+	Val first = lowest_place(k, mask), half = first, zero = val_i64(b, 0);
+	for (int n = 1; n < PLACES; n++) {
+		mask = val_and(b, mask, val_add(b, mask, val_i64(b, -1)));
+		Val none = val_compare(b, IR_EQ, mask, zero);
+		Val place = val_select(b, none, first, lowest_place(k, mask));
+		half = val_or(b, half, val_shl(b, place, val_i32(b, PLACE_BITS * n)));
 	}
 	return half;
 }
 
-Val rough_mask(Kernel *k, Val half)
+/* Entry n keeps groups of 2^n bits that are as far apart. */
+static const int64_t spread[] = {
+	0x5555555555555555, 0x3333333333333333, 0x0f0f0f0f0f0f0f0f, 0x00ff00ff00ff00ff, 0x0000ffff0000ffff,
+};
+enum { SPREADS = sizeof spread / sizeof *spread };
+
+/* A bit of the i32 for each pair of bits. */
+static Val gather_pairs(Kernel *k, Val mask)
 {
 	Builder *b = k->b;
-	Val one = val_i64(b, 1), places = val_i32(b, (1 << PLACE_BITS) - 1);
-	Val low = val_and(b, half, places), high = val_and(b, val_shr(b, half, val_i32(b, PLACE_BITS)), places);
-	Val first = val_shl(b, one, val_to_i64(b, low)), second = val_shl(b, one, val_to_i64(b, high));
-	Val mask = val_or(b, first, second);
-	Val *changed[] = { &mask };
-	Val grouped = val_compare(b, IR_NE, val_and(b, half, val_i32(b, ROUGH_GROUPS)), val_i32(b, 0));
-	for (If f = if_begin(b, grouped, changed, 1); if_next(&f);) {
-		/* Bit n to bit 8n: seven by copies that don't overlap, and the last. */
-		Val seven = val_to_i64(b, val_and(b, half, val_i32(b, 0x7f)));
-		Val spread = val_mul(b, seven, val_i64(b, 0x0002040810204081));
-		spread = val_and(b, spread, val_i64(b, first_of_eight));
-		Val last = val_to_i64(b, val_and(b, half, val_i32(b, 0x80)));
-		spread = val_or(b, spread, val_shl(b, last, val_i64(b, 56 - 7)));
-		mask = val_mul(b, spread, val_i64(b, 0xff));
+	Val x = val_and(b, val_or(b, mask, val_shr(b, mask, val_i64(b, 1))), val_i64(b, spread[0]));
+	for (int n = 1; n < SPREADS; n++)
+		x = val_and(b, val_or(b, x, val_shr(b, x, val_i64(b, 1 << (n - 1)))), val_i64(b, spread[n]));
+	return val_low_i32(b, val_or(b, x, val_shr(b, x, val_i64(b, 1 << (SPREADS - 1)))));
+}
+
+/* The other way round. */
+static Val spread_pairs(Kernel *k, Val pairs)
+{
+	Builder *b = k->b;
+	Val x = val_join_i32(b, pairs, val_i32(b, 0));
+	for (int n = SPREADS - 1; n >= 0; n--)
+		x = val_and(b, val_or(b, x, val_shl(b, x, val_i64(b, 1 << n))), val_i64(b, spread[n]));
+	return val_or(b, x, val_shl(b, x, val_i64(b, 1)));
+}
+
+static Val half_of_groups(Kernel *k, Val mask)
+{
+	Builder *b = k->b;
+	Val pairs = gather_pairs(k, mask), zero = val_i32(b, 0);
+	Val last = val_compare(b, IR_NE, val_shr(b, pairs, val_i32(b, PAIRS)), zero);
+	Val lower = val_and(b, pairs, val_i32(b, (1 << PAIRS) - 1));
+	Val group = val_select(b, last, val_i32(b, by_groups | 1 << PAIRS), val_i32(b, by_groups));
+	return val_or(b, lower, group);
+}
+
+Val packed_half(Kernel *k, Val mask)
+{
+	Builder *b = k->b;
+	Val half = val_i32(b, 0);
+	Val *changed[] = { &half };
+	Val few = val_compare(b, IR_LE, count_bits(k, mask), val_i32(b, PLACES));
+	for (Either e = either_begin(b, few, changed, 1); either_next(&e);)
+		half = e.otherwise ? half_of_groups(k, mask) : half_of_places(k, mask);
+	return half;
+}
+
+static Val mask_of_places(Kernel *k, Val half)
+{
+	Builder *b = k->b;
+	Val mask = val_i64(b, 0), one = val_i64(b, 1);
+	for (int n = 0; n < PLACES; n++) {
+		Val place = val_and(b, val_shr(b, half, val_i32(b, PLACE_BITS * n)), val_i32(b, (1 << PLACE_BITS) - 1));
+		mask = val_or(b, mask, val_shl(b, one, val_to_i64(b, place)));
 	}
 	return mask;
+}
+
+static Val mask_of_groups(Kernel *k, Val half)
+{
+	Builder *b = k->b;
+	Val pairs = val_and(b, half, val_i32(b, INT32_MAX));
+	Val twice = val_shl(b, val_and(b, pairs, val_i32(b, 1 << PAIRS)), val_i32(b, 1));      /* the last group has two pairs */
+	return spread_pairs(k, val_or(b, pairs, twice));
+}
+
+Val unpacked_half(Kernel *k, Val half)
+{
+	Builder *b = k->b;
+	Val mask = val_i64(b, 0);
+	Val *changed[] = { &mask };
+	Val grouped = val_compare(b, IR_LT, half, val_i32(b, 0));
+	for (Either e = either_begin(b, grouped, changed, 1); either_next(&e);)
+		mask = e.otherwise ? mask_of_places(k, half) : mask_of_groups(k, half);
+	return mask;
+}
+
+Val mark_mask(Kernel *k, const Marks *marks, Val row_block, Val number, bool rows)
+{
+	Builder *b = k->b;
+	Val at = mark_at(k, marks, row_block, number);
+	if (!marks->packed)
+		return val_load(b, val_offset_const(b, at, rows ? MARK_BYTES / 2 : 0), IR_I64);
+	return unpacked_half(k, val_load(b, val_offset_const(b, at, rows ? PACKED_BYTES / 2 : 0), IR_I32));
 }

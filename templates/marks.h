@@ -11,10 +11,12 @@
  *
  * They are there twice. As the screen leaves them, for the forward, marks are [row blocks][capacity], and numbers and room are those
  * of a row block: the words are `mark_words`, the marks `marks`. For the backward, `packed_words` and `packed_marks` have them one
- * after the other, and numbers and room are those of a head (pack_marks.c). Marks beyond that room are `rough_marks`, 32 bits each: 16
- * that stand for at least the keys, and above them 16 for the rows. Half a rough mark is either two of the 64 bits' places, a + 64 b,
- * which may be the same; or, with bit 15, a bit for each eight. Of a row block, words are written from the first to the
- * last that hold a key tile which the mask leaves visible (key_tiles); no others are read.
+ * after the other, and numbers and room are those of a head (pack_marks.c). A packed mark is { u32 keys, u32 rows }, and each of them
+ * stands for at least the mask: up to five places, 6 bits each, the lowest first, of which some may be the same; or, with bit 31, a bit
+ * for each of 30 pairs and one for the last four.
+ *
+ * Of a row block, words are written from the first to the last that hold a key tile which the mask leaves visible (key_tiles); no
+ * others are read.
  */
 #ifndef TDAGEN_MARKS_H
 #define TDAGEN_MARKS_H
@@ -22,15 +24,14 @@
 #include "pairs.h"
 #include "tile.h"
 
-enum { MARK_BYTES = 16, ROUGH_BYTES = 4, WORD_BYTES = 8 };
+enum { MARK_BYTES = 16, PACKED_BYTES = 8, WORD_BYTES = 8 };
 
 /* The marks of one (view, batch, head). */
 typedef struct Marks {
 	Val words, marks;                  /* global pointers */
 	Val words_a_row;                   /* i32: words of a row block */
 	Val room;                          /* i32: a mark with this number, or a larger one, has none */
-	bool packed;                       /* numbers are those of the head, not of a row block; and beyond room there are rough marks: */
-	Val rough, rough_room;             /* global pointer; i32: a number from here on has not even that */
+	bool packed;                       /* and numbers are those of the head, not of a row block */
 } Marks;
 /* index: view * batch * heads + batch * heads + head, as i32. */
 Marks screened_marks(Kernel *k, Val index);
@@ -40,19 +41,21 @@ Marks marks_of(Kernel *k, Val index);
 /* Where a row block's words begin; where a mark lies. */
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
 Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number);
-
-Val rough_at(Kernel *k, const Marks *marks, Val number);
-/* Half a rough mark (i32) of a mask (i64) that has a bit, and a mask that has its bits and maybe others. */
-Val rough_half(Kernel *k, Val mask);
-Val rough_mask(Kernel *k, Val half);
+/* Half a packed mark (i32) of a mask (i64) that has a bit; and a mask that has its bits and maybe others. */
+Val packed_half(Kernel *k, Val mask);
+Val unpacked_half(Kernel *k, Val half);
+/* Of a mark that has room: the mask of its keys, or of its rows; i64. */
+Val mark_mask(Kernel *k, const Marks *marks, Val row_block, Val number, bool rows);
 
 Val count_bits(Kernel *k, Val mask);               /* i32, of an i64 */
+Val nth_bit(Kernel *k, Val mask, Val n);           /* the place of the n-th set bit, from 0, of an i64 that has more than n */
 
 /*
  * A walk over the rows that marks name, packed into tiles: of the keys that a row block needs, or of the rows that a key tile
  * needs. They come in ascending order, so that sums have an order that the data alone decides.
  *
  *     Gather gather = gather_new(k, launch->cols, streams, count);
+ *     gather_ahead(&gather, &walk, 1);
  *     for (gather_walk(&gather, &walk, carry, count); gather_round(&gather);) {
  *             RingTile tile = gather_tile(&gather, n) for each stream in order
  *     }
@@ -65,12 +68,19 @@ typedef struct Resident {
 	Val row0;
 } Resident;
 
+/* The marks of as many blocks of the other side as are looked at together. */
+typedef struct GatherSpan {
+	Val count;                         /* i32: marks there are */
+	Val mask;                          /* i64: of this thread's mark in the group at hand; 0 where there is none */
+} GatherSpan;
+
 typedef struct GatherWalk {
 	Marks marks;
 	bool by_keys;                      /* the rows of the key tile `block`, else the keys of the row block `block` */
 	Val block;                         /* i32 */
 	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
-	Val mask;                          /* gather_ahead's, or null */
+	int list;                          /* which of the gather's lists of marks it uses */
+	GatherSpan ahead;                  /* gather_ahead's */
 	const Stream *streams;             /* what is gathered: all of it each round; group strides are not used */
 	int stream_count;
 	const Resident *residents;         /* copied before the first round that finds anything */
@@ -80,21 +90,24 @@ typedef struct GatherWalk {
 typedef struct Gather {
 	Kernel *k;
 	int cols;
-	Val ends, masks, warp_sums, lists, slots;      /* in shared memory; of lists and slots there are launch->slots */
+	Val ends, masks, blocks, warp_sums;            /* in shared memory: of a group */
+	Val marks;                         /* a list of marks a view: of a span, each as its block's place in that */
+	Val lists, slots;                  /* of rounds; there are launch->slots of each */
 	const GatherWalk *walk;
-	Val mask;                          /* i64, carried: of this thread's mark in the group at hand */
-	Val total;                         /* rows that the marks at hand name */
-	Val found;                         /* rows of the walk so far */
+	GatherSpan span;                   /* carried */
+	Val total;                         /* rows that the group's marks name */
+	Val found;                         /* carried: rows of the walk so far */
 	int slot_bytes;
 	Val list, slot;                    /* of the round at hand */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
-	Loop groups, rounds;
+	Loop spans, groups, rounds;
 } Gather;
 
 /* Shared memory for walks over such streams. */
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count);
-/* Starts to read a walk's first marks, long before the walk: they take two dependent reads of global memory. */
-void gather_ahead(Kernel *k, GatherWalk *walk);
+/* Starts to read the first marks of some walks, long before the walks: they take dependent reads of global memory. A list that one
+ * of them uses is that walk's until its end. */
+void gather_ahead(Gather *gather, GatherWalk *walks, int count);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);

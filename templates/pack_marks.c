@@ -152,69 +152,75 @@ static void store_word(Packer *p, Val row_block, Val number, Val end, Word word,
 	}
 }
 
-static void store_mark(Packer *p, Val row_block, Val number, Val keys, Val rows)
-{
-	Builder *b = p->k->b;
-	Val to = mark_at(p->k, &p->to, row_block, number);
-	val_store(b, to, keys);
-	val_store(b, val_offset_const(b, to, 8), rows);
-}
-
 /* What gathering visits for a mark: keys in the forward, keys and rows in the backward; i32. */
 typedef struct Visits { Val keys, kept_keys, rows; } Visits;
 
-/* Where there is room for that; else the backward visits the key tile whole. */
-static void store_rough(Packer *p, Val number, Val keys, Val rows, Visits *visits)
+static Val store_half(Packer *p, Val to, Val mask)
 {
 	Kernel *k = p->k;
-	Builder *b = k->b;
-	visits->kept_keys = visits->rows = val_i32(b, PLAN_MARK);
-	Val *changed[] = { &visits->kept_keys, &visits->rows };
-	for (If f = if_begin(b, val_compare(b, IR_LT, number, p->to.rough_room), changed, 2); if_next(&f);) {
-		Val low = rough_half(k, keys), high = rough_half(k, rows);
-		Val both = val_or(b, low, val_shl(b, high, val_i32(b, 16)));
-		val_store(b, rough_at(k, &p->to, number), both);
-		visits->kept_keys = count_bits(k, rough_mask(k, low));
-		visits->rows = count_bits(k, rough_mask(k, high));
-	}
+	Val half = packed_half(k, mask);
+	val_store(k->b, to, half);
+	return count_bits(k, unpacked_half(k, half));
 }
 
-/* The lane's mark in a word that all lanes have: copies it. Where the screen had no room all of its key tile is visited. */
-static Visits copy_mark(Packer *p, Val row_block, Word word, Val start)
+/* A mark that each lane has one of, if it `exists`: its key tile, its word, and its number, which counts from the row block's first. */
+typedef struct PackedMark {
+	Val exists, tile;
+	Word word;
+	Val number;
+} PackedMark;
+
+/* Copies it, if there is room. Where there is none, or the screen had none, its key tile is visited whole. */
+static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val start)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
-	Val zero = val_i32(b, 0), whole = val_i32(b, PLAN_MARK), own = val_shl(b, val_i32(b, 1), k->lane);
-	Val marked = val_compare(b, IR_NE, val_and(b, word.bits, own), zero);
-	Val below = val_and(b, word.bits, val_add_i32(b, own, -1));
-	Val number = val_add(b, word.first, val_popc(b, below));
-	Visits visits;
-	Val all = val_select(b, marked, whole, zero);
-	visits.keys = visits.kept_keys = visits.rows = all;
+	Val zero = val_i32(b, 0), whole = val_i32(b, PLAN_MARK);
+	Val all = val_select(b, mark->exists, whole, zero);
+	Visits visits = { all, all, all };
 	Val *changed[] = { &visits.keys, &visits.kept_keys, &visits.rows };
-	Val kept = val_and(b, marked, val_compare(b, IR_LT, number, p->from.room));
+	Val kept = val_and(b, mark->exists, val_compare(b, IR_LT, mark->number, p->from.room));
 	for (If f = if_begin(b, kept, changed, 3); if_next(&f);) {
-		Val from = mark_at(k, &p->from, row_block, number);
-		Val key_mask = val_load(b, from, IR_I64), row_mask = val_load(b, val_offset_const(b, from, 8), IR_I64);
-		visits.keys = visits.kept_keys = count_bits(k, key_mask);
-		visits.rows = count_bits(k, row_mask);
-		Val packed = val_add(b, start, number);
-		Val whole = val_compare(b, IR_LT, packed, p->to.room);
-		for (Either e = either_begin(b, whole, changed + 1, 2); either_next(&e);) {
-			if (e.otherwise)
-				store_rough(p, packed, key_mask, row_mask, &visits);
-			else
-				store_mark(p, row_block, packed, key_mask, row_mask);
+		Val key_mask = mark_mask(k, &p->from, row_block, mark->number, false);
+		Val row_mask = mark_mask(k, &p->from, row_block, mark->number, true);
+		visits.keys = count_bits(k, key_mask);
+		Val packed = val_add(b, start, mark->number);
+		for (If f2 = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed + 1, 2); if_next(&f2);) {
+			Val to = mark_at(k, &p->to, row_block, packed);
+			visits.kept_keys = store_half(p, to, key_mask);
+			visits.rows = store_half(p, val_offset_const(b, to, PACKED_BYTES / 2), row_mask);
 		}
 	}
 	/* store_word gave the numbers of such a word away. */
-	Val fits = word_fits(p, word);
+	Val fits = word_fits(p, mark->word);
 	visits.kept_keys = val_select(b, fits, visits.kept_keys, all);
 	visits.rows = val_select(b, fits, visits.rows, all);
 	return visits;
 }
 
-/* The warp's row block: 32 words at once, a lane each, then the marks of one after the other, a lane each. */
+/* Mark n of 32 words, of which each lane has one; ends: each word's running sum of marks. first_word: the first lane's. */
+static PackedMark find_mark(Packer *p, Word words, Val ends, Val first_word, Val n)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val lane = val_i32(b, 0), zero = lane;
+	for (int step = WARP / 2; step > 0; step /= 2) {
+		Val end = lane_value(k, ends, val_add_i32(b, lane, step - 1));
+		lane = val_add(b, lane, val_select(b, val_compare(b, IR_LE, end, n), val_i32(b, step), zero));
+	}
+	PackedMark mark;
+	mark.word.bits = lane_value(k, words.bits, lane);
+	mark.word.first = lane_value(k, words.first, lane);
+	Val end = lane_value(k, ends, lane);
+	Val within = val_sub(b, n, val_sub(b, end, val_popc(b, mark.word.bits)));
+	mark.exists = val_compare(b, IR_LT, n, end);
+	Val bit = nth_bit(k, val_join_i32(b, mark.word.bits, zero), within);
+	mark.tile = val_add(b, val_mul_i32(b, val_add(b, first_word, lane), PLAN_WORD_MARKS), bit);
+	mark.number = val_add(b, mark.word.first, within);
+	return mark;
+}
+
+/* The warp's row block: 32 words at once, a lane each, then their marks, a lane each. */
 static void copy_row_block(Packer *p, Val row_block, Val start)
 {
 	Kernel *k = p->k;
@@ -226,18 +232,15 @@ static void copy_row_block(Packer *p, Val row_block, Val start)
 		Val own = val_add(b, l.index, k->lane);
 		Word word = load_word(p, row_block, own, words.end);
 		store_word(p, row_block, own, words.end, word, start);
-		Val left = val_sub(b, words.end, l.index);
-		Val count = val_min(b, left, val_i32(b, WARP));
-		for (Loop m = loop_begin(b, zero, count, 1, carry, 2); loop_next(&m);) {
-			Word at_hand;
-			at_hand.bits = lane_value(k, word.bits, m.index);
-			at_hand.first = lane_value(k, word.first, m.index);
-			Visits visits = copy_mark(p, row_block, at_hand, start);
+		Val ends = warp_running_sum(k, val_popc(b, word.bits));
+		Val count = lane_value(k, ends, val_i32(b, WARP - 1));
+		for (Loop m = loop_begin(b, zero, count, WARP, carry, 2); loop_next(&m);) {
+			PackedMark mark = find_mark(p, word, ends, l.index, val_add(b, m.index, k->lane));
+			Visits visits = copy_mark(p, row_block, &mark, start);
 			keys = val_add(b, keys, visits.keys);
 			kept_keys = val_add(b, kept_keys, visits.kept_keys);
-			Val tile = val_add(b, val_mul_i32(b, val_add(b, l.index, m.index), PLAN_WORD_MARKS), k->lane);
 			for (If f = if_begin(b, val_compare(b, IR_GT, visits.rows, zero), NULL, 0); if_next(&f);)
-				add_key_rows(k, p->kv_index, tile, visits.rows);
+				add_key_rows(k, p->kv_index, mark.tile, visits.rows);
 		}
 	}
 	Val sum = warp_sum(k, keys), kept_sum = warp_sum(k, kept_keys);

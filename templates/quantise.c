@@ -121,7 +121,8 @@ static Scale scale_of(Kernel *k, Val largest)
 	Val large = val_fcompare(b, IR_GE, largest, val_f32(b, 0x1p-100));
 	Val usable = val_and(b, large, val_fcompare(b, IR_LE, largest, val_f32(b, 0x1p100)));
 	Val step = val_fmul(b, largest, val_f32(b, 1.0 / LEVELS));
-	Val inverse = val_fdiv(b, val_f32(b, LEVELS), largest);
+	/* Which level an element gets may be off a little: how far it then is from the element is what counts as error. */
+	Val inverse = val_fmul(b, val_finverse_near(b, largest), val_f32(b, LEVELS));
 	return (Scale){ val_select(b, usable, step, zero), val_select(b, usable, inverse, zero) };
 }
 
@@ -153,7 +154,7 @@ static Val chunk_address(Kernel *k, Matrix to, Val row, Val byte)
 	return val_offset(b, start, at);
 }
 
-/* Writes this thread's part of an int8 row; returns at least the 2-norm of what rounding left of the whole row. */
+/* Writes this thread's part of an int8 row; returns the sum of the squares of what rounding left of the whole row. */
 static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *x, int count, RowFacts facts, Scale scale)
 {
 	Builder *b = k->b;
@@ -173,14 +174,19 @@ static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *
 		Val inside = val_compare(b, IR_LT, s->chunk, val_i32(b, s->chunks - c));
 		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
 			Val to_chunk = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->chunk, c), s->elements));
-			for (int i = 0; i < s->elements; i += 4) {
-				Val four = val_low_bytes(b, bytes + at + i);
-				val_store(b, val_offset_const(b, to_chunk, i), four);
-			}
+			Val stored = val_low_bytes(b, bytes + at);
+			if (s->elements == 8)
+				stored = val_vector_pair(b, stored, val_low_bytes(b, bytes + at + 4), IR_V2I32);
+			val_store(b, to_chunk, stored);
 		}
 	}
-	error = val_fsqrt(b, lane_sum(k, error, s->lanes));
-	return val_fma(b, error, val_f32(b, UP), val_f32(b, HIDDEN));
+	return lane_sum(k, error, s->lanes);
+}
+
+/* At least the 2-norm. */
+static Val error_norm(Builder *b, Val squares)
+{
+	return val_fma(b, val_fsqrt_near(b, squares), val_f32(b, UP), val_f32(b, HIDDEN));
 }
 
 /* Float32 values for each row of the CTA's block, in shared memory. */
@@ -428,7 +434,8 @@ void quantise_queries(Kernel *k, const Scope *head, Place place)
 			for (int r = 0; r < batch.rows; r++) {
 				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
 				Scale scale = scale_of(k, facts.largest);
-				Val error = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
+				Val squares = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
+				Val error = error_norm(b, squares);
 				for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, zero), NULL, 0); if_next(&f);) {
 					if (k->spec->normalize == NORMALIZE_L2)
 						store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), batch.row[r],
@@ -479,10 +486,10 @@ static Held hold_keys(Kernel *k, const Share *s, Matrix m, Val row0)
 	return held;
 }
 
-/* Writes int8 keys with one scale; returns the largest error of this thread's. */
+/* Writes int8 keys with one scale; returns at least the largest error of this thread's. */
 static Val store_keys(Kernel *k, const Share *s, const Held *held, Matrix to, Scale scale)
 {
-	Val error = val_f32(k->b, 0), x[MAX_ELEMENTS];
+	Val squares = val_f32(k->b, 0), x[MAX_ELEMENTS];
 	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
 		/* Unpacked again, as twice as many registers would be in use between. */
 		Words words = held->words[r];
@@ -491,9 +498,9 @@ static Val store_keys(Kernel *k, const Share *s, const Held *held, Matrix to, Sc
 		int count = unpack_words(k, &words, x);
 		RowFacts facts = { .inverse = held->inverse[r] };
 		Val rest = store_int8(k, s, to, held->row[r], x, count, facts, scale);
-		error = val_fmax(k->b, error, rest);
+		squares = val_fmax(k->b, squares, rest);
 	}
-	return error;
+	return error_norm(k->b, squares);
 }
 
 void quantise_keys(Kernel *k, Place place)

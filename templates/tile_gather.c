@@ -1,15 +1,24 @@
 /*
  * Gathering: marks to lists of rows, and lists to tiles.
  *
- * A group is as many marks as the CTA has threads. Each thread takes the mask of one; the running sums of their bits go to
- * shared memory, and column x of round r finds the (r * cols + x)-th set bit by bisection over the sums.
+ * A span is PLAN_GATHER_SPAN blocks of the other side for each of the CTA's threads; its marks, few or many, are made a list. A group
+ * is as many of them as there are threads. Each thread takes the mask of one; the running sums of their bits go to shared memory,
+ * and column x of round r finds the (r * cols + x)-th set bit by bisection over the sums. So rounds are as full as marks allow,
+ * however many blocks those are strewn over.
  */
 #include "marks.h"
 #include "tile_parts.h"
 
+enum { MARK_PLACE_BYTES = 2 };             /* of an entry of a list of marks */
+
 static int threads_of(const Kernel *k)
 {
 	return k->launch->warps * WARP;
+}
+
+static int span_blocks(const Kernel *k)
+{
+	return PLAN_GATHER_SPAN * threads_of(k);
 }
 
 static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int count)
@@ -32,25 +41,15 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	at += 8 * threads;
 	g.ends = val_offset_const(b, k->shared, at);
 	at += 4 * threads;
+	g.blocks = val_offset_const(b, k->shared, at);
+	at += 4 * threads;
+	g.marks = val_offset_const(b, k->shared, at);
+	at += k->spec->views * span_blocks(k) * MARK_PLACE_BYTES;
 	g.lists = val_offset_const(b, k->shared, at);
 	at += k->launch->slots * 4 * cols;
 	g.warp_sums = val_offset_const(b, k->shared, at);
 	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
 	return g;
-}
-
-/* Of a mark that is kept roughly, if it is. */
-static void read_rough(Kernel *k, const GatherWalk *w, Val number, Val *mask)
-{
-	Builder *b = k->b;
-	Val *changed[] = { mask };
-	Val beyond = val_compare(b, IR_GE, number, w->marks.room);
-	Val rough = val_and(b, beyond, val_compare(b, IR_LT, number, w->marks.rough_room));
-	for (If r = if_begin(b, rough, changed, 1); if_next(&r);) {
-		Val both = val_load(b, rough_at(k, &w->marks, number), IR_I32);
-		Val half = val_shr(b, both, val_i32(b, w->by_keys ? 16 : 0));
-		*mask = rough_mask(k, half);
-	}
 }
 
 /* The mask of a mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
@@ -77,75 +76,153 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), count);
 			mask = val_i64(b, -1);
 			Val room = val_compare(b, IR_LT, number, w->marks.room);
-			for (If r = if_begin(b, room, changed, 1); if_next(&r);) {
-				Val mark = mark_at(k, &w->marks, row_block, number);
-				mask = val_load(b, val_offset_const(b, mark, w->by_keys ? 8 : 0), IR_I64);
-			}
-			if (w->marks.packed)
-				read_rough(k, w, number, &mask);
+			for (If r = if_begin(b, room, changed, 1); if_next(&r);)
+				mask = mark_mask(k, &w->marks, row_block, number, w->by_keys);
 		}
 	}
 	return mask;
 }
 
-/* x summed over this lane and those below it. */
-static Val lanes_running_sum(Kernel *k, Val x)
-{
-	Builder *b = k->b;
-	Val all = val_i32(b, -1), clamp = val_i32(b, 0), zero = val_i32(b, 0);
-	for (int distance = 1; distance < WARP; distance *= 2) {
-		Val offset = val_i32(b, distance);
-		Val below = ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind up>", IR_I32, 4, (Val[]){ all, x, offset, clamp });
-		Val has = val_compare(b, IR_GE, k->lane, offset);
-		x = val_add(b, x, val_select(b, has, below, zero));
-	}
-	return x;
-}
-
-/* Masks and running sums of a group, for all threads to read; returns the group's sum. */
-static Val share_group(Gather *g, Val mask)
+/* x summed over this thread and those below it; sets the sum over all. One barrier, and another is due before the next such sum. */
+static Val running_sum(Gather *g, Val x, Val *total)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	Val count = count_bits(k, mask);
-	Val end = lanes_running_sum(k, count);
+	Val end = warp_running_sum(k, x);
 	Val last_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, WARP - 1));
 	for (If f = if_begin(b, last_lane, NULL, 0); if_next(&f);)
 		val_store(b, val_offset(b, g->warp_sums, val_mul_i32(b, k->warp, 4)), end);
 	kernel_barrier(k);
-	Val total = val_i32(b, 0), before = total;
+	Val before = val_i32(b, 0);
+	*total = before;
 	for (int w = 0; w < k->launch->warps; w++) {
 		Val sum = val_load(b, val_offset_const(b, g->warp_sums, 4 * w), IR_I32);
 		Val earlier = val_compare(b, IR_GT, k->warp, val_i32(b, w));
 		before = val_add(b, before, val_select(b, earlier, sum, val_i32(b, 0)));
-		total = val_add(b, total, sum);
+		*total = val_add(b, *total, sum);
 	}
-	end = val_add(b, before, end);
+	return val_add(b, before, end);
+}
+
+/* ---- spans ---- */
+
+/* Where a walk's first span begins: words are of a multiple of as many key tiles as a thread looks at. */
+static Val first_span(Kernel *k, const GatherWalk *walk)
+{
+	Val down = val_div_i32(k->b, walk->first, PLAN_GATHER_SPAN);
+	return val_mul_i32(k->b, down, PLAN_GATHER_SPAN);
+}
+
+/* The bits of a word, at a block that may have marks. */
+static Val word_bits(Kernel *k, const GatherWalk *w, Val other)
+{
+	Builder *b = k->b;
+	Val tile = w->by_keys ? w->block : other;
+	Val at = marks_words_at(k, &w->marks, w->by_keys ? other : w->block);
+	Val word = val_div_i32(b, tile, PLAN_WORD_MARKS);
+	return val_load(b, val_offset(b, at, val_mul_i32(b, word, WORD_BYTES)), IR_I32);
+}
+
+/* Which of the thread's blocks of a span have a mark, a bit each. Some block of the walk may have. */
+static Val marked_blocks(Kernel *k, const GatherWalk *w, Val span)
+{
+	Builder *b = k->b;
+	Val own = val_add(b, span, val_mul_i32(b, k->thread, PLAN_GATHER_SPAN));
+	Val last = val_add_i32(b, w->end, -1), one = val_i32(b, 1), zero = val_i32(b, 0), found = zero, bits = zero;
+	for (int n = 0; n < PLAN_GATHER_SPAN; n++) {
+		Val other = val_add_i32(b, own, n);
+		Val within = val_min(b, val_max(b, other, w->first), last);
+		if (w->by_keys || n == 0)
+			bits = word_bits(k, w, within);
+		Val place = val_rem_i32(b, w->by_keys ? w->block : other, PLAN_WORD_MARKS);
+		Val marked = val_and(b, val_shr(b, bits, place), one);
+		marked = val_select(b, val_compare(b, IR_EQ, other, within), marked, zero);
+		found = val_or(b, found, val_shl(b, marked, val_i32(b, n)));
+	}
+	return found;
+}
+
+static Val listed_at(Gather *g, const GatherWalk *w, Val n)
+{
+	Builder *b = g->k->b;
+	Val list = val_offset_const(b, g->marks, w->list * span_blocks(g->k) * MARK_PLACE_BYTES);
+	return val_offset(b, list, val_mul_i32(b, n, MARK_PLACE_BYTES));
+}
+
+/* Lists the blocks that have marks, in order; returns how many. */
+static Val list_marks(Gather *g, const GatherWalk *w, Val span)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val marked = marked_blocks(k, w, span), total;
+	Val count = val_popc(b, marked);
+	Val first = val_sub(b, running_sum(g, count, &total), count);
+	for (int n = 0; n < PLAN_GATHER_SPAN; n++) {
+		Val below = val_and(b, marked, val_i32(b, (1 << n) - 1));
+		Val own = val_and(b, marked, val_i32(b, 1 << n));
+		Val place = val_add_i32(b, val_mul_i32(b, k->thread, PLAN_GATHER_SPAN), n);
+		Val at = listed_at(g, w, val_add(b, first, val_popc(b, below)));
+		for (If f = if_begin(b, val_compare(b, IR_NE, own, val_i32(b, 0)), NULL, 0); if_next(&f);)
+			val_store(b, at, val_low_i16(b, place));
+	}
+	kernel_barrier(k);
+	return total;
+}
+
+/* The block of mark n of the list, if there is one. */
+static Val listed_block(Gather *g, const GatherWalk *w, Val span, Val count, Val n)
+{
+	Builder *b = g->k->b;
+	Val block = val_i32(b, GATHER_NOTHING / PLAN_MARK);
+	Val *changed[] = { &block };
+	for (If f = if_begin(b, val_compare(b, IR_LT, n, count), changed, 1); if_next(&f);) {
+		Val place = val_load(b, listed_at(g, w, n), IR_I16);
+		block = val_add(b, span, val_widen_i16(b, place));
+	}
+	return block;
+}
+
+/* A span's list, and the masks of its first group. Where there are no more blocks than threads, the list is of them all: one read less
+ * that others wait for. */
+static GatherSpan read_span(Gather *g, const GatherWalk *w, Val span)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	GatherSpan read = { val_i32(b, 0), val_i64(b, 0) };
+	Val left = val_sub(b, w->end, span);
+	Val *changed[] = { &read.count, &read.mask };
+	for (If f = if_begin(b, val_compare(b, IR_LT, w->first, w->end), changed, 2); if_next(&f);) {
+		Val few = val_compare(b, IR_LE, left, val_i32(b, threads_of(k)));
+		for (Either e = either_begin(b, few, changed, 1); either_next(&e);)
+			if (e.otherwise) {
+				read.count = list_marks(g, w, span);
+			} else {
+				val_store(b, listed_at(g, w, k->thread), val_low_i16(b, k->thread));
+				read.count = left;
+			}
+		read.mask = mask_of(k, w, listed_block(g, w, span, read.count, k->thread));
+	}
+	return read;
+}
+
+/* ---- groups ---- */
+
+/* Masks, their blocks and running sums of a group, for all threads to read; returns the group's sum. */
+static Val share_group(Gather *g, Val mask, Val block)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val total;
+	Val end = running_sum(g, count_bits(k, mask), &total);
 	val_store(b, val_offset(b, g->ends, val_mul_i32(b, k->thread, 4)), end);
+	val_store(b, val_offset(b, g->blocks, val_mul_i32(b, k->thread, 4)), block);
 	val_store(b, val_offset(b, g->masks, val_mul_i32(b, k->thread, 8)), mask);
 	kernel_barrier(k);
 	return total;
 }
 
-/* The place of the n-th set bit of a mask that has more than n, from 0. */
-static Val nth_bit(Kernel *k, Val mask, Val n)
-{
-	Builder *b = k->b;
-	Val word = val_low_i32(b, mask), high = val_high_i32(b, mask), place = val_i32(b, 0);
-	for (int width = WARP; width > 0; width /= 2) {
-		Val lower = width == WARP ? word : val_and(b, word, val_i32(b, (int32_t)((1u << width) - 1)));
-		Val count = val_popc(b, lower);
-		Val up = val_compare(b, IR_GE, n, count);
-		Val upper = width == WARP ? high : val_shr(b, word, val_i32(b, width));
-		word = val_select(b, up, upper, lower);
-		n = val_sub(b, n, val_select(b, up, count, val_i32(b, 0)));
-		place = val_add(b, place, val_select(b, up, val_i32(b, width), val_i32(b, 0)));
-	}
-	return place;
-}
-
-/* The row of entry number `entry` of the group that begins with mark `first`. */
-static Val entry_row(Gather *g, Val first, Val entry)
+/* The row of entry number `entry` of the group. */
+static Val entry_row(Gather *g, Val entry)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
@@ -160,8 +237,9 @@ static Val entry_row(Gather *g, Val first, Val entry)
 	Val mask = val_load(b, val_offset(b, g->masks, val_mul_i32(b, mark, 8)), IR_I64);
 	Val count = count_bits(k, mask);
 	Val number = val_sub(b, entry, val_sub(b, end, count));
-	Val block = val_mul_i32(b, val_add(b, first, mark), PLAN_MARK);
-	return val_add(b, block, nth_bit(k, mask, number));
+	Val block = val_load(b, val_offset(b, g->blocks, val_mul_i32(b, mark, 4)), IR_I32);
+	Val row0 = val_mul_i32(b, block, PLAN_MARK);
+	return val_add(b, row0, nth_bit(k, mask, number));
 }
 
 /* Of lists, or of slots, of so many bytes: the round's. */
@@ -180,7 +258,7 @@ static void at_round(Gather *g, Val round)
 }
 
 /* The rows of a round's tile, one thread a column. */
-static void write_list(Gather *g, Val first, Val round)
+static void write_list(Gather *g, Val round)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
@@ -193,7 +271,7 @@ static void write_list(Gather *g, Val first, Val round)
 			Val *changed[] = { &row };
 			Val exists = val_compare(b, IR_LT, entry, g->total);
 			for (If e = if_begin(b, exists, changed, 1); if_next(&e);)
-				row = entry_row(g, first, entry);
+				row = entry_row(g, entry);
 			val_store(b, val_offset(b, g->list, val_mul_i32(b, column, 4)), row);
 		}
 	}
@@ -223,7 +301,7 @@ static void copy_stream(Gather *g, int n)
 }
 
 /* A group of copies each, whether the round exists or not, so that counting groups is counting streams. */
-static void copy_round(Gather *g, Val first, Val round)
+static void copy_round(Gather *g, Val round)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
@@ -232,7 +310,7 @@ static void copy_round(Gather *g, Val first, Val round)
 	for (int n = 0; n < g->walk->stream_count; n++) {
 		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);) {
 			if (n == 0)
-				write_list(g, first, round);
+				write_list(g, round);
 			copy_stream(g, n);
 		}
 		copies_commit(k);
@@ -260,36 +338,47 @@ static void begin_copies(Gather *g)
 	for (If f = if_begin(b, some, NULL, 0); if_next(&f);) {
 		copy_residents(g);
 		if (copies_ahead(g))
-			copy_round(g, g->groups.index, val_i32(b, 0));
+			copy_round(g, val_i32(b, 0));
 	}
 }
 
-/* The first mark of the first group. */
-static Val first_group(Kernel *k, const GatherWalk *walk)
+void gather_ahead(Gather *g, GatherWalk *walks, int count)
 {
-	int threads = threads_of(k);
-	return val_mul_i32(k->b, val_div_i32(k->b, walk->first, threads), threads);
-}
-
-void gather_ahead(Kernel *k, GatherWalk *walk)
-{
-	walk->mask = mask_of(k, walk, val_add(k->b, first_group(k, walk), k->thread));
+	for (int n = 0; n < count; n++)
+		walks[n].ahead = read_span(g, &walks[n], first_span(g->k, &walks[n]));
 }
 
 void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count)
 {
-	enum { OWN = 2 };
+	enum { OWN = 3 };
 	Builder *b = g->k->b;
-	Val first = first_group(g->k, walk);
 	g->walk = walk;
 	g->found = val_i32(b, 0);
-	g->mask = val_is_null(walk->mask) ? mask_of(g->k, walk, val_add(b, first, g->k->thread)) : walk->mask;
+	g->span = walk->ahead;
 	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + OWN);
-	all[0] = &g->found;
-	all[1] = &g->mask;
+	all[0] = &g->span.count;
+	all[1] = &g->found;
+	all[2] = &g->span.mask;
 	for (int i = 0; i < carry_count; i++)
 		all[OWN + i] = carry[i];
-	g->groups = loop_begin(b, first, walk->end, threads_of(g->k), all, carry_count + OWN);
+	g->spans = loop_begin(b, first_span(g->k, walk), walk->end, span_blocks(g->k), all, carry_count + OWN);
+}
+
+static void enter_span(Gather *g)
+{
+	Val **within = g->spans.carry + 1;                     /* all but the count */
+	g->groups = loop_begin(g->k->b, val_i32(g->k->b, 0), g->span.count, threads_of(g->k), within, g->spans.count - 1);
+}
+
+static void leave_span(Gather *g)
+{
+	Builder *b = g->k->b;
+	Val next = val_add_i32(b, g->spans.index, span_blocks(g->k));
+	Val *changed[] = { &g->span.count, &g->span.mask };
+	for (If f = if_begin(b, val_compare(b, IR_LT, next, g->walk->end), changed, 2); if_next(&f);) {
+		kernel_barrier(g->k);                          /* everyone has read the list */
+		g->span = read_span(g, g->walk, next);
+	}
 }
 
 /* A group's marks, then the loop over its rounds. */
@@ -297,10 +386,12 @@ static void enter_group(Gather *g)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	g->total = share_group(g, g->mask);
+	Val own = val_add(b, g->groups.index, k->thread);
+	Val block = listed_block(g, g->walk, g->spans.index, g->span.count, own);
+	g->total = share_group(g, g->span.mask, block);
 	/* The next group's, under way while this one is worked on. */
-	Val next = val_add(b, g->groups.index, val_add_i32(b, k->thread, threads_of(k)));
-	g->mask = mask_of(k, g->walk, next);
+	Val next = val_add_i32(b, own, threads_of(k));
+	g->span.mask = mask_of(k, g->walk, listed_block(g, g->walk, g->spans.index, g->span.count, next));
 	g->found = val_add(b, g->found, g->total);
 	begin_copies(g);
 	Val up = val_add_i32(b, g->total, g->cols - 1);
@@ -310,7 +401,7 @@ static void enter_group(Gather *g)
 static void enter_round(Gather *g)
 {
 	Val round = g->rounds.index;
-	copy_round(g, g->groups.index, copies_ahead(g) ? val_add_i32(g->k->b, round, 1) : round);
+	copy_round(g, copies_ahead(g) ? val_add_i32(g->k->b, round, 1) : round);
 	at_round(g, round);
 	g->index = axis_load_shared(g->k, g->cols, g->list, IR_V2I32);
 }
@@ -325,7 +416,10 @@ Range gather_range(Gather *g)
 
 bool gather_round(Gather *g)
 {
-	if (!g->groups.entered) {
+	if (!g->spans.entered) {
+		if (!loop_next(&g->spans))
+			return false;
+		enter_span(g);
 		if (!loop_next(&g->groups))
 			return false;
 		enter_group(g);
@@ -338,6 +432,8 @@ bool gather_round(Gather *g)
 	kernel_barrier(g->k);
 	loop_next(&g->rounds);
 	loop_next(&g->groups);
+	leave_span(g);
+	loop_next(&g->spans);
 	return false;
 }
 

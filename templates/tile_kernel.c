@@ -78,6 +78,8 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
 	split_thread(&k);
+	if (plan_is_followed(plan, launch))
+		ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action launch_dependents>", IR_TYPE_COUNT, 0, NULL);
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	blocks_begin(&k);
 	if (kernel_uses_groups(&k)) {
@@ -88,6 +90,16 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 		wgmma_begin(&k);
 	}
 	return k;
+}
+
+/* A launch that ran beside others does not end before them, so that what comes next waits for all. One CTA is enough for that, and
+ * the last one keeps no other from starting. */
+static void wait_for_others(Kernel *k)
+{
+	Builder *b = k->b;
+	Val last = val_add_i32(b, kernel_grid(k), -1);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, kernel_cta(k), last), NULL, 0); if_next(&f);)
+		ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action wait>", IR_TYPE_COUNT, 0, NULL);
 }
 
 /* Which arguments are tensor maps: lowering makes them what they must be. */
@@ -111,6 +123,8 @@ bool kernel_end(Kernel *k)
 		if_next(&k->consumer);
 	}
 	blocks_end(k);
+	if (launch->beside)
+		wait_for_others(k);
 	ir_op(b, "gpu.return", NULL, IR_TYPE_COUNT, 0, NULL);
 	launch->shared_bytes = k->shared_bytes;
 	if (k->shared_bytes > k->plan->shared_limit) {

@@ -164,6 +164,19 @@ Val warp_sum(Kernel *k, Val x)
 	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind add>", IR_I32, 2, (Val[]){ x, all });
 }
 
+Val warp_running_sum(Kernel *k, Val x)
+{
+	Builder *b = k->b;
+	Val all = val_i32(b, -1), clamp = val_i32(b, 0), zero = val_i32(b, 0);
+	for (int distance = 1; distance < WARP; distance *= 2) {
+		Val offset = val_i32(b, distance);
+		Val below = ir_op(b, "nvvm.shfl.sync", "kind = #nvvm<shfl_kind up>", IR_I32, 4, (Val[]){ all, x, offset, clamp });
+		Val has = val_compare(b, IR_GE, k->lane, offset);
+		x = val_add(b, x, val_select(b, has, below, zero));
+	}
+	return x;
+}
+
 Val lane_value(Kernel *k, Val x, Val lane)
 {
 	Val all = val_i32(k->b, -1), clamp = val_i32(k->b, WARP - 1);

@@ -97,7 +97,8 @@ Val warp_any(Kernel *k, Val condition);
 Val warp_ballot(Kernel *k, Val condition);
 Val warp_or(Kernel *k, Val x);
 Val warp_sum(Kernel *k, Val x);              /* of i32 values, in every lane */
-Val lane_value(Kernel *k, Val x, Val lane);  /* the i32 of one lane, in every lane */
+Val warp_running_sum(Kernel *k, Val x);      /* over this lane and those below it */
+Val lane_value(Kernel *k, Val x, Val lane);  /* the i32 of a lane, which each lane names for itself */
 void warp_sync(Kernel *k);
 /* Of all warps, those that only fetch too, wherever they are. */
 void kernel_meet(Kernel *k);

@@ -88,7 +88,7 @@ static void test_info(void)
 static void expect_refusal(const tda_count_args *args, tda_status status, const char *message)
 {
 	Binding binding;
-	tda_status got = validate_count(counter->manifest, args, &binding);
+	tda_status got = validate_count(counter, args, &binding);
 
 	CHECK(got == status && strstr(tda_error_message(), message), "%s, not: %s", got ? tda_error_message() : "accepted", message);
 }
@@ -99,7 +99,7 @@ static void test_refusals(void)
 	tda_forward_args forward = TDA_FORWARD_ARGS_INIT;
 	Binding b;
 
-	CHECK(validate_count(counter->manifest, &args, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_count(counter, &args, &b) == TDA_OK, "%s", tda_error_message());
 	args.size = 8;
 	expect_refusal(&args, TDA_BAD_ARGUMENT, "args: size is 8 bytes");
 	args = good_args();
@@ -124,8 +124,8 @@ static void test_refusals(void)
 	expect_refusal(&args, TDA_BAD_ARGUMENT, "counts: the address 0x");
 	args.counts = args.q[0].data;
 	expect_refusal(&args, TDA_BAD_ARGUMENT, "counts overlaps q1: what a call writes must not share memory with anything else of the call");
-	CHECK(validate_count(dense->manifest, &args, &b) == TDA_UNSUPPORTED, "a file that computes attention");
-	CHECK(validate_forward(counter->manifest, &forward, &b) == TDA_UNSUPPORTED, "a file that counts");
+	CHECK(validate_count(dense, &args, &b) == TDA_UNSUPPORTED, "a file that computes attention");
+	CHECK(validate_forward(counter, &forward, &b) == TDA_UNSUPPORTED, "a file that counts");
 	CHECK_MESSAGE("tda was compiled with --plan count, which counts pairs and computes no attention: compile the spec with another plan");
 	CHECK(tda_count(NULL, &args, NULL) == TDA_BAD_ARGUMENT && tda_count(counter, NULL, NULL) == TDA_BAD_ARGUMENT, "null pointers");
 	CHECK_MESSAGE("args: the pointer is null");

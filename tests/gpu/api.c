@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "api_case.h"
+#include "call_time.h"
 #include "error.h"
 
 enum { EXIT_NO_GPU = 77 };
@@ -243,49 +243,8 @@ static tda_status check_contexts(Check *check)
 
 /* ---- time of a call ---- */
 
-enum { CALLS = 200, AHEAD = 10 };      /* launches of the large case that keep the stream busy */
-
-static double microseconds(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-/* Host time of one call; the stream is empty before each. */
-static tda_status time_calls(const Case *c, CUstream stream, double *forward_us, double *backward_us)
-{
-	double forward_samples[CALLS], backward_samples[CALLS];
-	tda_forward_args forward = case_forward_args(c);
-	tda_backward_args backward = case_backward_args(c);
-
-	for (int n = 0; n < CALLS; n++) {
-		double start = microseconds(), middle, end;
-		tda_status status = tda_forward(c->kernel, &forward, stream);
-
-		middle = microseconds();
-		if (status || (status = tda_backward(c->kernel, &backward, stream)))
-			return status;
-		end = microseconds();
-		if ((status = driver_check(driver.cuStreamSynchronize(stream), "cuStreamSynchronize")))
-			return status;
-		forward_samples[n] = middle - start;
-		backward_samples[n] = end - middle;
-	}
-	qsort(forward_samples, CALLS, sizeof(double), compare_doubles);
-	qsort(backward_samples, CALLS, sizeof(double), compare_doubles);
-	*forward_us = forward_samples[CALLS / 2];
-	*backward_us = backward_samples[CALLS / 2];
-	return TDA_OK;
-}
+enum { AHEAD = 10 };                   /* launches of the large case that keep the stream busy */
+static const double own_bound = 8;     /* microseconds of libtda's own in a call */
 
 /* Milliseconds of work, then a small call behind it: were anything to wait, the stream would be idle afterwards. */
 static tda_status check_still_busy(const Case *large, const Case *small, CUstream stream)
@@ -303,19 +262,27 @@ static tda_status check_still_busy(const Case *large, const Case *small, CUstrea
 	return state == CUDA_NOT_READY ? TDA_OK : driver_check(state, "cuStreamQuery");
 }
 
+static tda_status check_own(double own, const char *call)
+{
+	if (own <= own_bound)
+		return TDA_OK;
+	return tda_fail(TDA_INTERNAL, "libtda's own part of a %s takes %.1f us, more than %g", call, own, own_bound);
+}
+
 static tda_status check_time(Check *check)
 {
 	Case small = {0}, large = {0};
 	CUstream stream = NULL;
-	double forward = 0, backward = 0;
+	CallTimes times = {0};
 	tda_status status;
 
-	if (!(status = new_case(&small, check->kernel, 1, 4, 128, 5)) && !(status = new_stream(&stream)) &&
+	if (!(status = new_case(&small, check->kernel, 1, 16, 128, 5)) && !(status = new_stream(&stream)) &&
 	    !(status = new_case(&large, check->kernel, 2, 16, 2048, 6)) && !(status = tda_preload(check->kernel)) &&
-	    !(status = time_calls(&small, stream, &forward, &backward)))
+	    !(status = call_times(&small, stream, &times)) && !(status = check_own(times.own_forward, "forward")) &&
+	    !(status = check_own(times.own_backward, "backward")))
 		status = check_still_busy(&large, &small, stream);
-	snprintf(check->note, sizeof(check->note), "a call takes the host %.1f us forward, %.1f us backward", forward,
-	         backward);
+	snprintf(check->note, sizeof(check->note), "a call takes the host %.1f us forward, %.1f us backward; of it libtda's own: "
+	         "%.1f, %.1f", times.forward, times.backward, times.own_forward, times.own_backward);
 	if (stream)
 		driver.cuStreamSynchronize(stream);
 	case_free(&large);

@@ -27,7 +27,7 @@ SPECS = "tda", "tda_rmsnorm", "tda_layers", "tra"
 
 class FakeCuda(ctypes.Structure):
     """Of tests/runtime/fake_cuda.h, as far as it is looked at."""
-    _fields_ = [("set", ctypes.c_int * 3), ("context_id", ctypes.c_ulonglong * 3), ("loads", ctypes.c_int),
+    _fields_ = [("set", ctypes.c_int * 6), ("context_id", ctypes.c_ulonglong * 3), ("loads", ctypes.c_int),
                 ("unloads", ctypes.c_int), ("launches", ctypes.c_int), ("forbidden", ctypes.c_int),
                 ("shared_bytes", ctypes.c_int), ("grid", ctypes.c_uint), ("block", ctypes.c_uint),
                 ("stream", ctypes.c_void_p), ("blocks", ctypes.c_int), ("waits", ctypes.c_int)]
@@ -119,8 +119,8 @@ def test_pytorch():
             sizes = self.program.sizes(self.shape)
             self.saved_bytes, self.forward_scratch = sizes.saved, sizes.forward_scratch
             self.backward_scratch = sizes.backward_scratch
-            self.on_gpu, self.device = True, torch.device("cpu", 0)
-            self.functions = _lib.library().tda_forward, _lib.library().tda_backward
+            self.device = torch.device("cpu", 0)
+            self.run_on_gpu(0)
 
         def work(self, size):
             block = torch.empty(size + 256, dtype=torch.uint8)

@@ -212,6 +212,134 @@ def test_refusals():
     expect_error(RuntimeError, "is not loaded here", lambda: torch.ops.tda.forward(q, k, v, [], "unknown", 0, 0))
 
 
+# ---- calls that are like earlier ones ----
+
+def counted(call):
+    """(what it returns, whether it looked at its tensors)"""
+    looks, usual = [], _torch._plan_of
+
+    def plan_of(*arguments):
+        looks.append(arguments)
+        return usual(*arguments)
+
+    _torch._plan_of = plan_of
+    try:
+        return call(), bool(looks)
+    finally:
+        _torch._plan_of = usual
+
+
+def test_known_calls():
+    """The shorter way gives the same results, and is taken by calls that are like earlier ones, and by no others."""
+    case = Case(small("tda_layers"))
+    wanted, looked = counted(case.results)
+    expect(looked, "the first call")
+    for way in ("again", "in another thread"):
+        got = []
+        thread = threading.Thread(target=lambda: got.append(counted(case.results)))
+        thread.start() if way != "again" else got.append(counted(case.results))
+        if way != "again":
+            thread.join()
+        expect(same(got[0][0], wanted) and not got[0][1], f"{way}: another result, or another way")
+    q, k, v, (beta, lam) = case.q, case.k, case.v, case.params.values()
+    plain = [x.detach() for x in case.inputs()]
+
+    def other(what, known, **arguments):
+        """A call with some arguments changed, twice: it is new, then known, or never known."""
+        arguments = {"q": q, "k": k, "v": v, "beta": beta, "lam": lam, "layer": 1, **arguments}
+        (o, looked), (again, looked_again) = (counted(lambda: case.attn(**arguments)) for _ in range(2))
+        plainly = tda.reference(case.attn)(**{name: x for name, x in arguments.items() if x is not None})
+        expect(torch.equal(o, again) and relative(o, plainly) < 1e-6, f"{what}: results")
+        expect(looked and looked_again != known, f"{what}: {looked}, {looked_again}")
+        expect(o.requires_grad == plainly.requires_grad, f"{what}: requires_grad is {o.requires_grad}")
+
+    other("another layer", True, layer=2)
+    other("parameters in another order", True, **dict(reversed(list({"beta": beta, "lam": lam, "layer": 1}.items()))))
+    other("tuples", True, q=tuple(q), layer=0)
+    other("a parameter that is None", False, lam=None)
+    numbers = [case.attn(q=q, k=k, v=v, beta=0.5, lam=x, layer=1) for x in (0.25, 0.25, 0.75)]
+    expect(torch.equal(*numbers[:2]) and not torch.equal(*numbers[1:]), "numbers")
+    other("the same tensor twice", False, q=[q[0], q[0]])
+    other("no gradients", True, **dict(zip(("q", "k", "v", "beta", "lam"), (plain[:2], plain[2:4], *plain[4:]))))
+    other("gradients of one alone", True, q=plain[:2], k=plain[2:4], v=plain[4], beta=plain[5])
+    other("other strides", True, v=v.detach().transpose(1, 2).contiguous().transpose(1, 2))
+    other("other lengths", True, q=[x[:, :, :24] for x in q])
+    other("expanded", True, v=v[:1].expand(2, -1, -1, -1))
+    other("copied", False, v=v.detach().transpose(2, 3).contiguous().transpose(2, 3))
+    expect_error(ValueError, "q[0] is torch.float64", lambda: case.attn(q=[x.double() for x in q], k=k, v=v))
+    square = small(head_dim=16)
+    x = [torch.randn(1, 2, 8, 16) for _ in range(5)]
+    square(q=x[:2], k=x[2:4], v=x[4])
+    expect_error(ValueError, "q and k are 1 and 3 tensors", lambda: square(q=x[:1], k=x[1:4], v=x[4]))
+    with torch.no_grad():
+        expect(not case.run().requires_grad, "no_grad")
+    with torch.inference_mode():
+        expect(case.run().is_inference(), "inference mode")
+    expect(counted(case.run)[0].grad_fn is not None, "after those modes")
+
+
+class Seen(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.ops = []
+
+    def __torch_dispatch__(self, op, types, arguments=(), keywords=None):
+        self.ops.append(op)
+        return op(*arguments, **(keywords or {}))
+
+
+def test_known_to_none():
+    """Modes, transforms and subclasses see the operators, whatever calls there were before."""
+    case = Case(small())
+    wanted = [case.results() for _ in range(2)][1]
+    with Seen() as seen:
+        o = case.run()
+    expect(torch.ops.tda.forward.default in seen.ops and torch.equal(o, wanted[0]), "a mode does not see the operator")
+    q, k, v = ([x.detach() for x in xs] for xs in (case.q, case.k, [case.v]))
+    params = {name: x.detach() for name, x in case.params.items()}
+
+    def call(x):
+        return (case.attn(q=[x, q[1]], k=k, v=v[0], **params) * case.grad_o).sum()
+
+    for _ in range(2):
+        call(q[0].requires_grad_())
+    left = []
+    try:
+        got = torch.func.grad(lambda x: left.append(x) or call(x))(q[0].detach())
+        expect(relative(got, wanted[1]) < 1e-6, "torch.func.grad")
+    except RuntimeError as error:
+        expect("setup_context" in str(error) or "functorch" in str(error), f"torch.func.grad: {error}")
+    expect(torch.equal(case.attn(q=[left[0], q[1]], k=k, v=v[0], **params), wanted[0]), "what a transform has left behind")
+    fake = torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        expect(isinstance(case.run(), torch._subclasses.FakeTensor), "fake tensors")
+
+    class Sub(torch.Tensor):
+        pass
+
+    sub = case.attn(q=[q[0].detach().as_subclass(Sub), q[1]], k=k, v=v[0], **params)
+    expect(torch.equal(torch.Tensor(sub), wanted[0]), "a subclass")
+    misaligned = torch.zeros(v[0].numel() + 1)[1:].view(v[0].shape).copy_(v[0])
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        o = case.attn(q=q, k=k, v=misaligned, **params)
+    expect(torch.equal(o, wanted[0]), "an address that is not aligned")
+
+
+def test_without_guards():
+    """A PyTorch without the comparison: every call looks at its tensors."""
+    case = Case(small())
+    wanted = case.results()
+    usual, _torch._comparison = _torch._comparison, None
+    try:
+        other = Case(tda.compile("tda", dtype="f32", head_dim=16))
+        got = [counted(other.results) for _ in range(2)]
+    finally:
+        _torch._comparison = usual
+    expect(all(same(results, wanted) and looked for results, looked in got), "without the comparison")
+    expect(usual is not None, "this PyTorch has no such guards: calls take longer")
+
+
 # ---- PyTorch's own machinery ----
 
 def test_operators():
@@ -558,5 +686,6 @@ def test_gpu_script():
 
 warnings.filterwarnings("ignore", message="tda: tensors on the CPU")
 run_tests(test_specs, test_reference, test_layouts, test_copies, test_parameters, test_target, test_refusals,
-          test_operators, test_symbolic_sizes, test_compile, test_checkpoint, test_moved, test_autocast, test_second_derivative,
+          test_known_calls, test_known_to_none, test_without_guards, test_operators, test_symbolic_sizes, test_compile,
+          test_checkpoint, test_moved, test_autocast, test_second_derivative,
           test_forward_mode, test_export, test_ddp, test_threads, test_module, test_dlpack, test_example, test_gpu_script)

@@ -1,19 +1,21 @@
 /*
  * What libtda asks of the CUDA driver, on a driver that only records: one load per context, none while a stream is
- * captured, contexts made anew at an old address, chips that are too old, PTX that the driver refuses, threads; and
- * never an allocation, a copy or a wait.
+ * captured, contexts made anew at an old address, chips that are too old, PTX that the driver refuses, tensor maps made
+ * once a shape and context, threads; and never an allocation, a copy or a wait.
  */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "../../runtime/cuda.h"
+#include "../../runtime/recent.h"
 #include "fake_cuda.h"
 #include "fixture.h"
 
 static FakeCuda *fake;
 static void (*set_current)(int n);
+static const unsigned long long *(*launched)(void);
+static Cuda *cuda;                     /* that libtda calls */
 
 static void *at(uintptr_t address)
 {
@@ -124,6 +126,85 @@ static void test_maps(void)
 	tda_close(kernel);
 }
 
+/* Launches that are beside others start early, but not where those have no CTAs. */
+static void test_beside(void)
+{
+	tda_kernel *kernel = open_kernel_with("//! kernel forward first 128 0 q_len-64\n"
+	                                      "//! kernel forward second 128 0 1\n//! beside\n"
+	                                      "//! kernel forward third 128 0 k_len/65\n//! beside\n"
+	                                      "//! kernel forward fourth 64 0 7\n//! beside\n"
+	                                      "//! kernel forward fifth 128 0 1\n");
+	tda_forward_args args = good_arguments();
+	int early = fake->early, launches = fake->launches;
+
+	set_current(0);
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->launches == launches + 5 && fake->early == early + 1, "%d launches, of them %d early, where the first and the "
+	      "third have no CTAs", fake->launches - launches, fake->early - early);
+	args.shape.q_len = args.shape.k_len = 65;
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->early == early + 4 && fake->stream == at(0x55), "%d early of three", fake->early - early - 1);
+	tda_close(kernel);
+}
+
+enum { FORWARD_MAP = 5 };              /* that argument of the fixture's kernel forward is the map of k1 */
+
+/* A call of a shape that has been before makes no map: it gives a copy of the one there is its own address. */
+static void test_kept_maps(void)
+{
+	tda_kernel *kernel = open_kernel();
+	tda_forward_args args = good_arguments();
+	CUresult (*replace)(CUtensorMap *map, void *address) = cuda->cuTensorMapReplaceAddress;
+	int maps = fake->maps, moved = fake->moved, launches;
+
+	set_current(0);
+	fake->map_argument = FORWARD_MAP;
+	for (int n = 0; n < 4; n++) {
+		args.k[0].data = at(n % 2 ? 0x1100000 : 0x1000000);
+		CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && launched()[0] == (uintptr_t)args.k[0].data, "call %d: address", n);
+		CHECK(launched()[1] == 64 && launched()[2] == 64, "call %d: entries", n);
+	}
+	CHECK(fake->maps == maps + 1 && fake->moved == moved + 2, "%d maps, %d moved", fake->maps - maps, fake->moved - moved);
+	args.k[0].row_stride = 128;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->maps == maps + 2 && fake->map_stride[0] == 256, "other strides");
+	cuda->cuTensorMapReplaceAddress = NULL;
+	args.k[0].data = at(0x1200000);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->maps == maps + 3 && launched()[0] == 0x1200000,
+	      "a driver that can't replace an address");
+	cuda->cuTensorMapReplaceAddress = replace;
+	set_current(1);
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && fake->maps == maps + 4, "another context's map was used");
+	launches = fake->launches;
+	args.shape.k_len = 32;
+	fake->map_result = 1;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_CUDA_ERROR && fake->launches == launches, "launched without a map");
+	CHECK_MESSAGE("argument 5 of kernel forward: cuTensorMapEncodeTiled: CUDA_ERROR_OTHER: something else");
+	fake->map_result = 0;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && launched()[2] == 32, "after a map that was refused");
+	args.shape.k_len = 0;
+	CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && tda_forward(kernel, &args, NULL) == TDA_OK && launched()[0] == 0,
+	      "maps without entries");
+	tda_close(kernel);
+}
+
+/* Ever new shapes: the launches are right, and old ones come back right. */
+static void test_many_shapes(void)
+{
+	tda_kernel *kernel = open_kernel();
+	tda_forward_args args = good_arguments();
+	int maps = fake->maps;
+
+	set_current(0);
+	for (int n = 0; n < 3 * RECENT_SCHEDULES; n++) {
+		args.shape.k_len = args.shape.q_len = n % RECENT_SCHEDULES < 8 ? 1 + n % 8 : 20 + n;
+		CHECK(tda_forward(kernel, &args, NULL) == TDA_OK && (int)launched()[2] == args.shape.k_len, "length %d: %s",
+		      (int)args.shape.k_len, tda_error_message());
+	}
+	CHECK(fake->maps == maps + 8 + 3 * (RECENT_SCHEDULES - 8), "%d maps", fake->maps - maps);
+	fake->map_argument = -1;
+	tda_close(kernel);
+}
+
 /* Grids may depend on the device, which is asked once a context. */
 static void test_multiprocessors(void)
 {
@@ -158,7 +239,11 @@ static void *call_often(void *user)
 
 	set_current(caller->context);
 	for (int n = 0; n < CALLS; n++) {
-		caller->failures += tda_forward(caller->kernel, &args, NULL) != TDA_OK;
+		args.shape.k_len = 1 + (n + caller->context) % (RECENT_SCHEDULES + 2);
+		args.k[0].data = at(0x1000000 + 0x10000 * (uintptr_t)(n % 5 + caller->context));
+		caller->failures += tda_forward(caller->kernel, &args, NULL) != TDA_OK ||
+		                    launched()[0] != (uintptr_t)args.k[0].data ||
+		                    (int64_t)launched()[2] != args.shape.k_len;
 		args.shape.heads = 0;
 		caller->failures += tda_forward(caller->kernel, &args, NULL) != TDA_BAD_ARGUMENT ||
 		                    strcmp(tda_error_message(), "shape.heads is 0: it must be in 1..2147483647") != 0;
@@ -174,6 +259,7 @@ static void test_threads(void)
 	int loads = fake->loads, launches = fake->launches;
 	tda_kernel *kernel = open_kernel();
 
+	fake->map_argument = FORWARD_MAP;
 	for (int t = 0; t < THREADS; t++) {
 		callers[t] = (Caller){ kernel, t % FAKE_CONTEXTS, 0 };
 		pthread_create(&threads[t], NULL, call_often, &callers[t]);
@@ -192,19 +278,26 @@ int main(void)
 	void *library = dlopen("libcuda.so.1", RTLD_NOW);
 	void *state = library ? dlsym(library, "fake_cuda") : NULL;
 	void *setter = library ? dlsym(library, "fake_cuda_set_current") : NULL;
+	void *reader = library ? dlsym(library, "fake_cuda_launched") : NULL;
 	FakeCuda *(*get)(void);
+	const Cuda *opened;
 
-	if (!state || !setter) {
+	if (!state || !setter || !reader || cuda_open(&opened)) {
 		printf("the recording driver is not in LD_LIBRARY_PATH\n");
 		return 2;
 	}
 	memcpy(&get, &state, sizeof(get));
 	memcpy(&set_current, &setter, sizeof(set_current));
+	memcpy(&launched, &reader, sizeof(launched));
+	cuda = (Cuda *)opened;
 	fake = get();
 	test_contexts();
 	test_refusals();
 	test_maps();
+	test_kept_maps();
+	test_many_shapes();
 	test_multiprocessors();
+	test_beside();
 	test_threads();
 	return fixture_result();
 }

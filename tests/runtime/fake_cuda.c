@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include "../../runtime/cuda.h"
 #include "fake_cuda.h"
 
@@ -12,12 +13,18 @@
 
 enum { INVALID_CONTEXT = 201, NOT_FOUND = 500 };
 
-static FakeCuda state = { .capability = 80, .multiprocessors = 3, .context_id = { 11, 12, 13 } };
+static FakeCuda state = { .capability = 80, .multiprocessors = 3, .context_id = { 11, 12, 13 }, .map_argument = -1 };
 static _Thread_local int current = -1;
+static _Thread_local CUtensorMap launched;
 
 EXPORT FakeCuda *fake_cuda(void)
 {
 	return &state;
+}
+
+EXPORT const unsigned long long *fake_cuda_launched(void)
+{
+	return launched.opaque;
 }
 
 EXPORT void fake_cuda_set_current(int n)
@@ -168,12 +175,26 @@ EXPORT int cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y,
                           unsigned block_y, unsigned block_z, unsigned shared, CUstream stream, void **params,
                           void **extra)
 {
-	(void)shared, (void)params;
+	(void)shared;
+	if (state.map_argument >= 0)
+		memcpy(&launched, params[state.map_argument], sizeof(launched));       /* of other kernels no map, nor aligned as one */
 	state.launches++;
 	state.grid = grid_x * grid_y * grid_z;
 	state.block = block_x * block_y * block_z;
 	state.stream = stream;
 	return function && !extra ? 0 : NOT_FOUND;
+}
+
+EXPORT int cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **params, void **extra)
+{
+	const CUlaunchAttribute *attribute = config->attributes;
+
+	if (config->attribute_count != 1 || attribute->id != CUDA_LAUNCH_PROGRAMMATIC_STREAM_SERIALIZATION ||
+	    attribute->value.number != 1)
+		return NOT_FOUND;
+	state.early++;
+	return cuLaunchKernel(function, config->grid[0], config->grid[1], config->grid[2], config->block[0], config->block[1],
+	                      config->block[2], config->shared_bytes, config->stream, params, extra);
 }
 
 EXPORT int cuStreamIsCapturing(CUstream stream, int *status)
@@ -273,9 +294,13 @@ EXPORT int cuTensorMapEncodeTiled(CUtensorMap *map, int type, unsigned dims, voi
                                   int interleave, int swizzle, int promotion, int fill)
 {
 	(void)promotion;
+	if (state.map_result)
+		return state.map_result;
 	if ((uintptr_t)map % 64 || type != CUDA_MAP_BFLOAT16 || dims != 4 || !address || interleave || fill)
 		return NOT_FOUND;
+	map->opaque[0] = (uintptr_t)address;
 	for (unsigned d = 0; d < dims; d++) {
+		map->opaque[1 + d] = extent[d];
 		if (element_stride[d] != 1 || (d < 3 && stride[d] % 16))
 			return NOT_FOUND;
 		state.map_extent[d] = extent[d];
@@ -285,5 +310,14 @@ EXPORT int cuTensorMapEncodeTiled(CUtensorMap *map, int type, unsigned dims, voi
 	}
 	state.map_swizzle = swizzle;
 	state.maps++;
+	return 0;
+}
+
+EXPORT int cuTensorMapReplaceAddress(CUtensorMap *map, void *address)
+{
+	state.moved++;
+	if (!map->opaque[0] || (uintptr_t)address % 16)
+		return NOT_FOUND;
+	map->opaque[0] = (uintptr_t)address;
 	return 0;
 }

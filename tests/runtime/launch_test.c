@@ -114,14 +114,14 @@ static void test_broadcast_maps(void)
 	Binding b;
 
 	forward.k[0].batch_stride = forward.k[0].row_stride = 0;
-	CHECK(validate_forward(kernel->manifest, &forward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_forward(kernel, &forward, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_OK, "%s", tda_error_message());
 	map = &r.launch[1].map;
 	CHECK(map->extent[3] == 1 && map->extent[2] == KV_HEADS, "a batch stride of 0: %d entries", (int)map->extent[3]);
 	CHECK(map->extent[1] == K_LEN && map->stride[0] == 0, "a row stride of 0");
 	forward.k[0].batch_stride = (int64_t)1 << 39;
 	r.count = 0;
-	validate_forward(kernel->manifest, &forward, &b);
+	validate_forward(kernel, &forward, &b);
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_BAD_ARGUMENT && r.count == 0, "2^40 bytes");
 	CHECK_MESSAGE("argument 5 of kernel forward: the shape is too large: 2 entries, 1099511627776 bytes apart, are beyond "
 	              "what a tensor map can say (2^32 and 2^40)");
@@ -129,7 +129,7 @@ static void test_broadcast_maps(void)
 	forward.shape.batch = 0;
 	forward.k[0].batch_stride = 0;
 	forward.k[0].head_stride = (int64_t)1 << 39;
-	CHECK(validate_forward(kernel->manifest, &forward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_forward(kernel, &forward, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_OK && r.count == 0, "%s", tda_error_message());
 }
 
@@ -142,7 +142,7 @@ static void test_launches(void)
 	Binding b;
 
 	forward.params[0] = at(0x70000000);
-	CHECK(validate_forward(kernel->manifest, &forward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_forward(kernel, &forward, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_OK, "%s", tda_error_message());
 	CHECK(r.count == 2 && r.launch[0].grid == 16 && r.launch[1].grid == 16, "%d launches", r.count);
 	CHECK(r.launch[0].args[0] == (uintptr_t)forward.q[0].data && r.launch[0].args[2] == 0x70000000, "pointers");
@@ -154,18 +154,18 @@ static void test_launches(void)
 	test_map(&r.launch[1].map, &forward.k[0]);
 
 	r.count = 0;
-	CHECK(validate_backward(kernel->manifest, &backward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_backward(kernel, &backward, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_BACKWARD, &b, record, &r) == TDA_OK, "%s", tda_error_message());
 	CHECK(r.count == 2 && r.launch[1].grid == 12, "an unwanted gradient's kernel is skipped: %d launches", r.count);
 	backward.dparams[0] = at(0x71000000);
 	r.count = 0;
-	validate_backward(kernel->manifest, &backward, &b);
+	validate_backward(kernel, &backward, &b);
 	launch_phase(kernel->manifest, PHASE_BACKWARD, &b, record, &r);
 	CHECK(r.count == 3 && r.launch[2].grid == HEADS && r.launch[2].args[1] == 0x71000000, "dbeta: %d launches", r.count);
 
 	forward.shape.batch = 0;
 	r.count = 0;
-	CHECK(validate_forward(kernel->manifest, &forward, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_forward(kernel, &forward, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_OK && r.count == 0, "an empty batch");
 }
 
@@ -260,9 +260,9 @@ static void test_refusals(void)
 		Binding b;
 
 		refusals[n].spoil(&forward, &backward);
-		status = validate_forward(kernel->manifest, &forward, &b);
+		status = validate_forward(kernel, &forward, &b);
 		if (!status)
-			status = validate_backward(kernel->manifest, &backward, &b);
+			status = validate_backward(kernel, &backward, &b);
 		CHECK(status == refusals[n].status, "expected: %s", refusals[n].message);
 		CHECK_MESSAGE(refusals[n].message);
 	}
@@ -280,9 +280,9 @@ static void test_interleaved(void)
 	args.shape.k_len = Q_LEN;
 	for (int n = 0; n < 5; n++)
 		*parts[n] = (tda_tensor){ at(0x60000000 + (uint64_t)n * HEADS * DIM * 2), Q_LEN * row, DIM, row };
-	CHECK(validate_backward(kernel->manifest, &args, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_backward(kernel, &args, &b) == TDA_OK, "%s", tda_error_message());
 	parts[3]->data = (char *)parts[3]->data - 16;
-	CHECK(validate_backward(kernel->manifest, &args, &b) == TDA_BAD_ARGUMENT, "16 shared bytes were accepted");
+	CHECK(validate_backward(kernel, &args, &b) == TDA_BAD_ARGUMENT, "16 shared bytes were accepted");
 	CHECK_MESSAGE("dk2 overlaps dq2: what a call writes must not share memory with anything else of the call");
 }
 
@@ -302,7 +302,7 @@ static void test_grid_limit(void)
 	args.o = (tda_tensor){ at((uint64_t)1 << 56), 0, 1000 * DIM, DIM };
 	args.saved = at((uint64_t)1 << 57);
 	args.saved_bytes = SIZE_MAX / 4;
-	CHECK(validate_forward(kernel->manifest, &args, &b) == TDA_OK, "%s", tda_error_message());
+	CHECK(validate_forward(kernel, &args, &b) == TDA_OK, "%s", tda_error_message());
 	CHECK(launch_phase(kernel->manifest, PHASE_FORWARD, &b, record, &r) == TDA_BAD_ARGUMENT && r.count == 0, "launched");
 	CHECK_MESSAGE("the shape is too large: kernel row_terms would need 4294967296 CTAs, and a grid has up to 2147483647: "
 	              "split the batch");

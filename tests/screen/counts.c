@@ -6,7 +6,7 @@ typedef struct Counts {
 	int64_t indices, kv_indices, row_blocks, key_tiles;
 	uint32_t *row_keys, *kept_keys;        /* [indices, row_blocks] */
 	uint32_t *key_rows;                    /* [kv_indices, key_tiles] */
-	uint32_t *spare;                       /* [indices, row_blocks]: keys that marks which were not kept whole may have beyond their own */
+	uint32_t *spare;                       /* [indices, row_blocks]: keys that marks may have beyond those that the screen gave them */
 } Counts;
 
 static bool fetch(const Problem *p, const char *name, int64_t entries, uint32_t **to)
@@ -33,17 +33,19 @@ static bool fetch_counts(const Problem *p, Counts *c)
 	       fetch(p, "key_rows", c->kv_indices * c->key_tiles, &c->key_rows);
 }
 
-/* Was the mark kept as the screen left it? */
-static bool kept_whole(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile)
-{
-	MarkWord word = marks->word[(index * marks->row_blocks + row_block) * marks->words + key_tile / MARK_WORD];
-	uint32_t below = ((uint32_t)1 << key_tile % MARK_WORD) - 1;
+static int64_t grouped_marks;
 
-	return (int64_t)word.first + __builtin_popcount(word.tiles & below) < marks->room;
+/* Has the mark more keys than are kept one by one, if it was kept at all? */
+static bool may_have_more(Mark mark)
+{
+	int keys = __builtin_popcountll(mark.keys);
+
+	grouped_marks += keys > 5 && keys < MARK_SIDE;
+	return keys > 5;
 }
 
 /* What the counts have to be, by the marks, which are the backward's; subtracted, so that nothing should be left. Those of the forward
- * count what the screen left: a mark that was not kept whole may have had a single key. */
+ * count what the screen left: what is kept in groups, or not at all, may have had a single key. */
 static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c)
 {
 	for (int64_t n = 0; n < c->indices; n++)
@@ -51,14 +53,12 @@ static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c
 			for (int64_t t = 0; t < c->key_tiles; t++) {
 				Mark mark = marks_get(marks, n, r, t);
 				int64_t kv = n / (p->shape.heads / p->shape.kv_heads);
-				bool changed = mark.keys && !kept_whole(marks, n, r, t);
-
 				uint32_t keys = (uint32_t)__builtin_popcountll(mark.keys);
 
 				c->kept_keys[n * c->row_blocks + r] -= keys;
 				c->key_rows[kv * c->key_tiles + t] -= (uint32_t)__builtin_popcountll(mark.rows);
 				c->row_keys[n * c->row_blocks + r] -= keys;
-				c->spare[n * c->row_blocks + r] += changed ? keys - 1 : 0;
+				c->spare[n * c->row_blocks + r] += may_have_more(mark) ? keys - 1 : 0;
 			}
 }
 
@@ -69,6 +69,11 @@ static int64_t count_wrong(const uint32_t *rest, const uint32_t *spare, int64_t 
 	for (int64_t n = 0; n < entries; n++)
 		wrong += 0 - rest[n] > (spare ? spare[n] : 0);
 	return wrong;
+}
+
+int64_t test_grouped_marks(void)
+{
+	return grouped_marks;
 }
 
 void test_counts(const char *name, const Problem *p, const ScreenMarks *marks)

@@ -43,6 +43,10 @@ static const Case cases[] = {
 	{ "--set dense=1 --set head_dim=40 --set value_dim=96", 1, 2, 2, 200, 200, SOME_BLOCKS, SOME_BLOCKS },
 	{ "--set dense=1 --set head_dim=128 --set value_dim=128", 1, 2, 2, 200, 200, SOME_BLOCKS, SOME_BLOCKS },
 	{ "--set dense=1 --set head_dim=256 --set value_dim=256", 1, 2, 2, 200, 200, SOME_BLOCKS, SOME_BLOCKS },
+	/* marks here and there among more blocks than a CTA has threads; and among more than it looks at together */
+	{ "--set dense=0 --set mask=full --set head_dim=8 --set value_dim=8 --set bar=0.97", 1, 2, 2, 100, 8500, NO_BLOCK, NO_BLOCK },
+	{ "--set dense=0 --set mask=full --set head_dim=8 --set value_dim=8 --set bar=0.97", 1, 2, 1, 8500, 100, NO_BLOCK, NO_BLOCK },
+	{ "--set dense=0 --set views=1 --set head_dim=8 --set value_dim=8 --set bar=0.97", 1, 1, 1, 64, 66000, NO_BLOCK, SOME_BLOCKS },
 	{ "--set dense=1 --mark-capacity 1", 1, 2, 2, 300, 300, SOME_BLOCKS, SOME_BLOCKS },
 };
 

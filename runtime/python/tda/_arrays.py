@@ -157,9 +157,9 @@ def backward(result, grad_o):
     grads = [_new(x.shape, program.dtype, device, stream) for x in inputs]
     dparams = [_new(x.shape, "f32", device, stream) for x in views[len(inputs):]]
     scratch = _work(plan.backward_scratch, device, stream)
-    addresses = [*(x.address for x in views), grad_o.address, _address(result._saved), _address(scratch)]
-    plan.backward(_launch_strides(grad_o), plan.given, addresses + [x.address for x in (*grads, *dparams)],
-                  _call(program, device, stream, True))
+    addresses = [*(x.address for x in views), grad_o.address, _address(result._saved),
+                 *(x.address for x in (*grads, *dparams)), _address(scratch)]
+    plan.backward(_launch_strides(grad_o), plan.given, addresses, _call(program, device, stream, True))
     grads, dparams = ([_given_back(x, result._numpy) for x in xs] for xs in (grads, dparams))
     names = [program.params[n].name for n in plan.given]
     return Grads(grads[:program.views], grads[program.views:-1], grads[-1], dict(zip(names, dparams)))

@@ -133,10 +133,11 @@ _TENSOR_WORDS = ctypes.sizeof(_lib.Tensor) // _WORD
 
 
 class Arguments:
-    """A struct of arguments, and where in it the addresses go that change from call to call."""
+    """A struct of arguments, and where in it the addresses go that change from call to call; pool: the list of those of its
+    kind that no call uses now."""
 
-    def __init__(self, struct, places):
-        self.struct, self.places = struct, places
+    def __init__(self, struct, places, pool):
+        self.struct, self.places, self.pool = struct, places, pool
         self.words = (ctypes.c_uint64 * (ctypes.sizeof(struct) // _WORD)).from_buffer(struct)
         self.pointer = ctypes.pointer(struct)
 
@@ -172,8 +173,10 @@ def _set_strides(struct, names, views, strides):
 class Plan:
     """Launches of one shape, with inputs and outputs of given strides.
 
-    inputs, outputs, grads: strides (batch, head, row) of q.., k.., v; of o; of dq.., dk.., dv, which is all in the order
-    of their addresses in forward() and backward(). given: which parameters are, by index.
+    inputs, outputs, grads: strides (batch, head, row) of q.., k.., v; of o; of dq.., dk.., dv. given: which parameters are, by
+    index. Addresses are in the order: q.., k.., v, the given parameters, o, saved, scratch of a forward; q.., k.., v, the given
+    parameters, grad_o, saved, dq.., dk.., dv, the wanted gradients of parameters, scratch of a backward. There may be no scratch
+    where none is needed.
     """
 
     def __init__(self, program, shape, inputs, output, grads, given):
@@ -185,52 +188,55 @@ class Plan:
         # Structs that no call uses now: calls run beside each other, and libtda reads them while Python goes on.
         self.forward_pool, self.backward_pools = [], {}
 
-    def new_forward(self):
+    def _new_forward(self):
         struct = _lib.ForwardArgs(shape=_lib.Shape(**self.shape._asdict()), saved_bytes=self.saved_bytes,
                                   scratch_bytes=self.forward_scratch)
         views = self.program.views
         _set_strides(struct, ("q", "k", "v"), views, self.inputs)
         _set_strides(struct, ("o",), views, [self.output])
         names = "q", "k", "v", "params", "o", "saved", "scratch"
-        return Arguments(struct, _places(_lib.ForwardArgs, names, views, self.given))
+        return Arguments(struct, _places(_lib.ForwardArgs, names, views, self.given), self.forward_pool)
 
-    def new_backward(self, grad_o, wanted):
-        """grad_o: its strides; wanted: the parameters whose gradients are."""
+    def _new_backward(self, grad_o, wanted, pool):
         struct = _lib.BackwardArgs(shape=_lib.Shape(**self.shape._asdict()), saved_bytes=self.saved_bytes,
                                    scratch_bytes=self.backward_scratch)
         views = self.program.views
         _set_strides(struct, ("q", "k", "v"), views, self.inputs)
         _set_strides(struct, ("grad_o",), views, [grad_o])
         _set_strides(struct, ("dq", "dk", "dv"), views, self.grads)
-        places = _places(_lib.BackwardArgs, ("q", "k", "v", "params", "grad_o", "saved", "scratch", "dq", "dk", "dv"), views,
-                         self.given)
-        return Arguments(struct, places + _places(_lib.BackwardArgs, ("dparams",), views, wanted))
+        places = _places(_lib.BackwardArgs, ("q", "k", "v", "params", "grad_o", "saved", "dq", "dk", "dv"), views, self.given)
+        places += _places(_lib.BackwardArgs, ("dparams",), views, wanted) + _places(_lib.BackwardArgs, ("scratch",), views, ())
+        return Arguments(struct, places, pool)
+
+    def take_forward(self):
+        """Arguments to fill with addresses; who has called libtda with them puts them into their pool."""
+        try:
+            return self.forward_pool.pop()         # another thread may take the last one at any time
+        except IndexError:
+            return self._new_forward()
+
+    def take_backward(self, grad_o, wanted):
+        """grad_o: its strides; wanted: the parameters whose gradients are."""
+        pool = self.backward_pools.get((grad_o, wanted))
+        if pool is None:
+            pool = self.backward_pools.setdefault((grad_o, wanted), [])
+        try:
+            return pool.pop()
+        except IndexError:
+            return self._new_backward(grad_o, wanted, pool)
 
     def forward(self, addresses, call):
-        """Fills in the addresses of q.., k.., v, the given parameters, o, saved and scratch; passes a pointer to call."""
-        pool = self.forward_pool
-        try:
-            arguments = pool.pop()                 # another thread may take the last one at any time
-        except IndexError:
-            arguments = self.new_forward()
-        arguments.fill(addresses)
-        try:
-            call(arguments.pointer)
-        finally:
-            pool.append(arguments)
+        """Passes a pointer to the arguments to call."""
+        _call_with(self.take_forward(), addresses, call)
 
     def backward(self, grad_o, wanted, addresses, call):
-        """The same of q.., k.., v, the given parameters, grad_o, saved, scratch, dq.., dk.., dv and the wanted dparams."""
-        pool = self.backward_pools.setdefault((grad_o, wanted), [])
-        try:
-            arguments = pool.pop()
-        except IndexError:
-            arguments = self.new_backward(grad_o, wanted)
-        arguments.fill(addresses)
-        try:
-            call(arguments.pointer)
-        finally:
-            pool.append(arguments)
+        _call_with(self.take_backward(grad_o, wanted), addresses, call)
+
+
+def _call_with(arguments, addresses, call):
+    arguments.fill(addresses)
+    call(arguments.pointer)
+    arguments.pool.append(arguments)
 
 
 # ---- calls ----
@@ -243,7 +249,10 @@ class Caller:
         self.function, self.handle, self.stream, self.device = function, handle, stream, device
 
     def __call__(self, pointer):
-        status = self.function(self.handle, pointer, self.stream)
+        self.settle(self.function(self.handle, pointer, self.stream), pointer)
+
+    def settle(self, status, pointer):
+        """After a call that returned the status: makes it again in a thread that is new to CUDA, or raises its error."""
         if status == _lib.Status.NO_DEVICE and _driver.make_current(self.device):
             status = self.function(self.handle, pointer, self.stream)
         _lib._check(status)

@@ -4,9 +4,11 @@ Tensors are [batch, heads, length, dim] with any strides that tda.h allows. Outp
 of dimensions of what they belong to: o as q[0], dq, dk and dv as q, k and v.
 
 Eager calls on plain tensors take a short way, an autograd.Function around the same launches, because the operators' way
-through the dispatcher takes longer than the launches. Both give the same bits.
+through the dispatcher takes longer than the launches. Calls whose inputs are like those of an earlier one take a shorter way
+still, which asks each tensor for nothing but its address. All give the same bits.
 """
 import functools
+import operator
 import warnings
 
 import torch
@@ -17,6 +19,7 @@ from ._program import Caller, Plan, Shape, find, register
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 MOST_PLANS = 4096              # of a program: beyond, a program with ever new lengths begins anew
+MOST_KNOWN = 8                 # kinds of inputs that an Attention knows of one layer and set of parameters
 ALIGNMENT = 16                 # bytes, of addresses and strides
 
 _warned = set()
@@ -144,6 +147,7 @@ class _TorchPlan(Plan):
         shape = _check(program, q, k, v, params, given, layer)
         self.device, self.dtype = v.device, v.dtype
         inputs = (*q, *k, v)
+        self.input_count = len(inputs)
         self.fits = all(map(_strides_fit, inputs))
         self.strides = [x.stride() for x in tensors]
         self.output_size = (*q[0].shape[:3], program.value_dim)
@@ -152,23 +156,37 @@ class _TorchPlan(Plan):
         self.param_sizes = {n: tuple(x.shape) for n, x in zip(given, params)}
         super().__init__(program, shape, [_launch_strides(x) for x in inputs], self.output_strides[:3],
                          [strides[:3] for _, strides in self.grad_sizes], given)
-        library = _lib.library()
-        self.on_gpu = self.device.type == "cuda"
-        if not self.on_gpu and self.device.type != "cpu":
-            _fail("v", f"is on {self.device}: kernels run on CUDA GPUs, and CPU tensors through the reference")
-        if self.on_gpu:
-            self.functions = library.tda_forward, library.tda_backward
+        if self.device.type == "cuda":
+            self.run_on_gpu(self.device.index)
+        elif self.device.type == "cpu":
+            self.run_on_cpu()
         else:
-            self.functions = library.tda_reference_forward, library.tda_reference_backward
-            self.saved_bytes = self.forward_scratch = self.backward_scratch = 0
-            _warn_once("tensors on the CPU run through the float64 reference, thousands of times slower than a GPU")
+            _fail("v", f"is on {self.device}: kernels run on CUDA GPUs, and CPU tensors through the reference")
 
-    def caller(self, backward):
-        function, handle = self.functions[backward], self.program.kernel._handle
+    def run_on_gpu(self, index):
+        library = _lib.library()
+        self.on_gpu, self.index = True, index
+        self.functions = library.tda_forward, library.tda_backward
+
+    def run_on_cpu(self):
+        library = _lib.library()
+        self.on_gpu, self.index = False, None
+        self.functions = library.tda_reference_forward, library.tda_reference_backward
+        self.saved_bytes = self.forward_scratch = self.backward_scratch = 0
+        _warn_once("tensors on the CPU run through the float64 reference, thousands of times slower than a GPU")
+
+    def launch(self, backward, arguments):
+        """Calls libtda, on the current stream."""
+        function, handle, pointer = self.functions[backward], self.program.kernel._handle, arguments.pointer
         if not self.on_gpu:
-            return lambda pointer: _lib._check(function(handle, pointer))
-        index = self.device.index
-        return self.program.telling(Caller(function, handle, torch._C._cuda_getCurrentRawStream(index), index), index)
+            _lib._check(function(handle, pointer))
+            return
+        index = self.index
+        stream = torch._C._cuda_getCurrentRawStream(index)
+        if index not in self.program.loaded:
+            self.program.telling(Caller(function, handle, stream, index), index)(pointer)
+        elif status := function(handle, pointer, stream):
+            Caller(function, handle, stream, index).settle(status, pointer)
 
     def work(self, size):
         return torch.empty(size, dtype=torch.uint8, device=self.device)
@@ -185,40 +203,35 @@ def _plan_of(program, tensors, given, layer):
 
 
 def _addresses(tensors, inputs):
-    """Of all tensors; None where one of the inputs among them is not aligned."""
+    """Of all tensors; None where one of the inputs, which come first, is not aligned."""
     addresses = [x.data_ptr() for x in tensors]
-    together = 0
-    for address in addresses[:inputs]:
-        together |= address
-    return None if together % ALIGNMENT else addresses
+    return None if functools.reduce(operator.or_, addresses[:inputs]) % ALIGNMENT else addresses
 
 
 def _names(views):
     return [f"q[{n}]" for n in range(views)] + [f"k[{n}]" for n in range(views)] + ["v"]
 
 
-def _ready(program, tensors, given, layer):
+def _ready(plan, tensors):
     """(plan, tensors, their addresses): those that libtda can't read where they lie are copied."""
-    plan = _plan_of(program, tensors, given, layer)
-    inputs = 2 * program.views + 1
+    inputs = plan.input_count
     addresses = _addresses(tensors, inputs)
     if plan.fits and addresses:
         return plan, tensors, addresses
-    copied = (*(_fitting(x, name) for x, name in zip(tensors, _names(program.views))), *tensors[inputs:])
-    return _plan_of(program, copied, given, layer), copied, _addresses(copied, inputs)
+    copied = (*(_fitting(x, name) for x, name in zip(tensors, _names(plan.program.views))), *tensors[inputs:])
+    return _plan_of(plan.program, copied, plan.given, plan.shape.layer), copied, _addresses(copied, inputs)
 
 
 def _ready_again(plan, tensors):
     """The same of tensors that were saved for a backward: hooks may have moved them and packed them."""
-    addresses = _addresses(tensors, 2 * plan.program.views + 1)
-    if addresses and plan.strides == [x.stride() for x in tensors]:
-        return plan, tensors, addresses
-    return _ready(plan.program, tensors, plan.given, plan.shape.layer)
+    if plan.strides != [x.stride() for x in tensors]:
+        plan = _plan_of(plan.program, tensors, plan.given, plan.shape.layer)
+    return _ready(plan, tensors)
 
 
 def _guard(plan):
     """None where the plan's GPU is the current one; else a context in which it is."""
-    if plan.on_gpu and torch._C._cuda_getDevice() != plan.device.index:
+    if plan.on_gpu and torch._C._cuda_getDevice() != plan.index:
         return torch.cuda.device(plan.device)
     return None
 
@@ -230,9 +243,14 @@ def _forward(plan, addresses):
             return _forward(plan, addresses)
     o = torch.empty_strided(plan.output_size, plan.output_strides, dtype=plan.dtype, device=plan.device)
     saved = plan.work(plan.saved_bytes)
-    scratch = plan.work(plan.forward_scratch) if plan.forward_scratch else None
-    addresses = (*addresses, o.data_ptr(), saved.data_ptr(), scratch.data_ptr() if scratch is not None else 0)
-    plan.forward(addresses, plan.caller(False))
+    addresses += o.data_ptr(), saved.data_ptr()
+    if plan.forward_scratch:
+        scratch = plan.work(plan.forward_scratch)
+        addresses.append(scratch.data_ptr())
+    arguments = plan.take_forward()
+    arguments.fill(addresses)
+    plan.launch(False, arguments)
+    arguments.pool.append(arguments)
     return o, saved
 
 
@@ -245,10 +263,14 @@ def _backward(plan, addresses, grad_o, saved, wanted):
     device, dtype = plan.device, plan.dtype
     grads = [torch.empty_strided(size, strides, dtype=dtype, device=device) for size, strides in plan.grad_sizes]
     grads += [torch.empty(plan.param_sizes[n], dtype=torch.float32, device=device) for n in wanted]
-    scratch = plan.work(plan.backward_scratch) if plan.backward_scratch else None
-    addresses = (*addresses, grad_o.data_ptr(), saved.data_ptr(), scratch.data_ptr() if scratch is not None else 0,
-                 *[x.data_ptr() for x in grads])
-    plan.backward(_launch_strides(grad_o), wanted, addresses, plan.caller(True))
+    addresses += [x.data_ptr() for x in (grad_o, saved, *grads)]
+    if plan.backward_scratch:
+        scratch = plan.work(plan.backward_scratch)
+        addresses.append(scratch.data_ptr())
+    arguments = plan.take_backward(_launch_strides(grad_o), wanted)
+    arguments.fill(addresses)
+    plan.launch(True, arguments)
+    arguments.pool.append(arguments)
     return grads
 
 
@@ -263,12 +285,14 @@ _library.define("backward(Tensor grad_o, Tensor[] q, Tensor[] k, Tensor v, Tenso
 
 
 def _forward_op(q, k, v, params, kernel, given, layer):
-    plan, _, addresses = _ready(find(kernel), (*q, *k, v, *params), _bits(given), layer)
+    tensors = (*q, *k, v, *params)
+    plan, _, addresses = _ready(_plan_of(find(kernel), tensors, _bits(given), layer), tensors)
     return _forward(plan, addresses)
 
 
 def _backward_op(grad_o, q, k, v, params, saved, kernel, given, layer, wanted):
-    plan, _, addresses = _ready(find(kernel), (*q, *k, v, *params), _bits(given), layer)
+    tensors = (*q, *k, v, *params)
+    plan, _, addresses = _ready(_plan_of(find(kernel), tensors, _bits(given), layer), tensors)
     return _backward(plan, addresses, grad_o, saved, _bits(wanted))
 
 
@@ -335,8 +359,8 @@ class _Second(torch.autograd.Function):
 
 class _Short(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, program, given, layer, *tensors):
-        plan, tensors, addresses = _ready(program, tensors, given, layer)
+    def forward(ctx, plan, *tensors):
+        plan, tensors, addresses = _ready(plan, tensors)
         o, saved = _forward(plan, addresses)
         ctx.save_for_backward(saved, *tensors)
         ctx.plan = plan
@@ -348,15 +372,15 @@ class _Short(torch.autograd.Function):
         saved, *tensors = ctx.saved_tensors
         first = 2 * plan.program.views + 1
         given = plan.given
-        wanted = tuple(n for n, needed in zip(given, ctx.needs_input_grad[3 + first:]) if needed)
+        wanted = tuple(n for n, needed in zip(given, ctx.needs_input_grad[1 + first:]) if needed)
         if torch.is_grad_enabled():
             grads = _Second.apply(plan, wanted, grad_o, saved, *tensors)
         else:
             plan, _, addresses = _ready_again(plan, tensors)
             grads = _backward(plan, addresses, grad_o, saved, wanted)
         if len(wanted) == len(given):
-            return (None, None, None, *grads)
-        return (None, None, None, *grads[:first], *_spread(grads[first:], wanted, given))
+            return (None, *grads)
+        return (None, *grads[:first], *_spread(grads[first:], wanted, given))
 
 
 def _refuse_tangents(tensors):
@@ -366,14 +390,62 @@ def _refuse_tangents(tensors):
                                   "available")
 
 
+# ---- the shorter way ----
+
+def _find_comparison():
+    """A function from tensors to a function that says whether others are like them: torch.compile's guards, a single call into C,
+    where asking each tensor takes longer than all else that a call does in Python. None where this PyTorch has no such guards;
+    then every call asks each tensor."""
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        def comparison(tensors):
+            return TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None).check
+
+        x = torch.empty(2, 3)
+        like = comparison([x])
+        return comparison if like(torch.empty(2, 3)) and not like(x.mT) and not like(x.mT.contiguous()) else None
+    except (ImportError, TypeError):
+        return None
+
+
+_comparison = _find_comparison()
+
+
+class _Known:
+    """Inputs that a call on plain tensors had. Others that are like them have the same types, dtypes, devices, sizes, strides,
+    requires_grad and dispatch keys."""
+    __slots__ = "count", "like", "plan", "order", "grad"
+
+    def __init__(self, given, inputs, plan):
+        """given: as the caller gives them, inputs: the same tensors as the plan takes them."""
+        self.count, self.like, self.plan = len(given), _comparison(given), plan
+        places = [id(x) for x in given]
+        order = [places.index(id(x)) for x in inputs]
+        self.order = order if order != sorted(order) else None
+        self.grad = any(x.requires_grad for x in inputs)
+
+
+# Function.apply without its search for wrappers that functorch has left behind: those are not like plain tensors.
+_apply_known = super(torch.autograd.Function, _Short).apply
+
+
+# ---- calls ----
+
 _DEVICES = ("cuda", "cpu")      # that kernels and the reference run on
 _PLAIN = {torch.Tensor, torch.nn.Parameter}
+_is_compiling = torch.compiler.is_compiling
+_count_modes, _are_transforms_active = torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active
+
+
+def _is_watched():
+    """A mode or a transform wants to see the operators, or derivatives that there are none of are being computed."""
+    return _count_modes() or _are_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_plain(tensors):
     """No tracing, no transform, no mode and no subclass wants to see the operators."""
-    return not (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or
-                torch._C._are_functorch_transforms_active()) and _PLAIN.issuperset(map(type, tensors))
+    return not (_is_compiling() or _count_modes() or _are_transforms_active()) and _PLAIN.issuperset(map(type, tensors))
 
 
 def current_target():
@@ -402,6 +474,7 @@ class Attention:
         self.views, self.head_dim, self.value_dim, self.params = (program.views, program.head_dim, program.value_dim,
                                                                   program.params)
         self.param_index = program.param_index
+        self._known = {}               # by layer and names of parameters, the latest first
 
     def __repr__(self):
         return f"tda.Attention({self.name}, {self.program.dtype}, head_dim={self.head_dim}, {self.program.target})"
@@ -418,13 +491,18 @@ class Attention:
             self.program.telling(call, device)(None)
 
     def __call__(self, q, k, v, *, layer=0, layout="bhtd", **params):
-        q, k = ([x] if isinstance(x, torch.Tensor) else list(x) for x in (q, k))
+        q = [q] if isinstance(q, torch.Tensor) else list(q)
+        k = [k] if isinstance(k, torch.Tensor) else list(k)
         if layout != "bhtd":
             if layout != "bthd":
                 raise ValueError(f'tda: layout is "bhtd" or "bthd", not {layout!r}')
             o = self(q=[x.transpose(1, 2) for x in q], k=[x.transpose(1, 2) for x in k], v=v.transpose(1, 2), layer=layer,
                      **params)
             return o.transpose(1, 2)
+        if not (_is_compiling() or _is_watched()):
+            o = self._as_before((layer, *params), q, k, (*q, *k, v, *params.values()))
+            if o is not None:
+                return o
         device = v.device.type
         if device in _DEVICES and torch.is_autocast_enabled(device):
             q, k, v = [x.to(self.dtype) for x in q], [x.to(self.dtype) for x in k], v.to(self.dtype)
@@ -432,17 +510,42 @@ class Attention:
         if params:
             given, tensors = self._sorted(params, q[0], layer)
         inputs = [*q, *k, v, *tensors]
-        if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+        if forward_ad._current_level >= 0 and not _is_compiling():
             _refuse_tangents(inputs)
         if device not in _DEVICES or not _is_plain(inputs):
             return torch.ops.tda.forward(q, k, v, tensors, self.key, given, layer)[0]
         if len(q) != self.views or len(k) != self.views:
             _check(self.program, q, k, v, (), (), layer)
-        indices = _bits(given)
+        plan = _plan_of(self.program, inputs, _bits(given), layer)
+        self._remember((layer, *params), (*q, *k, v, *params.values()), inputs, plan)
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            return _Short.apply(self.program, indices, layer, *inputs)
-        plan, _, addresses = _ready(self.program, inputs, indices, layer)
+            return _Short.apply(plan, *inputs)
+        plan, _, addresses = _ready(plan, inputs)
         return _forward(plan, addresses)[0]
+
+    def _as_before(self, key, q, k, inputs):
+        """The output of a call whose inputs are like those of an earlier one; None of any other."""
+        for known in self._known.get(key, ()):
+            if len(inputs) == known.count and known.like(*inputs):
+                break
+        else:
+            return None
+        if len(q) != self.views or len(k) != self.views:
+            return None
+        if known.order:
+            inputs = [inputs[n] for n in known.order]
+        if known.grad and torch.is_grad_enabled():
+            return _apply_known(known.plan, *inputs)
+        plan, _, addresses = _ready(known.plan, inputs)
+        return _forward(plan, addresses)[0]
+
+    def _remember(self, key, given, inputs, plan):
+        """Keeps what the next call is compared with, where the caller's own tensors are what the plan takes."""
+        if not (_comparison and plan.fits and len(given) == len(inputs) == len({*map(id, given), *map(id, inputs)})):
+            return
+        if len(self._known) >= MOST_PLANS:
+            self._known.clear()
+        self._known[key] = (_Known(given, inputs, plan), *self._known.get(key, ())[:MOST_KNOWN - 1])
 
     def _sorted(self, params, like, layer):
         """The mask of the parameters that are given, and their tensors in order."""
