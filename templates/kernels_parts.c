@@ -1,3 +1,4 @@
+#include "counts.h"
 #include "kernels_parts.h"
 #include "tile_parts.h"
 
@@ -41,20 +42,33 @@ static Marks marks_of_head(Kernel *k, int view, Val batch, Val head)
 	return marks_of(k, val_add(k->b, index, kernel_i32(k, "%d*batch*heads", view)));
 }
 
+/* Where nothing is counted, nothing is marked, and no mark has to be read. */
+static Val end_where_counted(Kernel *k, Span span, Val count_at)
+{
+	Val count = val_load(k->b, count_at, IR_I32);
+	return val_select(k->b, val_compare(k->b, IR_EQ, count, val_i32(k->b, 0)), span.first, span.end);
+}
+
 GatherWalk marked_keys(Kernel *k, int view, Place place)
 {
 	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
 	Span span = key_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
-	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, place.head), .block = block, .first = span.first,
-		.end = span.end };
+	Val index = count_index(k, view, "heads", place.batch_head);
+	Val end = end_where_counted(k, span, row_keys_at(k, k->launch->backward, index, block));
+	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, place.head), .block = block, .first = span.first, .end = end };
 }
 
 GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 {
 	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
 	Span span = query_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
+	Val index = count_index(k, view, "kv_heads", place.batch_head);
+	Val end = end_where_counted(k, span, key_rows_at(k, index, block));
+	/* A sum of 2^32 rows counts as 0. */
+	Val may_wrap = val_compare(k->b, IR_NE, kernel_i32(k, "min(1,heads/kv_heads*q_len/4294967296)"), val_i32(k->b, 0));
+	end = val_select(k->b, may_wrap, span.end, end);
 	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, head), .by_keys = true, .block = block,
-		.first = span.first, .end = span.end };
+		.first = span.first, .end = end };
 }
 
 static Axis no_axis(void)
