@@ -19,6 +19,7 @@ static const struct {
 	const char *name, *what;
 	int stage;
 } roles[ROLE_COUNT] = {
+	[ROLE_TERMS] = { "terms", "1/|q| and thresholds of every row, 1/|k| of every key", STAGE_TERMS },
 	[ROLE_Q_TERMS] = { "q_terms", "1/|q| and thresholds of every row", STAGE_TERMS },
 	[ROLE_K_TERMS] = { "k_terms", "1/|k| of every key", STAGE_TERMS },
 	[ROLE_SCREEN] = { "screen", "int8 scores against thresholds: marks of pairs that may survive", STAGE_SCREEN },
@@ -249,31 +250,29 @@ static void add_buffer(Plan *plan, Arena *arena, BufferKind kind, const char *na
 static void plan_terms(Plan *plan, Arena *arena)
 {
 	const Spec *spec = plan->spec;
-	Launch *q = add_launch(plan, arena, ROLE_Q_TERMS, "");
+	bool has_norms = spec->normalize == NORMALIZE_L2;
+	Launch *q = add_launch(plan, arena, plan->sparse ? ROLE_Q_TERMS : ROLE_TERMS, "");
 	q->rows = PLAN_TERM_ROWS;
 	q->warps = 4;
 	q->grid = arena_printf(arena, "batch*heads*ceil_div(q_len,%d)", PLAN_TERM_ROWS);
+	if (!plan->sparse && has_norms)
+		q->grid = arena_printf(arena, "%s+batch*kv_heads*ceil_div(k_len,%d)", q->grid, PLAN_TERM_ROWS);
 	plan->tau_views = spec->threshold->vars & 1u << VAR_VIEW ? spec->views : 1;
 	const char *q_bytes = arena_printf(arena, "4*batch*heads*round_up(q_len,%d)", PLAN_TERM_ROWS);
 	const char *k_bytes = arena_printf(arena, "4*batch*kv_heads*round_up(k_len,%d)", PLAN_TERM_ROWS);
 	BufferKind kind = plan->counts ? BUFFER_COUNTS : BUFFER_SAVED;
 	for (int v = 0; v < plan->tau_views; v++)
 		add_buffer(plan, arena, kind, arena_printf(arena, "tau%d", v + 1), q_bytes);
-	if (spec->normalize == NORMALIZE_NONE && !plan->sparse)
-		return;
-	Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
-	k->rows = PLAN_TERM_ROWS;
-	k->warps = 4;
-	k->grid = arena_printf(arena, "batch*kv_heads*ceil_div(k_len,%d)", PLAN_TERM_ROWS);
 	if (plan->sparse) {
 		int keys = plan_int8_keys(spec);
+		Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
 		k->rows = PLAN_BOUND_KEYS;
 		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
 		/* Left to itself ptxas takes twice as many, and half as many threads wait for memory. */
 		k->register_limit = min_int(PLAN_HALF_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 	}
-	for (int v = 0; spec->normalize == NORMALIZE_L2 && v < spec->views; v++) {
+	for (int v = 0; has_norms && v < spec->views; v++) {
 		add_buffer(plan, arena, kind, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
 		add_buffer(plan, arena, kind, arena_printf(arena, "inv_k%d", v + 1), k_bytes);
 	}

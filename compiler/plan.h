@@ -35,7 +35,8 @@ typedef struct PlanOptions {
 
 /* What a launch computes, and so which template builds it. */
 typedef enum Role {
-	ROLE_Q_TERMS,                      /* 1/|q|, tau; in a sparse plan also int8 rows and their bounds */
+	ROLE_TERMS,                        /* 1/|q|, tau, 1/|k| */
+	ROLE_Q_TERMS,                      /* in a sparse plan: 1/|q|, tau, int8 rows and their bounds */
 	ROLE_K_TERMS,                      /* 1/|k|; likewise */
 	ROLE_SCREEN,                       /* which keys may survive for which rows */
 	ROLE_PACK_MARKS,                   /* the screen's marks, closer together, for the backward */

@@ -12,7 +12,7 @@
 
 const char *const predict_plan_names[PREDICT_PLANS] = { "dense", "sparse" };
 const char *const predict_kernel_names[PREDICT_KERNELS] = {
-	"q_terms", "k_terms", "screen", "forward", "norm_backward", "backward_q", "backward_kv", "reduce",
+	"terms", "q_terms", "k_terms", "screen", "forward", "norm_backward", "backward_q", "backward_kv", "reduce",
 };
 
 enum { TILE = 64 };                    /* rows of a block, and keys of a dense plan's tile */
@@ -199,9 +199,12 @@ static void add_terms(const Case *c, double image)
 	bool read = c->sparse || c->m->l2_normalized;  /* thresholds alone need no elements */
 	double row = read ? c->element * all_views(c) + c->m->views * image : 0;
 
+	if (!c->sparse) {
+		add_kernel(c, PREDICT_TERMS, (c->q_rows + c->k_rows) * row, 0);
+		return;
+	}
 	add_kernel(c, PREDICT_Q_TERMS, c->q_rows * row, 0);
-	if (read)
-		add_kernel(c, PREDICT_K_TERMS, c->k_rows * row, 0);
+	add_kernel(c, PREDICT_K_TERMS, c->k_rows * row, 0);
 }
 
 /* Reads the gradient and o, kept in float32; writes the gradient before the norm, in two parts of a short dtype. */

@@ -2,6 +2,7 @@
 #include "kernels_parts.h"
 
 static BuildKernel *const builders[ROLE_COUNT] = {
+	[ROLE_TERMS] = build_terms,
 	[ROLE_Q_TERMS] = build_q_terms,
 	[ROLE_K_TERMS] = build_k_terms,
 	[ROLE_SCREEN] = build_screen,

@@ -8,7 +8,7 @@
 
 /* Builds the kernel of one launch into the gpu.module; false after a diagnostic. */
 typedef bool BuildKernel(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch);
-BuildKernel build_q_terms, build_k_terms, build_screen, build_pack_marks, build_forward, build_norm_backward, build_backward_q,
+BuildKernel build_terms, build_q_terms, build_k_terms, build_screen, build_pack_marks, build_forward, build_norm_backward, build_backward_q,
             build_backward_kv, build_reduce, build_count, build_statistics;
 
 /* "q1" for view 0 of "q". */

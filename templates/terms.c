@@ -1,6 +1,7 @@
 /*
  * Row terms: 1/|q_i| and tau_i of every query row, 1/|k_j| of every key, per view; one CTA per block of 64 rows. Terms are padded
- * to whole blocks, and every entry is written, so later kernels may read them without bounds.
+ * to whole blocks, and every entry is written, so later kernels may read them without bounds. A dense plan has them in one launch; a
+ * sparse one in two, with int8 images.
  */
 #include "counts.h"
 #include "kernels_parts.h"
@@ -146,32 +147,51 @@ static void reset_counter(Kernel *k, const char *buffer)
 		val_store(b, pointer, zero);
 }
 
+static void write_query_terms(Kernel *k)
+{
+	Place place = kernel_place(k, "heads", "q_len", PLAN_TERM_ROWS);
+	Scope head = head_scope(k, place.head);
+	write_thresholds(k, &head, place);
+	write_view_norms(k, place, "q", "inv_q", "q_len");
+}
+
+/* The first CTAs have blocks of rows, the others blocks of keys. */
+bool build_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	if (spec->normalize == NORMALIZE_NONE) {
+		write_query_terms(k);
+		return kernel_end(k);
+	}
+	Val all = k->cta, count = kernel_i32(k, "batch*heads*ceil_div(q_len,%d)", PLAN_TERM_ROWS);
+	for (Either e = either_begin(b, val_compare(b, IR_LT, all, count), NULL, 0); either_next(&e);)
+		if (e.otherwise) {
+			k->cta = val_sub(b, all, count);
+			write_view_norms(k, kernel_place(k, "kv_heads", "k_len", PLAN_TERM_ROWS), "k", "inv_k", "k_len");
+			k->cta = all;
+		} else {
+			write_query_terms(k);
+		}
+	return kernel_end(k);
+}
+
 bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	Place place = kernel_place(k, "heads", "q_len", launch->rows);
 	Scope head = head_scope(k, place.head);
-	if (plan->sparse) {
-		if (plan_launch(plan, ROLE_SCREEN)->persistent)
-			reset_counter(k, "screened");
-		quantise_queries(k, &head, place);
-	} else {
-		write_thresholds(k, &head, place);
-		write_view_norms(k, place, "q", "inv_q", "q_len");
-	}
+	if (plan_launch(plan, ROLE_SCREEN)->persistent)
+		reset_counter(k, "screened");
+	quantise_queries(k, &head, place);
 	return kernel_end(k);
 }
 
 bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	const char *length = plan->sparse ? arena_printf(b->arena, "round_up(k_len,%d)", plan_int8_keys(spec)) : "k_len";
+	const char *length = arena_printf(b->arena, "round_up(k_len,%d)", plan_int8_keys(spec));
 	Place place = kernel_place(k, "kv_heads", length, launch->rows);
-	if (plan->sparse) {
-		clear_key_rows(k, place);
-		quantise_keys(k, place);
-	} else {
-		write_view_norms(k, place, "k", "inv_k", "k_len");
-	}
+	clear_key_rows(k, place);
+	quantise_keys(k, place);
 	return kernel_end(k);
 }

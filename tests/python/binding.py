@@ -47,7 +47,8 @@ def test_functions():
     declared = set(re.findall(r"^TDA_API .*?(tda_\w+)\(", pathlib.Path(ROOT, "runtime/tda.h").read_text(), re.M))
     exported = {line.split()[2] for line in printed_by(NM, "-D", "--defined-only", LIBRARY) if line}
     expect(declared == exported, f"tda.h alone has {sorted(declared - exported)}, libtda.so {sorted(exported - declared)}")
-    expect(declared == set(_lib._FUNCTIONS), f"_lib.py has {sorted(_lib._FUNCTIONS)}")
+    counting = {"tda_get_count_sizes", "tda_count"}    # which the package has no use for: tdagen explore counts
+    expect(declared - counting == set(_lib._FUNCTIONS), f"_lib.py has {sorted(_lib._FUNCTIONS)}")
     for status in _lib.Status:
         words = status.name.lower().replace("_", " ")
         expect(_lib.status_name(status).lower().startswith(words), f"{status!r} is {_lib.status_name(status)}")
