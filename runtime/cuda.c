@@ -56,6 +56,16 @@ static tda_status load_symbols(void *library)
 	return TDA_OK;
 }
 
+/* Graphs take launches that start early since CUDA 12.3. Older drivers get none of them: a call is to work in a capture as elsewhere. */
+static void check_early_launches(void)
+{
+	enum { FIRST_VERSION = 12030 };
+	int version = 0;
+
+	if (driver.functions.cuDriverGetVersion(&version) || version < FIRST_VERSION)
+		driver.functions.cuLaunchKernelEx = NULL;
+}
+
 static tda_status open_driver(void)
 {
 	void *library = dlopen(library_name, RTLD_NOW | RTLD_LOCAL);   /* stays open: contexts live as long as the process */
@@ -68,6 +78,7 @@ static tda_status open_driver(void)
 		                "driver, or use the simulator (tdarun --device sim)", library_name);
 	if ((status = load_symbols(library)))
 		return status;
+	check_early_launches();
 	result = driver.functions.cuInit(0);
 	if (cuda_check(&driver.functions, result, "cuInit"))
 		return tda_fail_within(TDA_NO_DEVICE, "the CUDA driver finds no usable GPU: ");

@@ -43,6 +43,12 @@ EXPORT int cuInit(unsigned flags)
 	return (int)flags;
 }
 
+EXPORT int cuDriverGetVersion(int *version)
+{
+	*version = 13000;
+	return 0;
+}
+
 EXPORT int cuGetErrorName(int error, const char **name)
 {
 	*name = error == 218 ? "CUDA_ERROR_INVALID_PTX" : "CUDA_ERROR_OTHER";
