@@ -60,7 +60,7 @@ static tda_status run_side(Side *side, const DiffOptions *options)
 		return tda_fail_memory();
 	if ((status = explore_measure(p, &explore, &side->run.result)))
 		return status;
-	predict(p->manifest, &p->shape, side->run.result.all.gathered, &side->run.predicted);
+	explore_predict(p, &side->run.result.all, &side->run.predicted);
 	return problem_measure(p, true, mark_survivors, side, &side->reference);
 }
 

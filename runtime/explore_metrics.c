@@ -1,5 +1,6 @@
 /* The metrics: each from the counts of a head, or of all heads together. */
 #include <math.h>
+#include <string.h>
 #include "explore_report.h"
 
 static double ratio(double part, double whole)
@@ -222,4 +223,12 @@ double explore_value(const ExploreRun *run, const ExploreMetric *metric, const E
 	if ((metric->needs & ~NEEDS_HEADS & ~run->has) || (metric->needs & NEEDS_HEADS && !all))
 		return NAN;
 	return metric->value ? metric->value(counts) : metric->of_run(run);
+}
+
+void explore_predict(const Problem *p, const ExploreCounts *counts, Prediction *prediction)
+{
+	PredictCounts known = { .tiles = tiles_64(counts) };
+
+	memcpy(known.gathered, counts->gathered, sizeof(known.gathered));
+	predict(p->manifest, &p->shape, &known, prediction);
 }

@@ -79,4 +79,7 @@ double explore_mean(const ExploreCounts *counts, int view);
 double explore_variance(const ExploreCounts *counts, int view);
 double explore_correlation(const ExploreCounts *counts, int view, int other);
 
+/* From what was counted of a problem. */
+void explore_predict(const Problem *problem, const ExploreCounts *counts, Prediction *prediction);
+
 #endif

@@ -110,7 +110,7 @@ static tda_status measure(ExploreSession *s, ExploreRun *run, Problem *p, tda_ke
 	if (status == TDA_BAD_ARGUMENT && run->in)
 		tda_fail_within(status, "%s: ", run->in);
 	if (!status)
-		predict(p->manifest, &p->shape, run->result.all.gathered, &run->predicted);
+		explore_predict(p, &run->result.all, &run->predicted);
 	if (!status && s->device && s->device->ops->mark && !(status = time_problem(p, s->device, REPEATS, run->ms)))
 		run->has |= NEEDS_TIME;
 	return status;

@@ -26,6 +26,7 @@ static const double LAUNCH_MS = 0.005;
 /* What was timed: batch * heads * length = 262144, causal. */
 enum { LEAST_LENGTH = 4096, MOST_LENGTH = 16384, LEAST_BLOCKS = 8 * MULTIPROCESSORS };
 static const double MOST_GATHERED = 0.05;      /* of the blocks of 64 rows and a key that they see */
+static const double MOST_TILES = 0.6;          /* with a survivor: beyond, the screen's hits, marks without room and heavy blocks cost time */
 
 typedef enum Arithmetic { HALF, TF32, IEEE } Arithmetic;
 enum { ANY_TARGET = 0, WIDEST = 1 << 30 };
@@ -76,6 +77,7 @@ typedef struct Case {
 	const tda_shape *shape;
 	bool sparse;
 	double gathered;               /* over the views; of a sparse plan */
+	double tiles;
 	double seen;                   /* blocks of 64 rows and a key that one of their rows sees */
 	double element, q_rows, k_rows;        /* bytes; batch * heads * length */
 	PlanTimes *times;
@@ -275,6 +277,8 @@ static void say_beyond(const Case *c)
 		beyond(c, "%.0f blocks of 64 rows", ceil(blocks));
 	if (c->gathered > MOST_GATHERED * m->views * c->seen)
 		beyond(c, "%.2g%% of keys surviving", 100 * c->gathered / (m->views * c->seen));
+	if (c->sparse && c->tiles > MOST_TILES)
+		beyond(c, "survivors in %.0f%% of tiles", 100 * c->tiles);
 }
 
 /* ---- the whole ---- */
@@ -318,7 +322,7 @@ PredictPlan predict_taken(const Manifest *m, const tda_shape *shape)
 	return PREDICT_DENSE;
 }
 
-void predict(const Manifest *m, const tda_shape *shape, const int64_t *gathered, Prediction *prediction)
+void predict(const Manifest *m, const tda_shape *shape, const PredictCounts *counts, Prediction *prediction)
 {
 	double batch = (double)shape->batch;
 	Case c = {
@@ -328,12 +332,13 @@ void predict(const Manifest *m, const tda_shape *shape, const int64_t *gathered,
 	bool both = strcmp(m->plan, "auto") == 0;
 
 	*prediction = (Prediction){ .taken = predict_taken(m, shape) };
-	for (int v = 0; v < m->views && gathered; v++)
-		c.gathered += (double)gathered[v];
+	for (int v = 0; v < m->views && counts; v++)
+		c.gathered += (double)counts->gathered[v];
+	c.tiles = counts ? counts->tiles : 0;
 	for (int plan = 0; plan < PREDICT_PLANS; plan++) {
 		c.sparse = plan == PREDICT_SPARSE;
 		c.times = &prediction->plan[plan];
-		if ((both || prediction->taken == (PredictPlan)plan) && (!c.sparse || gathered))
+		if ((both || prediction->taken == (PredictPlan)plan) && (!c.sparse || counts))
 			predict_plan(&c);
 	}
 }

@@ -26,12 +26,17 @@ typedef struct Prediction {
 	PlanTimes plan[PREDICT_PLANS];
 } Prediction;
 
+/* What survives, over all heads and the batch. */
+typedef struct PredictCounts {
+	int64_t gathered[TDA_MAX_VIEWS];       /* blocks of 64 rows and a key that survives, in that view, for a row of it */
+	double tiles;                  /* share of the tiles of 64 x 64 with a visible pair in which one survives, in any view */
+} PredictCounts;
+
 extern const char *const predict_plan_names[PREDICT_PLANS];
 extern const char *const predict_kernel_names[PREDICT_KERNELS];
 
-/* The shape is valid. gathered: by view, blocks of 64 rows and a key that survives for a row of it (ExploreCounts), over all
- * heads and the batch; NULL: not known. */
-void predict(const Manifest *manifest, const tda_shape *shape, const int64_t *gathered, Prediction *prediction);
+/* The shape is valid. counts: NULL where they are not known. */
+void predict(const Manifest *manifest, const tda_shape *shape, const PredictCounts *counts, Prediction *prediction);
 
 /* Which plan a launch takes; the manifest says it. */
 PredictPlan predict_taken(const Manifest *manifest, const tda_shape *shape);

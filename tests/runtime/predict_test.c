@@ -71,7 +71,7 @@ static void test_sparse(const Measured *c)
 	Prediction p;
 	const PlanTimes *times = &p.plan[PREDICT_SPARSE];
 
-	predict(&m, &shape, c->gathered, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { c->gathered[0], c->gathered[1] } }, &p);
 	CHECK(times->known && p.taken == PREDICT_SPARSE, "%s: it is not the sparse plan", c->name);
 	CHECK(c->head_dim == 128 || !*times->beyond, "%s was timed, and yet is beyond: %s", c->name, times->beyond);
 	for (int k = 0; k < PREDICT_KERNELS; k++)
@@ -145,20 +145,20 @@ static void test_monotone(void)
 		Prediction before, after;
 		tda_shape shape = shape_of(1, 1);
 
-		predict(&m, &shape, (int64_t[]){ 0, 0 }, &before);
+		predict(&m, &shape, &(PredictCounts){ .gathered = { 0, 0 } }, &before);
 		for (int64_t length = 1; length < 70000; length = length * 3 / 2 + 1) {
 			shape = shape_of(4, length);
-			predict(&m, &shape, (int64_t[]){ 0, 0 }, &after);
+			predict(&m, &shape, &(PredictCounts){ .gathered = { 0, 0 } }, &after);
 			check_no_less("longer", &before.plan[PREDICT_SPARSE], &after.plan[PREDICT_SPARSE]);
 			before = after;
 		}
 		for (int64_t keys = 1; keys < 1000000; keys *= 10)
 			for (int view = 0; view < 2; view++) {
-				int64_t more[2] = { 1000, 1000 };
+				PredictCounts more = { .gathered = { 1000, 1000 } };
 
-				more[view] += keys;
-				predict(&m, &shape, (int64_t[]){ 1000, 1000 }, &before);
-				predict(&m, &shape, more, &after);
+				more.gathered[view] += keys;
+				predict(&m, &shape, &(PredictCounts){ .gathered = { 1000, 1000 } }, &before);
+				predict(&m, &shape, &more, &after);
 				check_no_less("more keys", &before.plan[PREDICT_SPARSE], &after.plan[PREDICT_SPARSE]);
 				CHECK(after.plan[PREDICT_SPARSE].ms[PHASE_BACKWARD] > before.plan[PREDICT_SPARSE].ms[PHASE_BACKWARD],
 				      "gathering costs nothing");
@@ -172,12 +172,12 @@ static void test_small(void)
 	tda_shape shape = shape_of(1, 1);
 	Prediction p;
 
-	predict(&m, &shape, (int64_t[]){ 1, 1 }, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { 1, 1 } }, &p);
 	CHECK(p.plan[PREDICT_SPARSE].ms[PHASE_FORWARD] >= 4 * 0.002 && p.plan[PREDICT_SPARSE].ms[PHASE_FORWARD] < 0.1,
 	      "one row takes %g ms", p.plan[PREDICT_SPARSE].ms[PHASE_FORWARD]);
 	CHECK(strstr(p.plan[PREDICT_SPARSE].beyond, "length 1, 1 blocks of 64 rows"), "beyond: %s", p.plan[PREDICT_SPARSE].beyond);
 	shape.q_len = shape.k_len = 0;
-	predict(&m, &shape, (int64_t[]){ 0, 0 }, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { 0, 0 } }, &p);
 	CHECK(p.plan[PREDICT_SPARSE].ms[PHASE_FORWARD] == 0, "nothing to do takes time");
 }
 
@@ -191,7 +191,7 @@ static void test_huge(void)
 		Prediction p;
 
 		shape.batch = INT32_MAX;
-		predict(&m, &shape, (int64_t[]){ INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX }, &p);
+		predict(&m, &shape, &(PredictCounts){ .gathered = { INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX } }, &p);
 		for (int phase = 0; phase < TRAINING_PHASES; phase++)
 			CHECK(isfinite(p.plan[plan].ms[phase]) && p.plan[plan].ms[phase] > 1e20, "%s: %g ms", plans[plan],
 			      p.plan[plan].ms[phase]);
@@ -212,7 +212,7 @@ static void test_any(void)
 			Prediction p;
 
 			m.tf32 = n / 2 % 4 == 3;
-			predict(&m, &shape, (int64_t[4]){ 1000 }, &p);
+			predict(&m, &shape, &(PredictCounts){ .gathered = { 1000 } }, &p);
 			extrapolated = !known_dim || m.views > 2 || m.dtype == TDA_F16 ||
 			               (plan == PREDICT_SPARSE && (m.views != 2 || m.capability == 80 || head_dim != 64 || m.tf32));
 			CHECK(isfinite(p.plan[plan].ms[PHASE_FORWARD]) && p.plan[plan].ms[PHASE_BACKWARD] > 0, "no time");
@@ -228,10 +228,14 @@ static void test_beyond(void)
 	Prediction p;
 	const char *beyond = p.plan[PREDICT_SPARSE].beyond;
 
-	predict(&m, &shape, (int64_t[]){ 8000000, 0 }, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { 8000000, 0 } }, &p);
 	CHECK(!strcmp(beyond, "47% of keys surviving"), "beyond: %s", beyond);
+	predict(&m, &shape, &(PredictCounts){ { 80000, 80000 }, 0.61 }, &p);
+	CHECK(!strcmp(beyond, "survivors in 61% of tiles"), "beyond: %s", beyond);
+	predict(&m, &shape, &(PredictCounts){ { 80000, 80000 }, 0.6 }, &p);
+	CHECK(!*beyond, "beyond: %s", beyond);
 	strcpy(m.plan, "dense");
-	predict(&m, &shape, (int64_t[]){ 8000000, 0 }, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { 8000000, 0 } }, &p);
 	CHECK(!strcmp(p.plan[PREDICT_DENSE].beyond, "47% of keys surviving"), "a dense plan skips products, too: %s", p.plan[PREDICT_DENSE].beyond);
 	strcpy(m.plan, "sparse");
 	m.window = 100;
@@ -239,7 +243,7 @@ static void test_beyond(void)
 	m.rms_norm = true;
 	shape.kv_heads = 8;
 	shape.q_len = 65536;
-	predict(&m, &shape, (int64_t[]){ 0, 0 }, &p);
+	predict(&m, &shape, &(PredictCounts){ .gathered = { 0, 0 } }, &p);
 	CHECK(!strcmp(beyond, "value_dim 32, this mask, an output norm, shared heads of k and v, q_len other than k_len, length 65536"),
 	      "beyond: %s", beyond);
 	m.causal = m.zeros_proved = false;
@@ -272,7 +276,7 @@ static void test_choice(void)
 		tda_shape shape = shape_of(4, cases[n].k_len);
 
 		shape.q_len = cases[n].q_len;
-		predict(m, &shape, (int64_t[]){ 10 }, &p);
+		predict(m, &shape, &(PredictCounts){ .gathered = { 10 } }, &p);
 		CHECK(p.taken == cases[n].plan, "%d rows, %d keys: %s", (int)shape.q_len, (int)shape.k_len, predict_plan_names[p.taken]);
 		CHECK(p.plan[PREDICT_DENSE].known && p.plan[PREDICT_SPARSE].known, "the file has both plans");
 		predict(m, &shape, NULL, &p);
