@@ -139,10 +139,10 @@ static Val tile_index(Count *c, Val plane, Val tile)
 {
 	Kernel *k = c->k;
 	Builder *b = k->b;
-	Val tiles = kernel_i64(k, "ceil_div(k_len,%d)", PLAN_MARK);
-	Val row = val_mul(b, val_to_i64(b, plane), kernel_i64(k, "ceil_div(q_len,%d)", k->launch->rows));
-	row = val_add(b, row, val_to_i64(b, c->place.block));
-	return val_add(b, val_mul(b, row, tiles), val_to_i64(b, tile));
+	Val tiles = kernel_i64(k, "ceil_div(k_len,%d)", PLAN_MARK), blocks = kernel_i64(k, "ceil_div(q_len,%d)", k->launch->rows);
+	Val row = val_mul(b, val_to_i64(b, plane), blocks);
+	row = val_mul(b, val_add(b, row, val_to_i64(b, c->place.block)), tiles);
+	return val_add(b, row, val_to_i64(b, tile));
 }
 
 static Val mask_at(Count *c, Val view, Val tile)
@@ -150,13 +150,15 @@ static Val mask_at(Count *c, Val view, Val tile)
 	Kernel *k = c->k;
 	Builder *b = k->b;
 	Val plane = val_add(b, val_mul(b, view, kernel_i32(k, "batch*heads")), c->place.batch_head);
-	return val_offset(b, kernel_pointer(k, "buffer.masks"), val_mul(b, tile_index(c, plane, tile), val_i64(b, SLOT_BYTES)));
+	Val masks = kernel_pointer(k, "buffer.masks");
+	return val_offset(b, masks, val_mul(b, tile_index(c, plane, tile), val_i64(b, SLOT_BYTES)));
 }
 
 static Val pairs_at(Count *c, Val tile)
 {
 	Builder *b = c->k->b;
-	return val_offset(b, kernel_pointer(c->k, "buffer.tiles"), val_mul(b, tile_index(c, c->place.batch_head, tile), val_i64(b, 4)));
+	Val tiles = kernel_pointer(c->k, "buffer.tiles");
+	return val_offset(b, tiles, val_mul(b, tile_index(c, c->place.batch_head, tile), val_i64(b, 4)));
 }
 
 /* A warp's place: its masks by view, then its pairs, each `warps` slots apart. */
@@ -171,11 +173,11 @@ static void leave_own(Count *c, Val slots)
 		Val low = warp_or(k, c->low[v]);
 		masks[v] = val_join_i32(b, low, warp_or(k, c->high[v]));
 	}
-	Val pairs = warp_sum(k, c->pairs);
+	Val pairs = warp_sum(k, c->pairs), pairs64 = val_to_i64(b, pairs);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);) {
 		for (int v = 0; v < views; v++)
 			val_store(b, val_offset_const(b, own, v * step), masks[v]);
-		val_store(b, val_offset_const(b, own, views * step), val_to_i64(b, pairs));
+		val_store(b, val_offset_const(b, own, views * step), pairs64);
 	}
 }
 
@@ -244,11 +246,12 @@ static void store_rows(Count *c, const char *buffer, int view, Val row[2])
 	Kernel *k = c->k;
 	Builder *b = k->b;
 	Val plane = val_add(b, c->place.batch_head, kernel_i32(k, "%d*batch*heads", view));
-	Val first = val_mul(b, val_to_i64(b, plane), kernel_i64(k, "round_up(q_len,%d)", k->launch->rows));
+	Val rows = kernel_i64(k, "round_up(q_len,%d)", k->launch->rows), first = val_mul(b, val_to_i64(b, plane), rows);
+	Val to = kernel_pointer(k, "buffer.%s", buffer);
 	for (If f = if_begin(b, row_first_lane(k), NULL, 0); if_next(&f);)
 		for (int r = 0; r < 2; r++) {
 			Val index = val_add(b, first, val_to_i64(b, axis_at(c->row, r)));
-			val_store(b, val_offset(b, kernel_pointer(k, "buffer.%s", buffer), val_mul(b, index, val_i64(b, 4))), row[r]);
+			val_store(b, val_offset(b, to, val_mul(b, index, val_i64(b, 4))), row[r]);
 		}
 }
 

@@ -147,12 +147,13 @@ static void store_rows(Statistics *s, const char *buffer, Val row[2])
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	Val first = val_mul(b, val_to_i64(b, s->place.batch_head), kernel_i64(k, "round_up(q_len,%d)", k->launch->rows));
+	Val rows = kernel_i64(k, "round_up(q_len,%d)", k->launch->rows), to = kernel_pointer(k, "buffer.%s", buffer);
+	Val first = val_mul(b, val_to_i64(b, s->place.batch_head), rows);
 	row_sum_lanes(k, row);
 	for (If f = if_begin(b, row_first_lane(k), NULL, 0); if_next(&f);)
 		for (int r = 0; r < 2; r++) {
 			Val index = val_add(b, first, val_to_i64(b, axis_at(s->row, r)));
-			val_store(b, val_offset(b, kernel_pointer(k, "buffer.%s", buffer), val_mul(b, index, val_i64(b, 4))), row[r]);
+			val_store(b, val_offset(b, to, val_mul(b, index, val_i64(b, 4))), row[r]);
 		}
 }
 
@@ -161,10 +162,11 @@ static Val warp_record(Statistics *s, const char *buffer, int count)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
-	Val first = val_mul(b, val_to_i64(b, s->place.batch_head), kernel_i64(k, "round_up(q_len,%d)/%d", k->launch->rows, PLAN_WARP_ROWS));
+	Val records = kernel_i64(k, "round_up(q_len,%d)/%d", k->launch->rows, PLAN_WARP_ROWS);
+	Val first = val_mul(b, val_to_i64(b, s->place.batch_head), records), to = kernel_pointer(k, "buffer.%s", buffer);
 	Val own = val_div_i32(b, first_row(k, s->place), PLAN_WARP_ROWS);
 	Val index = val_add(b, first, val_to_i64(b, own));
-	return val_offset(b, kernel_pointer(k, "buffer.%s", buffer), val_mul(b, index, val_i64(b, 4 * count)));
+	return val_offset(b, to, val_mul(b, index, val_i64(b, 4 * count)));
 }
 
 static void write_sums(Statistics *s)

@@ -197,7 +197,8 @@ static GatherSpan read_span(Gather *g, const GatherWalk *w, Val span)
 			if (e.otherwise) {
 				read.count = list_marks(g, w, span);
 			} else {
-				val_store(b, listed_at(g, w, k->thread), val_low_i16(b, k->thread));
+				Val at = listed_at(g, w, k->thread);
+				val_store(b, at, val_low_i16(b, k->thread));
 				read.count = left;
 			}
 		read.mask = mask_of(k, w, listed_block(g, w, span, read.count, k->thread));
