@@ -2,18 +2,9 @@
 #include "error.h"
 #include "module.h"
 
-static tda_status check_kernel(const tda_kernel *kernel, const void *argument, const char *name)
-{
-	if (!kernel)
-		return tda_fail(TDA_BAD_ARGUMENT, "kernel: the pointer is null");
-	if (!argument)
-		return tda_fail(TDA_BAD_ARGUMENT, "%s: the pointer is null", name);
-	return TDA_OK;
-}
-
 tda_status tda_get_info(const tda_kernel *kernel, tda_info *info)
 {
-	tda_status status = check_kernel(kernel, info, "info");
+	tda_status status = validate_pointers(kernel, info, "info");
 	const Manifest *m;
 
 	if (status)
@@ -40,9 +31,9 @@ tda_status tda_get_info(const tda_kernel *kernel, tda_info *info)
 tda_status tda_get_sizes(const tda_kernel *kernel, const tda_shape *shape, tda_sizes *sizes)
 {
 	int64_t vars[FORMULA_VARS] = {0}, bytes[BUFFER_KIND_COUNT];
-	tda_status status = check_kernel(kernel, shape, "shape");
+	tda_status status = validate_pointers(kernel, shape, "shape");
 
-	if (status || (status = check_kernel(kernel, sizes, "sizes")))
+	if (status || (status = validate_pointers(kernel, sizes, "sizes")))
 		return status;
 	if (sizes->size != sizeof(*sizes) || sizes->version != TDA_ABI_VERSION)
 		return tda_fail(TDA_BAD_ARGUMENT, "sizes: size or version is not this libtda's: initialise it with TDA_SIZES_INIT");
@@ -56,7 +47,7 @@ tda_status tda_get_sizes(const tda_kernel *kernel, const tda_shape *shape, tda_s
 
 tda_status tda_forward(tda_kernel *kernel, const tda_forward_args *args, void *stream)
 {
-	tda_status status = check_kernel(kernel, args, "args");
+	tda_status status = validate_pointers(kernel, args, "args");
 	Binding binding;
 
 	if (status || (status = validate_forward(kernel, args, &binding)))
@@ -66,7 +57,7 @@ tda_status tda_forward(tda_kernel *kernel, const tda_forward_args *args, void *s
 
 tda_status tda_backward(tda_kernel *kernel, const tda_backward_args *args, void *stream)
 {
-	tda_status status = check_kernel(kernel, args, "args");
+	tda_status status = validate_pointers(kernel, args, "args");
 	Binding binding;
 
 	if (status || (status = validate_backward(kernel, args, &binding)))

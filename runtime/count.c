@@ -4,13 +4,6 @@
 
 static const int64_t term_rows = 64, mask_keys = 64, warp_rows = 16;
 
-static tda_status check_arguments(const tda_kernel *kernel, const void *argument, const char *name)
-{
-	if (kernel && argument)
-		return TDA_OK;
-	return tda_fail(TDA_BAD_ARGUMENT, "%s: the pointer is null", kernel ? name : "kernel");
-}
-
 /* The offset of a buffer that must have so many bytes: the caller goes by what tda.h says of its shape. */
 static tda_status find_array(const Manifest *m, const int64_t *vars, const char *name, int64_t bytes, size_t *at)
 {
@@ -70,10 +63,10 @@ tda_status tda_get_count_sizes(const tda_kernel *kernel, const tda_shape *shape,
 {
 	enum { POWERS = 4, TAILS = 6 };
 	int64_t vars[FORMULA_VARS] = {0}, bytes[BUFFER_KIND_COUNT];
-	tda_status status = check_arguments(kernel, shape, "shape");
+	tda_status status = validate_pointers(kernel, shape, "shape");
 	const Manifest *m;
 
-	if (status || (status = check_arguments(kernel, sizes, "sizes")))
+	if (status || (status = validate_pointers(kernel, sizes, "sizes")))
 		return status;
 	if (sizes->size != sizeof(*sizes) || sizes->version != TDA_ABI_VERSION)
 		return tda_fail(TDA_BAD_ARGUMENT, "sizes: size or version is not this libtda's: initialise it with TDA_COUNT_SIZES_INIT");
@@ -90,7 +83,7 @@ tda_status tda_get_count_sizes(const tda_kernel *kernel, const tda_shape *shape,
 
 tda_status tda_count(tda_kernel *kernel, const tda_count_args *args, void *stream)
 {
-	tda_status status = check_arguments(kernel, args, "args");
+	tda_status status = validate_pointers(kernel, args, "args");
 	Binding binding;
 
 	if (status || (status = validate_count(kernel, args, &binding)))

@@ -29,7 +29,9 @@ struct tda_kernel {
  * while it is captured. */
 tda_status module_get(tda_kernel *kernel, const Cuda *cuda, CUstream stream, LoadedModule **loaded);
 
-/* Check every argument and fill the binding; nothing is launched when they fail. In validate.c. */
+/* Neither is null; `name` is the argument's. In validate.c, as what follows. */
+tda_status validate_pointers(const tda_kernel *kernel, const void *argument, const char *name);
+/* Check every argument and fill the binding; nothing is launched when they fail. */
 tda_status validate_forward(tda_kernel *kernel, const tda_forward_args *args, Binding *binding);
 tda_status validate_backward(tda_kernel *kernel, const tda_backward_args *args, Binding *binding);
 tda_status validate_count(tda_kernel *kernel, const tda_count_args *args, Binding *binding);

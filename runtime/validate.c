@@ -32,6 +32,15 @@ static tda_status check_range(const char *name, int64_t value, int64_t lo, int64
 	                (long long)hi);
 }
 
+tda_status validate_pointers(const tda_kernel *kernel, const void *argument, const char *name)
+{
+	if (!kernel)
+		return tda_fail(TDA_BAD_ARGUMENT, "kernel: the pointer is null");
+	if (!argument)
+		return tda_fail(TDA_BAD_ARGUMENT, "%s: the pointer is null", name);
+	return TDA_OK;
+}
+
 tda_status validate_shape(const tda_shape *shape, int64_t *vars)
 {
 	int64_t layers = shape->layers ? shape->layers : (int64_t)shape->layer + 1;

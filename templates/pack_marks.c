@@ -164,14 +164,14 @@ static Val store_half(Packer *p, Val to, Val mask)
 }
 
 /* A mark that each lane has one of, if it `exists`: its key tile, its word, and its number, which counts from the row block's first. */
-typedef struct PackedMark {
+typedef struct LaneMark {
 	Val exists, tile;
 	Word word;
 	Val number;
-} PackedMark;
+} LaneMark;
 
 /* Copies it, if there is room. Where there is none, or the screen had none, its key tile is visited whole. */
-static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val start)
+static Visits copy_mark(Packer *p, Val row_block, const LaneMark *mark, Val start)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
@@ -185,7 +185,7 @@ static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val st
 		Val row_mask = mark_mask(k, &p->from, row_block, mark->number, true);
 		visits.keys = count_bits(k, key_mask);
 		Val packed = val_add(b, start, mark->number);
-		for (If f2 = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed + 1, 2); if_next(&f2);) {
+		for (If room = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed + 1, 2); if_next(&room);) {
 			Val to = mark_at(k, &p->to, row_block, packed);
 			visits.kept_keys = store_half(p, to, key_mask);
 			visits.rows = store_half(p, val_offset_const(b, to, PACKED_BYTES / 2), row_mask);
@@ -199,7 +199,7 @@ static Visits copy_mark(Packer *p, Val row_block, const PackedMark *mark, Val st
 }
 
 /* Mark n of 32 words, of which each lane has one; ends: each word's running sum of marks. first_word: the first lane's. */
-static PackedMark find_mark(Packer *p, Word words, Val ends, Val first_word, Val n)
+static LaneMark find_mark(Packer *p, Word words, Val ends, Val first_word, Val n)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
@@ -208,7 +208,7 @@ static PackedMark find_mark(Packer *p, Word words, Val ends, Val first_word, Val
 		Val end = lane_value(k, ends, val_add_i32(b, lane, step - 1));
 		lane = val_add(b, lane, val_select(b, val_compare(b, IR_LE, end, n), val_i32(b, step), zero));
 	}
-	PackedMark mark;
+	LaneMark mark;
 	mark.word.bits = lane_value(k, words.bits, lane);
 	mark.word.first = lane_value(k, words.first, lane);
 	Val end = lane_value(k, ends, lane);
@@ -235,7 +235,7 @@ static void copy_row_block(Packer *p, Val row_block, Val start)
 		Val ends = warp_running_sum(k, val_popc(b, word.bits));
 		Val count = lane_value(k, ends, val_i32(b, WARP - 1));
 		for (Loop m = loop_begin(b, zero, count, WARP, carry, 2); loop_next(&m);) {
-			PackedMark mark = find_mark(p, word, ends, l.index, val_add(b, m.index, k->lane));
+			LaneMark mark = find_mark(p, word, ends, l.index, val_add(b, m.index, k->lane));
 			Visits visits = copy_mark(p, row_block, &mark, start);
 			keys = val_add(b, keys, visits.keys);
 			kept_keys = val_add(b, kept_keys, visits.kept_keys);
