@@ -75,7 +75,7 @@ static tda_status open_driver(void)
 
 	if (!library)
 		return tda_fail(TDA_NO_DRIVER, "there is no CUDA driver on this machine: %s was not found; install the NVIDIA "
-		                "driver, or use the simulator (tdarun --device sim)", library_name);
+		                "driver, or use the simulator (--device sim)", library_name);
 	if ((status = load_symbols(library)))
 		return status;
 	check_early_launches();

@@ -341,7 +341,7 @@ static void test_no_driver(void)
 		return;
 	CHECK(tda_forward(kernel, &forward, NULL) == TDA_NO_DRIVER, "launched without a driver");
 	CHECK_MESSAGE("there is no CUDA driver on this machine: libcuda.so.1 was not found; install the NVIDIA driver, "
-	              "or use the simulator (tdarun --device sim)");
+	              "or use the simulator (--device sim)");
 	CHECK(tda_preload(kernel) == TDA_NO_DRIVER, "loaded without a driver");
 }
 
