@@ -24,7 +24,7 @@
 #include "../compiler/ir.h"
 #include "../compiler/plan.h"
 
-enum { WARP = 32, CHUNK = 16 };
+enum { WARP = 32, QUAD = 4, CHUNK = 16 };   /* QUAD: lanes that share the two rows of a tile */
 
 /* One gpu.func under construction. */
 typedef struct Kernel {
@@ -150,6 +150,7 @@ typedef struct Shared {
 	int rows, cols;                    /* as stored: cols without padding */
 	int row_bytes;                     /* of a row, or of a panel's row */
 	int panel_cols, panel_bytes;       /* of a panel: columns, and from one to the next */
+	int offset;                        /* of shared_rows: its bytes from the base on, apart as wgmma adds them itself */
 	bool swizzled;                     /* in panels of 128 bytes a row, as wgmma reads them (tile_shared.c) */
 } Shared;
 Shared shared_new(Kernel *k, int rows, int cols);
@@ -157,7 +158,7 @@ Shared shared_at(Kernel *k, Val base, int rows, int cols);
 int shared_bytes(Shared s);
 /* Rows [first, first + rows) of a matrix as mma_int8's b, first a multiple of 8. Past its last row they are those that share its
  * rows' second halves (plan_int8_keys_a_row). */
-Shared shared_rows(Kernel *k, Shared s, int first, int rows);
+Shared shared_rows(Shared s, int first, int rows);
 /* Copies rows first.. of a matrix, asynchronously; rows past its end and padding columns become 0. */
 void shared_copy(Kernel *k, Shared to, Matrix from, Val first);
 /* Copies the rows of a matrix that a list in shared memory names (i32, one a row of `to`); rows outside of it become 0. */
@@ -185,7 +186,8 @@ typedef struct Int8Rows {
 	Val *registers;                    /* NULL with ENGINE_WGMMA where they are too many: then `from` must stay */
 } Int8Rows;
 Int8Rows int8_rows(Kernel *k, Shared a);
-Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);
+Tile mma_int8(Kernel *k, Int8Rows rows, Shared b);       /* must not be touched until mma_int8_wait, nor be passed on by a branch */
+void mma_int8_wait(Kernel *k, Tile products);
 /* acc += p . b, p: a tile in registers, rounded to the spec's dtype, b: [p.cols x acc.cols]. Where exact zeros are proved, a
  * warp whose part of p is all zeros skips it; ENGINE_WGMMA skips what is all zeros in a warp group, and may do the rest as
  * late as at the round's end: acc must not be touched till then. */
@@ -221,6 +223,39 @@ typedef struct RingTile {
 	Val terms[STREAM_MAX_TERMS];       /* shared pointers to the tile's terms */
 } RingTile;
 
+/*
+ * Several walks, one for each item of work. A persistent launch's CTAs take items, numbered as CTAs would be, from a counter, so that
+ * none is idle while there are any; other launches' CTAs have one each. The producer fetches for the next item while the others are at
+ * this one's, so what an item is, `begin`, is emitted for each of them: it copies residents, sets the ring's streams, and returns the
+ * tiles of the walk.
+ *
+ *     for (ring_items(&ring, &work); ring_item(&ring);) {
+ *             what begin copied is there
+ *             ring_residents_done(&ring);         and no longer needed
+ *             for (ring_walk(&ring, ...); ring_round(&ring);) ...
+ *     }
+ *
+ * `done` is emitted for a whole warp, which comes to it once for each round, in order, when all are through with it; with
+ * ENGINE_WGMMA it is the producer's, which has nothing else to do. It sees what was written to shared memory in that round, and what it
+ * writes there is seen in rounds that have the same buffer.
+ */
+typedef struct RingTiles {
+	Val first, end;
+	Val note[2];                       /* i32: of what item they are, for `done` */
+} RingTiles;
+typedef struct RingDone {
+	Val note[2], tile;                 /* i32 */
+	Val buffer;                        /* i32: ring_buffer's in that round */
+	Val is_last;                       /* i1: of its item */
+} RingDone;
+typedef struct RingItems {
+	Val counter;                       /* global i32, 0 before the launch */
+	Val count;                         /* i32: items in all */
+	RingTiles (*begin)(void *owner);
+	void (*done)(void *owner, const RingDone *round);
+	void *owner;
+} RingItems;
+
 typedef struct Ring {
 	Kernel *k;
 	const Stream *streams;
@@ -235,11 +270,13 @@ typedef struct Ring {
 	Val write_tile, write_group;       /* i32, carried: the tile that the next copy brings */
 	Val read_tile, read_group;         /* i32, carried: the tile at hand */
 	int read_step, write_step;         /* position in the sequence, known while generating */
-	const struct RingItems *work;      /* NULL: one walk */
+	const RingItems *work;             /* NULL: one walk */
 	Val residents_free;                /* of several: a barrier, */
 	Val item_at;                       /* a shared i32, the item's number, */
 	Val item_parity;                   /* the parity of this item's uses of barriers, carried, */
 	Val *item_carry[3];
+	Val notes;                         /* shared, of each slot: what `done` will be told of its round, */
+	RingTiles tiles;                   /* without slots: the item's, */
 	Until items;                       /* and while there are any: the item at hand, if it exists */
 	If item;
 	Loop loop;
@@ -252,28 +289,12 @@ void ring_walk(Ring *ring, Val first, Val end, Val groups, Val **carry, int carr
 bool ring_round(Ring *ring);
 RingTile ring_next(Ring *ring);
 
-/*
- * Several walks, one for each item of work. A persistent launch's CTAs take items, numbered as CTAs would be, from a counter, so that
- * none is idle while there are any; other launches' CTAs have one each. The producer fetches for the next item while the others are at
- * this one's, so what an item is, `begin`, is emitted for each of them: it copies residents, sets the ring's streams, and returns the
- * tiles of the walk.
- *
- *     for (ring_items(&ring, &work); ring_item(&ring);) {
- *             what begin copied is there
- *             ring_residents_done(&ring);         and no longer needed
- *             for (ring_walk(&ring, ...); ring_round(&ring);) ...
- *     }
- */
-typedef struct RingTiles { Val first, end; } RingTiles;
-typedef struct RingItems {
-	Val counter;                       /* global i32, 0 before the launch */
-	Val count;                         /* i32: items in all */
-	RingTiles (*begin)(void *owner);
-	void *owner;
-} RingItems;
 void ring_items(Ring *ring, const RingItems *work);
 bool ring_item(Ring *ring);
 void ring_residents_done(Ring *ring);
+/* i32, below ring_buffers: rounds have them in turn. */
+Val ring_buffer(Ring *ring);
+int ring_buffers(const Ring *ring);
 /* A retained tile: `back` steps before the last one taken. */
 RingTile ring_back(Ring *ring, int back);
 int ring_slot_bytes(const Spec *spec, int tile_rows, int cols, int terms);

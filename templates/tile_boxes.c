@@ -246,16 +246,85 @@ static void fetch_tile(Ring *ring, int i)
 		fetch_terms(ring, tile.terms[t], stream, t, &box, barrier);
 }
 
-/* Everything that a walk will read, in order, as slots become free. */
-static void produce_rounds(Ring *ring, Val rounds)
+static void fetch_round(Ring *ring)
+{
+	for (int i = 0; i < ring->count; i++)
+		fetch_tile(ring, i);
+}
+
+/* A slot's note: the item's two, the tile, and whether it is the item's last; there is no round of tile -1. */
+enum { NOTE_BYTES = 16, NOTE_TILE = 8 };
+
+static Val note_at(Ring *ring, Val slot)
+{
+	return val_offset(ring->k->b, ring->notes, val_mul_i32(ring->k->b, slot, NOTE_BYTES));
+}
+
+static void clear_notes(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Val none = val_i32(b, -1);
+	for (If f = if_begin(b, val_compare(b, IR_LT, k->lane, val_i32(b, ring->slots)), NULL, 0); if_next(&f);)
+		for (int half = 0; half < NOTE_BYTES; half += NOTE_BYTES / 2) {
+			Val at = val_offset_const(b, note_at(ring, k->lane), half);
+			val_store(b, at, val_vector_pair(b, none, none, IR_V2I32));
+		}
+	warp_sync(k);
+}
+
+static void write_note(Ring *ring, const RingTiles *tiles)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Val at = note_at(ring, ring->write_slot);
+	Val is_last = val_compare(b, IR_GE, val_add_i32(b, ring->write_tile, 1), tiles->end);
+	Val last = val_select(b, is_last, val_i32(b, 1), val_i32(b, 0));
+	Val more = val_vector_pair(b, ring->write_tile, last, IR_V2I32);
+	val_store(b, at, val_vector_pair(b, tiles->note[0], tiles->note[1], IR_V2I32));
+	val_store(b, val_offset_const(b, at, NOTE_TILE), more);
+}
+
+/* The slot is free: `done` for the round that was in it. */
+static void end_round(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Val at = note_at(ring, ring->write_slot);
+	Val note = val_load(b, at, IR_V2I32), more = val_load(b, val_offset_const(b, at, NOTE_TILE), IR_V2I32);
+	RingDone round = { .tile = val_vector_get(b, more, 0, IR_I32), .buffer = ring->write_slot };
+	for (int n = 0; n < 2; n++)
+		round.note[n] = val_vector_get(b, note, n, IR_I32);
+	round.is_last = val_compare(b, IR_NE, val_vector_get(b, more, 1, IR_I32), val_i32(b, 0));
+	for (If f = if_begin(b, val_compare(b, IR_GE, round.tile, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		ring->work->done(ring->work->owner, &round);
+	warp_sync(k);
+}
+
+static If if_first_lane(Kernel *k)
+{
+	return if_begin(k->b, val_compare(k->b, IR_EQ, k->lane, val_i32(k->b, 0)), NULL, 0);
+}
+
+/* Everything that a walk will read, in order, as slots become free. tiles: those of an item, of which a whole warp takes care; or
+ * NULL. */
+static void produce_rounds(Ring *ring, Val rounds, const RingTiles *tiles)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	Val *carry[] = { &ring->write_slot, &ring->write_parity, &ring->write_tile, &ring->write_group };
 	for (Loop l = loop_begin(b, val_i32(b, 0), rounds, 1, carry, 4); loop_next(&l);) {
 		barrier_wait(k, slot_barrier(ring, ring->write_slot, ring->count), ring->write_parity);
-		for (int i = 0; i < ring->count; i++)
-			fetch_tile(ring, i);
+		if (tiles) {
+			end_round(ring);
+			for (If f = if_first_lane(k); if_next(&f);) {
+				write_note(ring, tiles);
+				fetch_round(ring);
+			}
+			warp_sync(k);
+		} else {
+			fetch_round(ring);
+		}
 		next_slot(ring, &ring->write_slot, &ring->write_parity);
 		ring_advance(ring, &ring->write_tile, &ring->write_group);
 	}
@@ -265,7 +334,7 @@ static void produce_walk(Ring *ring, Val rounds)
 {
 	fetch_residents(ring);
 	ring->write_parity = val_i32(ring->k->b, 1);
-	produce_rounds(ring, rounds);
+	produce_rounds(ring, rounds, NULL);
 }
 
 static RingTiles begin_item(Ring *ring, Val item)
@@ -292,44 +361,67 @@ static Val other_parity(Kernel *k, Val parity)
 	return val_xor(k->b, parity, val_i32(k->b, 1));
 }
 
+/* The first lane takes it for the warp. */
 static Val take_item(Kernel *k, Val counter)
 {
-	Val item;
-	ir_asm(k->b, "atom.global.add.u32 $0, [$1], 1;", "=r,l", IR_I32, 1, &item, 1, &counter);
-	return item;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0), item = zero;
+	Val *changed[] = { &item };
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), changed, 1); if_next(&f);)
+		ir_asm(b, "atom.global.add.u32 $0, [$1], 1;", "=r,l", IR_I32, 1, &item, 1, &counter);
+	return lane_value(k, item, zero);
 }
 
-/* Takes items, passes their numbers on, the first that does not exist too, and fetches. */
+/* Waits for all rounds that there are still to be. */
+static void end_rounds(Ring *ring)
+{
+	Builder *b = ring->k->b;
+	Val *carry[] = { &ring->write_slot, &ring->write_parity };
+	for (Loop l = loop_begin(b, val_i32(b, 0), val_i32(b, ring->slots), 1, carry, 2); loop_next(&l);) {
+		barrier_wait(ring->k, slot_barrier(ring, ring->write_slot, ring->count), ring->write_parity);
+		end_round(ring);
+		next_slot(ring, &ring->write_slot, &ring->write_parity);
+	}
+}
+
+/* A warp takes items, passes their numbers on, the first that does not exist too, and fetches. */
 static void produce_items(Ring *ring)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	Val zero = val_i32(b, 0);
+	Kernel outside = *k;
+	clear_notes(ring);
 	ring->write_parity = ring->item_parity = val_i32(b, 1);
 	items_loop(ring, &ring->write_slot, &ring->write_parity);
 	while (until_next(&ring->items)) {
 		Val item = take_item(k, ring->work->counter);
 		barrier_wait(k, ring->residents_free, ring->item_parity);
 		ring->item_parity = other_parity(k, ring->item_parity);
-		val_store(b, ring->item_at, item);
 		Val past = val_compare(b, IR_GE, item, ring->work->count);
+		for (If f = if_first_lane(k); if_next(&f);)
+			val_store(b, ring->item_at, item);
 		for (Either e = either_begin(b, past, ring->item_carry, 2); either_next(&e);) {
 			if (!e.otherwise) {
-				barrier_arrive(k, resident_barrier(ring));
+				for (If f = if_first_lane(k); if_next(&f);)
+					barrier_arrive(k, resident_barrier(ring));
+				end_rounds(ring);
 				continue;
 			}
 			RingTiles tiles = begin_item(ring, item);
-			fetch_residents(ring);
+			for (If f = if_first_lane(k); if_next(&f);)
+				fetch_residents(ring);
 			ring->write_tile = tiles.first;
 			ring->write_group = zero;
 			Val end = val_max(b, tiles.first, tiles.end);
-			produce_rounds(ring, val_sub(b, end, tiles.first));
+			produce_rounds(ring, val_sub(b, end, tiles.first), &tiles);
+			kernel_as_before(k, &outside);
 		}
 		ring->items.done = past;
 	}
 }
 
-/* The producer's part, done by one of its threads: `rounds` of a walk, or all items. */
+/* The producer's part: `rounds` of a walk, by one of its threads, or all items, by one of its warps. */
 static void produce(Ring *ring, Val rounds)
 {
 	Kernel *k = ring->k;
@@ -337,15 +429,17 @@ static void produce(Ring *ring, Val rounds)
 	int first_thread = k->launch->warps * WARP;
 	init_barriers(ring);
 	Val fetches = val_compare(b, IR_GE, k->thread, val_i32(b, first_thread));
+	Kernel outside = *k;
 	for (If f = if_begin(b, fetches, NULL, 0); if_next(&f);) {
 		change_registers(k, "decrease", k->launch->producer_registers);
-		Val chosen = val_compare(b, IR_EQ, k->thread, val_i32(b, first_thread));
+		Val chosen = val_compare(b, IR_LT, k->thread, val_i32(b, first_thread + (ring->work ? WARP : 1)));
 		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);) {
 			if (ring->work)
 				produce_items(ring);
 			else
 				produce_walk(ring, rounds);
 		}
+		kernel_as_before(k, &outside);
 		blocks_end_producer(k);
 	}
 	kernel_split(k);
@@ -354,12 +448,12 @@ static void produce(Ring *ring, Val rounds)
 
 void ring_boxes_items(Ring *ring)
 {
-	Kernel *k = ring->k, outside = *k;
+	Kernel *k = ring->k;
 	ring->residents_free = val_offset_const(k->b, k->shared, k->shared_bytes);
 	ring->item_at = val_offset_const(k->b, ring->residents_free, BARRIER_BYTES);
-	k->shared_bytes += 2 * BARRIER_BYTES;
+	ring->notes = val_offset_const(k->b, ring->item_at, BARRIER_BYTES);
+	k->shared_bytes += 2 * BARRIER_BYTES + ring->slots * NOTE_BYTES;
 	produce(ring, (Val){ NULL });
-	kernel_as_before(k, &outside);
 	ring->read_parity = ring->item_parity = val_i32(k->b, 0);
 	items_loop(ring, &ring->read_slot, &ring->read_parity);
 }

@@ -279,12 +279,18 @@ Tile mma_int8(Kernel *k, Int8Rows rows, Shared b)
 		return acc;
 	}
 	Val zero = val_i32(k->b, 0);
-	Val from = address_b(k, b);
+	Val from = val_offset_const(k->b, address_b(k, b), b.offset);
 	for (int e = 0; e < tile_count(acc); e++)
 		acc.e[e] = zero;
 	for (int n = 0; n < b.rows / 8; n += 2)
 		int8_columns(k, acc.e + 4 * n, rows.registers, val_offset_const(k->b, from, n * 8 * b.row_bytes));
 	return acc;
+}
+
+void mma_int8_wait(Kernel *k, Tile products)
+{
+	if (kernel_uses_groups(k))
+		wgmma_int8_wait(k, products);
 }
 
 /* A's registers for one step of depth of a tile in registers. With f32 an instruction's depth index t means column 2t

@@ -51,7 +51,8 @@ void ring_boxes_end(Kernel *k);        /* nothing is under way: the walk's barri
 void wgmma_rows(Kernel *k, Tile acc, Shared a, Shared b);
 void wgmma_tile(Kernel *k, Tile acc, Tile p, Shared b);
 Int8Rows wgmma_int8_rows(Kernel *k, Shared a);
-void wgmma_int8(Kernel *k, Tile acc, Int8Rows a, Shared b);    /* acc = a . b^T, complete when this returns */
+void wgmma_int8(Kernel *k, Tile acc, Int8Rows a, Shared b);    /* acc = a . b^T, under way until wgmma_int8_wait */
+void wgmma_int8_wait(Kernel *k, Tile acc);
 void wgmma_wait(Kernel *k);
 void wgmma_finish(Kernel *k);          /* products of tiles that were asked for are complete when this returns */
 void wgmma_begin(Kernel *k);
@@ -106,6 +107,7 @@ Val kernel_grid(Kernel *k);                  /* i32: how many CTAs there are; an
 Val kernel_cta(Kernel *k);
 /* An i32 at a shared pointer that is read and written each time it is asked for, so that no register holds it in between. */
 Val shared_read_anew(Kernel *k, Val at);
+void shared_read_pair_anew(Kernel *k, Val at, Val pair[2]);
 void shared_write_through(Kernel *k, Val at, Val value);
 /* Adds an i32 at a global pointer. */
 void add_atomically(Kernel *k, Val at, Val value);

@@ -165,9 +165,33 @@ bool ring_item(Ring *ring)
 	if (ring->item.entered)
 		return false;
 	ring->item.entered = true;
-	ring->work->begin(ring->work->owner);
+	ring->tiles = ring->work->begin(ring->work->owner);
 	shared_arrived(ring->k);
 	return true;
+}
+
+int ring_buffers(const Ring *ring)
+{
+	return kernel_uses_groups(ring->k) ? ring->slots : 2;
+}
+
+Val ring_buffer(Ring *ring)
+{
+	return kernel_uses_groups(ring->k) ? ring->read_slot : val_rem_i32(ring->k->b, ring->read_tile, 2);
+}
+
+/* The first warp does what is to be done after the round of a tile, if there was one. */
+static void after_round(Ring *ring, Val tile, Val is_last)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	if (!ring->work)
+		return;
+	Val was_one = val_compare(b, IR_GE, tile, ring->first);
+	for (If f = if_begin(b, val_and(b, was_one, val_compare(b, IR_EQ, k->warp, val_i32(b, 0))), NULL, 0); if_next(&f);) {
+		RingDone round = { { ring->tiles.note[0], ring->tiles.note[1] }, tile, val_rem_i32(b, tile, 2), is_last };
+		ring->work->done(ring->work->owner, &round);
+	}
 }
 
 bool ring_round(Ring *ring)
@@ -181,6 +205,7 @@ bool ring_round(Ring *ring)
 		/* Nothing may be under way when shared memory is used for something else. */
 		copies_wait(ring->k, 0);
 		kernel_barrier(ring->k);
+		after_round(ring, val_add_i32(ring->k->b, ring->end, -1), val_true(ring->k->b));
 	}
 	return inside;
 }
@@ -194,6 +219,7 @@ RingTile ring_next(Ring *ring)
 	copies_wait(k, ring->ahead - 1);
 	/* Everyone's part of this tile is there, and everyone is done with the tile whose slot the next copy takes. */
 	kernel_barrier(k);
+	after_round(ring, val_add_i32(k->b, ring->read_tile, -1), val_false(k->b));
 	copy_ahead(ring);
 	RingTile tile = slot_at(ring, ring->read_slot, stream);
 	ring->read_slot = next_slot(ring, ring->read_slot);

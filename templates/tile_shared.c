@@ -6,7 +6,7 @@ Shared shared_at(Kernel *k, Val base, int rows, int cols)
 {
 	bool swizzled = kernel_uses_groups(k);
 	int row_bytes = swizzled ? PLAN_PANEL_BYTES : plan_row_bytes(k->spec, cols);
-	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), rows * row_bytes, swizzled };
+	return (Shared){ base, rows, cols, row_bytes, panel_cols(k), rows * row_bytes, 0, swizzled };
 }
 
 int shared_bytes(Shared s)
@@ -30,12 +30,11 @@ Shared shared_new(Kernel *k, int rows, int cols)
 }
 
 /* The distance of panels stays that of the whole matrix. */
-Shared shared_rows(Kernel *k, Shared s, int first, int rows)
+Shared shared_rows(Shared s, int first, int rows)
 {
-	Shared part = s;
-	part.base = val_offset_const(k->b, s.base, (int64_t)(first % s.rows) * s.row_bytes + first / s.rows * PLAN_PANEL_BYTES / 2);
-	part.rows = rows;
-	return part;
+	s.offset += first % s.rows * s.row_bytes + first / s.rows * PLAN_PANEL_BYTES / 2;
+	s.rows = rows;
+	return s;
 }
 
 int panel_cols(const Kernel *k)
@@ -262,6 +261,12 @@ Val shared_read_anew(Kernel *k, Val at)
 	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I32, 1, &at), result;
 	ir_asm(k->b, "ld.volatile.shared.u32 $0, [$1];", "=r,r", IR_I32, 1, &result, 1, &address);
 	return result;
+}
+
+void shared_read_pair_anew(Kernel *k, Val at, Val pair[2])
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I32, 1, &at);
+	ir_asm(k->b, "ld.volatile.shared.v2.u32 {$0, $1}, [$2];", "=r,=r,r", IR_I32, 2, pair, 1, &address);
 }
 
 void shared_write_through(Kernel *k, Val at, Val value)

@@ -231,7 +231,7 @@ static Chain *rows_chain(Kernel *k, Element element, Shared a, Shared b, int dep
 	c->from_b = descriptor(k, b.base, 0);
 	for (int s = 0; s < c->steps; s++) {
 		c->step_a[s] = depth_offset(a, s);
-		c->step_b[s] = depth_offset(b, s);
+		c->step_b[s] = b.offset + depth_offset(b, s);
 	}
 	return c;
 }
@@ -267,6 +267,10 @@ void wgmma_int8(Kernel *k, Tile acc, Int8Rows a, Shared b)
 	for (int i = 0; c->in_registers && i < c->steps * A_REGS; i++)
 		c->a[i / A_REGS][i % A_REGS] = a.registers[i];
 	start_chain(k, acc.e, c, true);
+}
+
+void wgmma_int8_wait(Kernel *k, Tile acc)
+{
 	ir_asm(k->b, "wgmma.wait_group.sync.aligned 0;", accumulator_constraints(k, 'r', tile_count(acc), true), IR_I32,
 	       tile_count(acc), acc.e, tile_count(acc), acc.e);
 }
