@@ -8,5 +8,8 @@
 char *compiled_text(const char *tdagen, const char *spec, const char *options);
 /* The same, opened. */
 tda_kernel *compiled_kernel(const char *tdagen, const char *spec, const char *options);
+/* The same, compiled only the first time that it is asked for: compiling takes longer than most cases do. Closed by compiled_close(). */
+tda_kernel *compiled_once(const char *tdagen, const char *spec, const char *options);
+void compiled_close(void);
 
 #endif

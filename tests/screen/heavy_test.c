@@ -126,16 +126,12 @@ static void test_rule(const Case *c, const Problem *p, const unsigned char *writ
 }
 
 /* Every row is written by launches of one kind, the same one for 64 rows; and all, some or none by those of heavy blocks. */
-static void test_tensor(const Case *c, Problem *p, int tensor, Heavy expected)
+static void test_tensor(const Case *c, const Problem *p, int tensor, const unsigned char *written, Heavy expected)
 {
 	const Operand *o = &p->tensor[tensor];
 	int64_t rows = operand_rows(o), wrong = 0, heavy = 0;
-	unsigned char *written = calloc((size_t)rows + 1, 1);
 
-	for (int kind = BY_LIGHT; kind <= BY_HEAVY && written; kind++)
-		if (run_some(p, kind == BY_HEAVY))
-			note_written(p, tensor, written, kind);
-	for (int64_t n = 0; n < rows && written; n++) {
+	for (int64_t n = 0; n < rows; n++) {
 		int64_t in_head = n % o->count[2], first = n - in_head % MARK_SIDE;
 
 		wrong += (written[n] != BY_LIGHT && written[n] != BY_HEAVY) || written[n] != written[first];
@@ -145,9 +141,34 @@ static void test_tensor(const Case *c, Problem *p, int tensor, Heavy expected)
 	      (long long)wrong, tensor_name(tensor));
 	CHECK((heavy > 0) == (expected != NO_BLOCK) && (heavy == rows) == (expected == EVERY_BLOCK),
 	      "'%s': %lld of %lld rows of %s are heavy", c->options, (long long)heavy, (long long)rows, tensor_name(tensor));
-	if (tensor == TENSOR_O && written)
+	if (tensor == TENSOR_O)
 		test_rule(c, p, written);
-	free(written);
+}
+
+static void test_tensors(const Case *c, Problem *p)
+{
+	int last_dq = TENSOR_DQ + p->manifest->views - 1;
+	const struct { int tensor; Heavy expected; } outputs[] = {
+		{ TENSOR_O, c->rows }, { TENSOR_DQ, c->rows }, { last_dq, c->rows }, { TENSOR_DK, c->keys }, { TENSOR_DV, c->keys },
+	};
+	enum { OUTPUTS = sizeof(outputs) / sizeof(outputs[0]) };
+	unsigned char *written[OUTPUTS];
+	bool ran = true;
+
+	for (int n = 0; n < OUTPUTS; n++) {
+		written[n] = calloc((size_t)operand_rows(&p->tensor[outputs[n].tensor]) + 1, 1);
+		ran = CHECK(written[n] != NULL, "out of memory") && ran;
+	}
+	for (int kind = BY_LIGHT; kind <= BY_HEAVY && ran; kind++) {
+		ran = run_some(p, kind == BY_HEAVY);
+		for (int n = 0; n < OUTPUTS && ran; n++)
+			note_written(p, outputs[n].tensor, written[n], kind);
+	}
+	for (int n = 0; n < OUTPUTS; n++) {
+		if (ran)
+			test_tensor(c, p, outputs[n].tensor, written[n], outputs[n].expected);
+		free(written[n]);
+	}
 }
 
 /* ---- cases ---- */
@@ -192,13 +213,8 @@ static void test_case(const Case *c, tda_kernel *kernel, Device *device)
 		return;
 	CHECK(check(&p, device, c->options) == 0, "'%s' differs from the reference", c->options);
 	/* an output norm's backward reads all of what the forward saved */
-	if (!kernel->manifest->rms_norm) {
-		test_tensor(c, &p, TENSOR_O, c->rows);
-		test_tensor(c, &p, TENSOR_DQ, c->rows);
-		test_tensor(c, &p, TENSOR_DQ + kernel->manifest->views - 1, c->rows);
-		test_tensor(c, &p, TENSOR_DK, c->keys);
-		test_tensor(c, &p, TENSOR_DV, c->keys);
-	}
+	if (!kernel->manifest->rms_norm)
+		test_tensors(c, &p);
 	problem_free(&p);
 }
 
@@ -240,10 +256,9 @@ static void with_kernel(char **argv, const char *options, const Case *c, Device 
 	tda_kernel *kernel;
 
 	snprintf(all, sizeof(all), "--plan sparse --heavy-keys 1 --target %s %s %s", argv[3], options, c->options);
-	kernel = compiled_kernel(argv[1], argv[2], all);
+	kernel = compiled_once(argv[1], argv[2], all);
 	if (kernel)
 		test(c, kernel, device);
-	tda_close(kernel);
 }
 
 /* A dense kernel that leaves out its last tile is found, where every block is its. */
@@ -270,5 +285,6 @@ int main(int argc, char **argv)
 	}
 	with_kernel(argv, "", &many_blocks, device, test_ctas);
 	device->ops->close(device);
+	compiled_close();
 	return fixture_result();
 }

@@ -425,13 +425,12 @@ static void compile_and_test(char **argv, const Case *c, int full, bool ordinary
 	tda_kernel *kernel;
 
 	snprintf(options, sizeof(options), "--plan sparse --target %s %s", argv[3], c->options);
-	kernel = compiled_kernel(argv[1], argv[2], options);
+	kernel = compiled_once(argv[1], argv[2], options);
 	if (!kernel)
 		return;
 	test_case(c, full, kernel, device);
 	if (ordinary)
 		test_ordinary(kernel, device);
-	tda_close(kernel);
 }
 
 int main(int argc, char **argv)
@@ -445,6 +444,7 @@ int main(int argc, char **argv)
 	for (size_t n = 0; n < sizeof(full_cases) / sizeof(full_cases[0]); n++)
 		compile_and_test(argv, &full_cases[n].c, full_cases[n].full, false, device);
 	device->ops->close(device);
+	compiled_close();
 	CHECK(test_grouped_marks() > 0, "no mark has more keys than are kept one by one");
 	return fixture_result();
 }
