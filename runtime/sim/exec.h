@@ -108,6 +108,10 @@ static inline uint32_t float_to_bf16(float x)
 	return x != x ? 0x7fff : rounded;
 }
 
+/* Likewise, and to nearest away from 0; x is no NaN. The low 13 bits of tf32 are 0. */
+static inline uint32_t float_to_tf32(float x) { return (bits_of(x) + 0xfff + (bits_of(x) >> 13 & 1)) & 0xffffe000; }
+static inline uint32_t float_to_tf32_away(float x) { return (bits_of(x) + 0x1000) & 0xffffe000; }
+
 static inline uint32_t float_to_half(float x)
 {
 	uint32_t bits = bits_of(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;

@@ -195,9 +195,7 @@ bool op_cvt_half_f32(Warp *w, const Inst *in, uint32_t mask)
  * infinite. */
 static uint32_t tf32_away(float x)
 {
-	uint32_t bits;
-	memcpy(&bits, &x, sizeof bits);
-	return isfinite(x) ? (uint32_t)format_encode(x, FORMAT_TF32, ROUND_AWAY) : bits & 0xffffe000;
+	return isfinite(x) ? float_to_tf32_away(x) : bits_of(x) & 0xffffe000;
 }
 
 /* alt: {.rna,.rn} */

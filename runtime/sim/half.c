@@ -37,6 +37,12 @@ uint64_t format_encode(double x, Format format, Rounding rounding)
 	const FormatInfo *f = &formats[format];
 	if (x != x)
 		return f->nan;
+	/* The common ones as the host rounds. */
+	if (rounding == ROUND_NEAREST && format == FORMAT_F32)
+		return bits_of((float)x);
+	if (rounding == ROUND_NEAREST && format != FORMAT_F64 && (float)x == x)
+		return format == FORMAT_F16 ? float_to_half((float)x) : format == FORMAT_BF16 ? float_to_bf16((float)x)
+			: float_to_tf32((float)x);
 	if (format == FORMAT_F64) {
 		uint64_t bits;
 		memcpy(&bits, &x, sizeof bits);
