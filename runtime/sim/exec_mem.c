@@ -97,6 +97,37 @@ static bool check_lane(Warp *w, const Inst *in, int l, Space space, Access *a)
 	}
 }
 
+/* Lanes from l on that follow each other in mask, and in memory. */
+static int run_length(const Access *a, uint32_t mask, int l)
+{
+	int n = 1;
+	while (l + n < LANES && mask >> (l + n) & 1 && a->address[l + n] == a->address[l] + (uint64_t)n * a->bytes)
+		n++;
+	return n;
+}
+
+/* The same as check_lane for each of the n lanes of a run, which mostly share one history. */
+static bool check_run(Warp *w, const Inst *in, int l, int n, Space space, Access *a)
+{
+	uint64_t address = a->address[l], all = (uint64_t)n * a->bytes;
+	const SharedMemory *shared = &w->cta->shared;
+	bool in_shared = space == SPACE_SHARED && address <= shared->size && all <= shared->size - address;
+	if (address & (a->bytes - 1) || !(in_shared || space == SPACE_GLOBAL)) {
+		for (int k = l; k < l + n; k++)
+			if (!check_lane(w, in, k, space, a))
+				return false;
+		return true;
+	}
+	uint8_t *at = in_shared ? shared->bytes + address : (uint8_t *)(uintptr_t)address;
+	for (int k = 0; k < n; k++)
+		a->at[l + k] = at + (uint32_t)k * a->bytes;
+	if (in_shared)
+		return a->is_write ? shared_write_lanes(w, in, l, n, (uint32_t)address, a->bytes, a->kind)
+			: shared_read_lanes(w, in, l, n, (uint32_t)address, a->bytes);
+	return a->is_write ? global_write_lanes(w, in, l, n, address, a->bytes, a->kind)
+		: global_read_lanes(w, in, l, n, address, a->bytes, a->kind);
+}
+
 /* 32-byte sectors that the lanes touch. Lanes mostly go upwards; where not, earlier lanes are searched. */
 static uint32_t count_sectors(const Access *a, uint32_t mask)
 {
@@ -141,15 +172,19 @@ static bool prepare(Warp *w, const Inst *in, uint32_t mask, Space space, int sou
 {
 	uint32_t shared = 0, global = 0;
 	gather_addresses(w, in, source, a);
-	for (uint32_t rest = mask; rest; rest &= rest - 1) {
-		int l = __builtin_ctz(rest);
-		Space s = resolve(space, &a->address[l]);
-		if (!check_lane(w, in, l, s, a))
+	for (uint32_t rest = mask; rest;) {
+		int l = __builtin_ctz(rest), n = run_length(a, rest, l);
+		uint32_t lanes = UINT32_MAX >> (LANES - n) << l;
+		Space s = space;
+		for (int k = l; k < l + n; k++)
+			s = resolve(space, &a->address[k]);
+		if (!check_run(w, in, l, n, s, a))
 			return false;
 		if (s == SPACE_SHARED)
-			shared |= 1u << l;
+			shared |= lanes;
 		else if (s == SPACE_GLOBAL)
-			global |= 1u << l;
+			global |= lanes;
+		rest &= ~lanes;
 	}
 	count_access(w, a, shared, global);
 	return true;

@@ -282,14 +282,42 @@ bool global_write(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t 
 	uint64_t at = address - a->base;
 	uint32_t tag = w->cta->tag, first = sim->first_tag, *writer = a->writer + at, *reader = a->reader + at;
 	bool ordered = kind == ACCESS_ORDERED;
-	for (uint32_t i = 0; i < bytes; i++) {
+	uint32_t to_check = all_equal(writer, bytes) && all_equal(reader, bytes) ? 1 : bytes;
+	for (uint32_t i = 0; i < to_check; i++) {
 		uint32_t t = writer[i] & ~TAG_ATOMIC;
 		if (t >= first && t != tag && !(ordered && writer[i] & TAG_ATOMIC))
 			return report_conflict(w, in, lane, address + i, "writes what was written by", t);
 		if (reader[i] >= first && reader[i] != tag)
 			return report_conflict(w, in, lane, address + i, "writes what was read by", reader[i]);
-		writer[i] = ordered ? tag | TAG_ATOMIC : tag;
 	}
+	for (uint32_t i = 0; i < bytes; i++)
+		writer[i] = ordered ? tag | TAG_ATOMIC : tag;
 	memset(a->written + at, 1, bytes);
+	return true;
+}
+
+bool global_read_lanes(Warp *w, const Inst *in, int lane, int n, uint64_t address, uint32_t bytes, AccessKind kind)
+{
+	uint32_t all = (uint32_t)n * bytes;
+	const Allocation *a = n > 1 ? find(w->cta->sim, address, all) : NULL;
+	uint64_t at = a ? address - a->base : 0;
+	if (a && !memchr(a->written + at, 0, all) && all_equal(a->writer + at, all))
+		return global_read(w, in, lane, address, all, kind);
+	for (int k = 0; k < n; k++)
+		if (!global_read(w, in, lane + k, address + (uint32_t)k * bytes, bytes, kind))
+			return false;
+	return true;
+}
+
+bool global_write_lanes(Warp *w, const Inst *in, int lane, int n, uint64_t address, uint32_t bytes, AccessKind kind)
+{
+	uint32_t all = (uint32_t)n * bytes;
+	const Allocation *a = n > 1 ? find(w->cta->sim, address, all) : NULL;
+	uint64_t at = a ? address - a->base : 0;
+	if (a && all_equal(a->writer + at, all) && all_equal(a->reader + at, all))
+		return global_write(w, in, lane, address, all, kind);
+	for (int k = 0; k < n; k++)
+		if (!global_write(w, in, lane + k, address + (uint32_t)k * bytes, bytes, kind))
+			return false;
 	return true;
 }

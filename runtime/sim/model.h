@@ -321,6 +321,9 @@ typedef enum AccessKind {
 } AccessKind;
 bool global_read(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
 bool global_write(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes, AccessKind kind);
+/* The same for n lanes from lane on, each of which accesses the bytes behind those of the one before. */
+bool global_read_lanes(Warp *w, const Inst *in, int lane, int n, uint64_t address, uint32_t bytes, AccessKind kind);
+bool global_write_lanes(Warp *w, const Inst *in, int lane, int n, uint64_t address, uint32_t bytes, AccessKind kind);
 void *memory_alloc(Sim *sim, size_t bytes);
 bool memory_begin_launch(Sim *sim, uint64_t n_ctas);
 void memory_free_all(Sim *sim);
@@ -332,6 +335,9 @@ void shared_reset(SharedMemory *shared);
 bool shared_bounds(Warp *w, const Inst *in, int lane, uint64_t address, uint32_t bytes);
 bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes);
 bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind);
+/* The same for n lanes from lane on, each of which accesses the bytes behind those of the one before. */
+bool shared_read_lanes(Warp *w, const Inst *in, int lane, int n, uint32_t address, uint32_t bytes);
+bool shared_write_lanes(Warp *w, const Inst *in, int lane, int n, uint32_t address, uint32_t bytes, AccessKind kind);
 /* The bytes of a cp.async arrive, stamped as given. */
 void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp);
 /*

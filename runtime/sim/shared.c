@@ -173,25 +173,49 @@ static void fill_masks(uint64_t *array, uint32_t n, uint64_t value)
 		array[i] = value;
 }
 
-bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
+/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
+static bool read_already(const Warp *w, const SharedMemory *s, uint32_t address, uint32_t bytes)
+{
+	const uint32_t *stamp = read_stamps(s, w->number) + address;
+	const uint64_t *readers = s->readers + address;
+	return readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes, sizeof *readers)
+		&& all_equal(stamp, bytes, sizeof *stamp);
+}
+
+static bool read_alike(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
 {
 	SharedMemory *s = &w->cta->shared;
 	uint32_t *stamp = read_stamps(s, w->number) + address;
-	uint64_t *readers = s->readers + address;
-	/* Read before by this warp, at this time, and not written since: nothing new can be wrong. */
-	if (readers[0] >> w->number & 1 && stamp[0] == w->cta->time && all_equal(readers, bytes, sizeof *readers)
-	    && all_equal(stamp, bytes, sizeof *stamp))
-		return true;
-	if (!alike(s, address, bytes)) {
-		for (uint32_t i = address; i < address + bytes; i++)
-			if (!read_byte(w, in, lane, i))
-				return false;
-		return true;
-	}
 	if (!read_byte(w, in, lane, address))
 		return false;
-	fill_masks(readers, bytes, readers[0]);
+	fill_masks(s->readers + address, bytes, s->readers[address]);
 	fill(stamp, bytes, stamp[0]);
+	return true;
+}
+
+bool shared_read(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes)
+{
+	SharedMemory *s = &w->cta->shared;
+	if (read_already(w, s, address, bytes))
+		return true;
+	if (alike(s, address, bytes))
+		return read_alike(w, in, lane, address, bytes);
+	for (uint32_t i = address; i < address + bytes; i++)
+		if (!read_byte(w, in, lane, i))
+			return false;
+	return true;
+}
+
+bool shared_read_lanes(Warp *w, const Inst *in, int lane, int n, uint32_t address, uint32_t bytes)
+{
+	SharedMemory *s = &w->cta->shared;
+	if (n > 1 && read_already(w, s, address, (uint32_t)n * bytes))
+		return true;
+	if (n > 1 && alike(s, address, (uint32_t)n * bytes))
+		return read_alike(w, in, lane, address, (uint32_t)n * bytes);
+	for (int k = 0; k < n; k++)
+		if (!shared_read(w, in, lane + k, address + (uint32_t)k * bytes, bytes))
+			return false;
 	return true;
 }
 
@@ -234,20 +258,37 @@ void shared_land(Warp *w, uint32_t address, uint32_t bytes, uint32_t stamp)
 	set_writer(&w->cta->shared, address, bytes, (uint8_t)w->number, stamp);
 }
 
-/* ACCESS_COPY marks the bytes as in flight. */
-bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind)
+/* ACCESS_COPY marks the bytes as in flight. The first to_check bytes stand for all. */
+static bool write_bytes(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, uint32_t to_check, AccessKind kind)
 {
 	SharedMemory *s = &w->cta->shared;
 	uint8_t writer = (uint8_t)(w->number | (kind == ACCESS_ORDERED ? WRITER_ATOMIC : 0));
-	if (is_held(s, address, bytes))
-		return overwrites(w, in, lane, address, bytes);
-	uint32_t to_check = one_write_check(w, s, address, bytes) ? 1 : bytes;
 	for (uint32_t i = address; i < address + to_check; i++)
 		if (!write_byte(w, in, lane, i, kind))
 			return false;
 	set_writer(s, address, bytes, writer, w->cta->time);
 	if (kind == ACCESS_COPY)
 		memset(s->in_flight + address, (int)w->number + 1, bytes);
+	return true;
+}
+
+bool shared_write(Warp *w, const Inst *in, int lane, uint32_t address, uint32_t bytes, AccessKind kind)
+{
+	const SharedMemory *s = &w->cta->shared;
+	if (is_held(s, address, bytes))
+		return overwrites(w, in, lane, address, bytes);
+	return write_bytes(w, in, lane, address, bytes, one_write_check(w, s, address, bytes) ? 1 : bytes, kind);
+}
+
+bool shared_write_lanes(Warp *w, const Inst *in, int lane, int n, uint32_t address, uint32_t bytes, AccessKind kind)
+{
+	const SharedMemory *s = &w->cta->shared;
+	uint32_t all = (uint32_t)n * bytes;
+	if (n > 1 && !is_held(s, address, all) && one_write_check(w, s, address, all))
+		return write_bytes(w, in, lane, address, all, 1, kind);
+	for (int k = 0; k < n; k++)
+		if (!shared_write(w, in, lane + k, address + (uint32_t)k * bytes, bytes, kind))
+			return false;
 	return true;
 }
 
@@ -329,23 +370,46 @@ bool shared_bulk_write(Warp *w, const Inst *in, int lane, uint32_t address, uint
 	return true;
 }
 
+/* Do the lanes want no two words of a bank? They mostly don't. */
+static bool without_conflict(const uint32_t *address, uint32_t mask, uint32_t words)
+{
+	uint32_t wanted[32], banks = 0;
+	for (uint32_t rest = mask; rest; rest &= rest - 1) {
+		uint32_t first = address[__builtin_ctz(rest)] / 4;
+		for (uint32_t word = first; word < first + words; word++) {
+			uint32_t bank = word % 32;
+			if (banks >> bank & 1 && wanted[bank] != word)
+				return false;
+			banks |= UINT32_C(1) << bank;
+			wanted[bank] = word;
+		}
+	}
+	return true;
+}
+
+static uint32_t count_ways(const uint32_t *address, uint32_t mask, uint32_t n_words)
+{
+	uint32_t words[32][LANES], count[32] = { 0 }, ways = 0;
+	for (uint32_t rest = mask; rest; rest &= rest - 1)
+		for (uint32_t k = 0; k < n_words; k++) {
+			uint32_t word = address[__builtin_ctz(rest)] / 4 + k, bank = word % 32, i = 0;
+			while (i < count[bank] && words[bank][i] != word)
+				i++;
+			if (i == count[bank] && i < LANES)
+				words[bank][count[bank]++] = word;
+			ways = count[bank] > ways ? count[bank] : ways;
+		}
+	return ways;
+}
+
 /* Accesses of 8 and 16 bytes are served in halves and quarters of a warp, each in as many cycles as its fullest bank
  * has different words. */
 void count_bank_conflicts(Warp *w, const uint32_t *address, uint32_t mask, uint32_t bytes)
 {
-	int per_phase = bytes <= 4 ? LANES : LANES * 4 / (int)bytes;
-	for (int first = 0; first < LANES; first += per_phase) {
-		uint32_t words[32][LANES], count[32] = { 0 }, ways = 0;
-		for (int l = first; l < first + per_phase; l++) {
-			for (uint32_t k = 0; k < (bytes + 3) / 4 && mask >> l & 1; k++) {
-				uint32_t word = address[l] / 4 + k, bank = word % 32, i = 0;
-				while (i < count[bank] && words[bank][i] != word)
-					i++;
-				if (i == count[bank] && i < LANES)
-					words[bank][count[bank]++] = word;
-				ways = count[bank] > ways ? count[bank] : ways;
-			}
-		}
-		w->cta->sim->counts.shared_bank_conflicts += ways ? ways - 1 : 0;
+	uint32_t n_words = (bytes + 3) / 4, per_phase = bytes <= 4 ? LANES : LANES / n_words;
+	for (uint32_t first = 0; first < LANES; first += per_phase) {
+		uint32_t phase = mask & UINT32_MAX >> (LANES - per_phase) << first;
+		if (!without_conflict(address, phase, n_words))
+			w->cta->sim->counts.shared_bank_conflicts += count_ways(address, phase, n_words) - 1;
 	}
 }
