@@ -55,8 +55,8 @@ static const struct { int capability, head_dim; Arithmetic arithmetic; int views
 /* That of sm_80 is what is left of the times of whole sparse plans. rows: of a CTA's work. keys: rounded up to so many. */
 static const struct { int capability, head_dim, rows, keys; double ops; } screen_rates[] = {
 	/* target head_dim rows keys  Top/s */
-	{ 90,     64,      256, 512,  1230 },
-	{ 90,     WIDEST,  256, 256,  1630 },
+	{ 90,     64,      256, 512,  1350 },
+	{ 90,     WIDEST,  256, 256,  1790 },
 	{ 80,     WIDEST,  64,  128,   520 },
 };
 
