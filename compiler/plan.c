@@ -514,7 +514,8 @@ static void plan_reduce(Plan *plan, Arena *arena)
 	for (int p = 0; p < spec->param_count; p++) {
 		const Param *param = &spec->params[p];
 		Launch *launch = add_launch(plan, arena, ROLE_REDUCE, arena_printf(arena, "_%s", param->name));
-		launch->warps = 4;
+		launch->warps = 32;            /* so many partial sums are under way at once */
+		launch->register_limit = PLAN_SM_REGISTERS / plan_threads(launch);
 		launch->rows = 0;
 		launch->param = p;
 		launch->when = arena_printf(arena, "dparam.%s", param->name);

@@ -5,68 +5,66 @@
 #include "kernels_parts.h"
 #include "tile_parts.h"
 
-enum { REDUCE_WARPS = 4, REDUCE_THREADS = REDUCE_WARPS * WARP };
-
-/* Sums over the CTA's threads; every thread gets the result. */
+/* Sums over the CTA's threads; the first warp gets the result. */
 static Val cta_sum(Kernel *k, Val x)
 {
 	Builder *b = k->b;
+	Val sums = val_offset_const(b, k->shared, k->shared_bytes), first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
+	k->shared_bytes += WARP * 4;
 	x = lane_sum(k, x, WARP);
-	k->shared_bytes += REDUCE_WARPS * 4;
-	Val own = val_offset(b, k->shared, val_mul_i32(b, k->warp, 4));
-	Val first_lane = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
 	for (If f = if_begin(b, first_lane, NULL, 0); if_next(&f);)
-		val_store(b, own, x);
+		val_store(b, val_offset(b, sums, val_mul_i32(b, k->warp, 4)), x);
 	kernel_barrier(k);
-	Val total = val_load(b, k->shared, IR_F32);
-	for (int w = 1; w < REDUCE_WARPS; w++) {
-		Val at = val_offset_const(b, k->shared, w * 4);
-		total = val_fadd(b, total, val_load(b, at, IR_F32));
-	}
-	return total;
+	return lane_sum(k, val_load(b, val_offset(b, sums, val_mul_i32(b, k->lane, 4)), IR_F32), WARP);
 }
 
-/* Adds every `step`-th float32 from `first` up to `end` (i32 indices into a buffer), thread by thread. */
-static Val strided_sum(Kernel *k, Val buffer, Val first, Val end, Val step, Val sum)
+/* Partial sums of one entry, i32 indices into a buffer: number n of them is at `first` + n * `step`, or, where they come in runs, at
+ * `first` + n / run * distance + n % run. */
+typedef struct Partials {
+	Val count, first;
+	Val step;
+	Val run, distance;                 /* null: no runs, and no step else */
+} Partials;
+
+static Val partial_index(Kernel *k, const Partials *partials, Val number)
 {
 	Builder *b = k->b;
-	Val own = val_mul(b, k->thread, step);
-	Val begin = val_add(b, first, own);
-	Val stride = val_mul_i32(b, step, REDUCE_THREADS);
-	Val span = val_sub(b, end, begin);
-	Val up = val_add(b, span, val_add_i32(b, stride, -1));
-	Val rounds = val_div(b, val_max(b, up, val_i32(b, 0)), stride);
+	if (val_is_null(partials->run))
+		return val_add(b, partials->first, val_mul(b, number, partials->step));
+	Val before = val_mul(b, val_div(b, number, partials->run), partials->distance), within = val_rem(b, number, partials->run);
+	return val_add(b, val_add(b, partials->first, before), within);
+}
+
+/* Each thread adds every so-many-th. */
+static Val sum_partials(Kernel *k, Val buffer, const Partials *partials)
+{
+	Builder *b = k->b;
+	int threads = k->launch->warps * WARP;
+	Val left = val_sub(b, val_add_i32(b, partials->count, threads - 1), k->thread);
+	Val rounds = val_div_i32(b, left, threads), sum = val_f32(b, 0);
 	Val *carry[] = { &sum };
 	for (Loop loop = loop_begin(b, val_i32(b, 0), rounds, 1, carry, 1); loop_next(&loop);) {
-		Val past = val_mul(b, loop.index, stride);
-		Val index = val_to_i64(b, val_add(b, begin, past));
+		Val number = val_add(b, k->thread, val_mul_i32(b, loop.index, threads));
+		Val index = val_to_i64(b, partial_index(k, partials, number));
 		Val at = val_offset(b, buffer, val_mul(b, index, val_i64(b, 4)));
 		sum = val_fadd(b, sum, val_load(b, at, IR_F32));
 	}
-	return sum;
+	return cta_sum(k, sum);
 }
 
 /* Sums that backward_q wrote as [pass][batch][head][block]: of one head, or of all. */
-static Val sum_over_rows(Kernel *k, Val buffer, Val head)
+static Partials partials_of_rows(Kernel *k, Val head)
 {
 	Builder *b = k->b;
-	Val sum = val_f32(b, 0);
-	Val blocks = kernel_i32(k, "%s", plan_row_blocks(k->plan, k->b->arena));
-	Val one = val_i32(b, 1), zero = val_i32(b, 0);
-	if (val_is_null(head)) {
-		Val all = kernel_i32(k, "%d*batch*heads*%s", k->plan->backward_q_passes, plan_row_blocks(k->plan, b->arena));
-		return strided_sum(k, buffer, zero, all, one, sum);
-	}
-	Val *carry[] = { &sum };
-	Val heads = kernel_i32(k, "heads");
-	Val batches = kernel_i32(k, "%d*batch", k->plan->backward_q_passes);
-	for (Loop loop = loop_begin(b, zero, batches, 1, carry, 1); loop_next(&loop);) {
-		Val skipped = val_mul(b, loop.index, heads);
-		Val first = val_mul(b, val_add(b, skipped, head), blocks);
-		Val end = val_add(b, first, blocks);
-		sum = strided_sum(k, buffer, first, end, one, sum);
-	}
-	return sum;
+	const char *blocks = plan_row_blocks(k->plan, b->arena);
+	int passes = k->plan->backward_q_passes;
+	if (val_is_null(head))
+		return (Partials){ .count = kernel_i32(k, "%d*batch*heads*%s", passes, blocks), .first = val_i32(b, 0), .step = val_i32(b, 1) };
+	Partials partials = { .count = kernel_i32(k, "%d*batch*%s", passes, blocks) };
+	partials.run = kernel_i32(k, "%s", blocks);
+	partials.distance = kernel_i32(k, "heads*%s", blocks);
+	partials.first = val_mul(b, head, partials.run);
+	return partials;
 }
 
 bool build_reduce(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
@@ -90,13 +88,13 @@ bool build_reduce(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	Val total = zero;
 	if (launch->param == spec->gain) {
 		Val buffer = kernel_pointer(k, "buffer.partial_%s", param->name);
-		Val step = val_i32(b, spec->value_dim);
-		Val end = kernel_i32(k, "%d*batch*heads*ceil_div(q_len,%d)", spec->value_dim, PLAN_TERM_ROWS);
-		total = cta_sum(k, strided_sum(k, buffer, entry, end, step, zero));
+		Val count = kernel_i32(k, "batch*heads*ceil_div(q_len,%d)", PLAN_TERM_ROWS);
+		Partials partials = { .count = count, .first = entry, .step = val_i32(b, spec->value_dim) };
+		total = sum_partials(k, buffer, &partials);
 	} else if (plan_has_partials(plan, launch->param)) {
 		Val buffer = kernel_pointer(k, "buffer.partial_%s", param->name);
-		total = cta_sum(k, sum_over_rows(k, buffer, head));
-		total = val_select(b, counts, total, zero);
+		Partials partials = partials_of_rows(k, head);
+		total = val_select(b, counts, sum_partials(k, buffer, &partials), zero);
 	}
 	Val to = kernel_pointer(k, "dparam.%s", param->name);
 	Val index = val_to_i64(b, entry);
