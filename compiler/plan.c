@@ -316,7 +316,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 
 static void plan_pack_marks(Plan *plan, Arena *arena)
 {
-	enum { REGISTERS = 48 };           /* of a thread, so that an SM has room for two CTAs */
+	enum { REGISTERS = 56 };           /* of a thread, so that an SM has room for two CTAs */
 	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
 	launch->warps = PLAN_PACK_BLOCKS;
 	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;
