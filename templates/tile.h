@@ -203,9 +203,9 @@ void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t);    /* as it is, to a
  * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count.
  *
  * ENGINE_MMA_SYNC: copies run slots - 1 tiles ahead (less what is retained); each step costs one barrier.
- * ENGINE_WGMMA: a slot holds a round, and so all of it is retained. One thread of the producer fetches boxes and waits
- * for slots to be free; the others wait for tiles to be full. ring_walk emits the producer, and all that follows it is
- * the consumers'.
+ * ENGINE_WGMMA: a slot holds a round, and so all of it is retained. One thread of the producer, where there are several
+ * walks a warp, fetches boxes and waits for slots to be free; the others wait for tiles to be full. ring_walk emits the
+ * producer, and all that follows it is the consumers'.
  */
 enum { RING_MAX_STREAMS = SPEC_MAX_VIEWS + 3, STREAM_MAX_TERMS = 2 };
 typedef struct Stream {
