@@ -54,8 +54,11 @@ static int register_limit(const Spec *spec, const Needs *needs, int rows, int es
 	if (rows < 64)
 		return PLAN_ALL_REGISTERS;
 	/* Most lists fit one tile, and then a kernel waits for memory rather than multiplies: four CTAs hide more of it. */
-	if (needs->gathered)
-		return estimate <= 140 ? GATHER_REGISTERS : estimate <= 200 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
+	if (needs->gathered) {
+		/* Beyond this, factors that are split or scaled leave too little for addresses. */
+		int many = spec->dtype == DTYPE_BF16 ? 200 : 180;
+		return estimate <= 140 ? GATHER_REGISTERS : estimate <= many ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
+	}
 	if (spec->dtype == DTYPE_F32)
 		return estimate <= 214 ? F32_REGISTERS : PLAN_ALL_REGISTERS;
 	return needs->forward && estimate <= 185 ? MANY_REGISTERS : PLAN_ALL_REGISTERS;
@@ -220,11 +223,12 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 	launch->consumer_registers = CONSUMER_REGISTERS;
 }
 
-/* For each thread a mask of 64 bits, a sum and a block, and for each view some places of marks; and the rows of tiles. */
+/* For each thread a mask of 64 bits, a sum and a block, and for each view some places of marks and another mask; for each warp a sum,
+ * and for each view a count; and the rows of tiles. */
 int gather_bytes(const Spec *spec, int warps, int cols)
 {
-	int thread = 8 + 4 + 4 + 2 * PLAN_GATHER_SPAN * spec->views;
-	return warps * (WARP_LANES * thread + 4) + 4 * cols;
+	int thread = 8 + 4 + 4 + (2 * PLAN_GATHER_SPAN + 8) * spec->views;
+	return warps * (WARP_LANES * thread + 4 + 4 * spec->views) + 4 * cols;
 }
 
 bool tile_is_cramped(const Plan *plan, const Launch *tile)
@@ -323,7 +327,9 @@ Needs backward_q_needs(const Spec *spec, int views, bool gathered)
 {
 	Widths w = row_widths(spec);
 	int gradients = 1 + plan_splits_output_gradient(spec);
-	return (Needs){ .gathered = gathered, .views = views, .sums = 6, .accumulators = views * spec->head_dim, .tiles = 2,
+	/* A second gradient's addresses and operands; boxes have none of the former, wgmma none of the latter. */
+	int sums = gathered && gradients > 1 ? 42 : 6;
+	return (Needs){ .gathered = gathered, .views = views, .sums = sums, .accumulators = views * spec->head_dim, .tiles = 2,
 		.residents = views * w.head + gradients * w.value, .slot_row = streamed_row(w.head + 4, w.value, gathered),
 		.group_tiles = 2, .most_cols = views > 1 ? 64 : 128,
 		.box_residents = views * w.box_head + gradients * w.box_value, .box_round = views * (w.box_head + 4) + w.box_value };

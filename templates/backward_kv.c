@@ -14,12 +14,23 @@ enum { TERM_TAU, TERM_INV_Q };             /* what travels with a tile of querie
 typedef struct BackwardKv {
 	Kernel *k;
 	Place place;
+	Val group, first_head;             /* i32: query heads that read the keys, and their first */
 	Axis key;
 	ViewMath math[SPEC_MAX_VIEWS];
 	Axis inv_k[SPEC_MAX_VIEWS];
 	Shared keys[SPEC_MAX_VIEWS], values;
 	Tile dk[SPEC_MAX_VIEWS], dv;
 } BackwardKv;
+
+/* Where k->cta stands. */
+static void find_keys(BackwardKv *kv)
+{
+	Kernel *k = kv->k;
+	kv->place = kernel_place(k, "kv_heads", "k_len", k->launch->rows);
+	kv->group = kernel_i32(k, "heads/kv_heads");
+	kv->first_head = val_mul(k->b, kv->place.head, kv->group);
+	kv->key = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, kv->place));
+}
 
 static bool wants_dk(const Launch *launch, int v)
 {
@@ -183,9 +194,10 @@ static void store_dk(BackwardKv *kv, int v)
 }
 
 /* Every visible tile of queries of every head, all views at once. */
-static void visit_tiles(BackwardKv *kv, Val first_head, Val group)
+static void visit_tiles(BackwardKv *kv)
 {
 	Kernel *k = kv->k;
+	Val first_head = kv->first_head, group = kv->group;
 	Builder *b = k->b;
 	const Spec *spec = k->spec;
 	const Launch *launch = k->launch;
@@ -230,8 +242,7 @@ static void visit_tiles(BackwardKv *kv, Val first_head, Val group)
 }
 
 /* The queries of one head that the screen marked for these keys under view v, in rounds. */
-static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, GatherSpan first, Val **carry,
-                       int carried)
+static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Val **carry, int carried)
 {
 	Kernel *k = kv->k;
 	const Launch *launch = k->launch;
@@ -247,7 +258,6 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Ga
 		residents[1] = (Resident){ kv->values, value_rows(kv), place.row0 };
 	GatherWalk walk = marked_rows(k, v, place, head_index);
 	walk.list = v;
-	walk.ahead = first;
 	walk.streams = streams;
 	walk.stream_count = 2 + split;
 	walk.residents = residents;
@@ -272,7 +282,7 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Ga
 }
 
 /* The queries that the screen marked, view by view and head by head. */
-static void visit_marked(BackwardKv *kv, Val first_head, Val group)
+static void visit_marked(BackwardKv *kv)
 {
 	Kernel *k = kv->k;
 	Builder *b = k->b;
@@ -281,44 +291,43 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 	Shared keys = shared_new(k, launch->rows, k->spec->head_dim);
 	if (launch->view_count > 0)
 		kv->values = shared_new(k, launch->rows, k->spec->value_dim);
-	Stream d_out = output_gradient_stream(k, output_gradient(k, kv->place.batch, first_head));
+	Stream d_out = output_gradient_stream(k, output_gradient(k, kv->place.batch, kv->first_head));
 	Stream sample[3] = { d_out, d_out };
-	sample[1 + split] = query_stream(k, 0, kv->place.batch, first_head);
+	sample[1 + split] = query_stream(k, 0, kv->place.batch, kv->first_head);
 	Gather gather = gather_new(k, launch->cols, sample, 2 + split);
-	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 3);
+	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM + 1);
 	GatherWalk ahead[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
-		ahead[v] = marked_rows(k, v, kv->place, first_head);
+		ahead[v] = marked_rows(k, v, kv->place, kv->first_head);
 		ahead[v].list = v;
 	}
 	gather_ahead(&gather, ahead, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
+		if (v > 0) {
+			/* Found again, or what follows from it would be in registers all the while. */
+			kernel_after_loop(k);
+			find_keys(kv);
+		}
 		int carried = 0;
-		Val found = val_i32(b, 0);
-		GatherSpan first = ahead[v].ahead;
+		gather.found = val_i32(b, 0);
 		kv->keys[v] = keys;
 		load_view(kv, v);
 		if (wants_dk(launch, v))
 			carried = carry_array(carry, carried, kv->dk[v].e, tile_count(kv->dk[v]));
 		if (launch->values)
 			carried = carry_array(carry, carried, kv->dv.e, tile_count(kv->dv));
-		carry[carried] = &found;
-		carry[carried + 1] = &first.count;
-		carry[carried + 2] = &first.mask;
-		for (Loop l = loop_begin(b, val_i32(b, 0), group, 1, carry, carried + 3); loop_next(&l);) {
-			Val head = val_add(b, first_head, l.index);
-			visit_head(kv, &gather, v, head, first, carry, carried);
-			found = val_add(b, found, gather.found);
-			Val *changed[] = { &first.count, &first.mask };
-			Val more = val_compare(b, IR_LT, val_add_i32(b, l.index, 1), group);
-			for (If f = if_begin(b, more, changed, 2); if_next(&f);) {
+		carry[carried] = &gather.found;
+		for (Loop l = loop_begin(b, val_i32(b, 0), kv->group, 1, carry, carried + 1); loop_next(&l);) {
+			Val head = val_add(b, kv->first_head, l.index);
+			visit_head(kv, &gather, v, head, carry, carried);
+			Val more = val_compare(b, IR_LT, val_add_i32(b, l.index, 1), kv->group);
+			for (If f = if_begin(b, more, NULL, 0); if_next(&f);) {
 				GatherWalk next = marked_rows(k, v, kv->place, val_add_i32(b, head, 1));
 				next.list = v;
 				gather_ahead(&gather, &next, 1);
-				first = next.ahead;
 			}
 		}
-		gather.found = found;
+		kernel_read_thread(k);
 		if (wants_dk(launch, v)) {
 			gathered_through_norm(k, kv->dk[v], keys, kv->inv_k[v], &gather);
 			store_dk(kv, v);
@@ -331,16 +340,14 @@ static void visit_marked(BackwardKv *kv, Val first_head, Val group)
 bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	BackwardKv kv = { .k = k, .place = kernel_place(k, "kv_heads", "k_len", launch->rows) };
-	Val group = kernel_i32(k, "heads/kv_heads");
-	Val first_head = val_mul(b, kv.place.head, group);
-	kv.key = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, kv.place));
+	BackwardKv kv = { .k = k };
+	find_keys(&kv);
 	if (launch->values)
 		kv.dv = tile_zero(k, spec->value_dim);
 	if (launch->gathered)
-		visit_marked(&kv, first_head, group);
+		visit_marked(&kv);
 	else
-		visit_tiles(&kv, first_head, group);
+		visit_tiles(&kv);
 	if (launch->values) {
 		Matrix dv = matrix_of(k, "dv", kv.place.batch, kv.place.head, "k_len", spec->value_dim);
 		tile_store(k, dv, first_row(k, kv.place), kv.dv);

@@ -42,6 +42,16 @@ static bool any_nonzero(const Spec *spec, const Expr *const *derivatives)
 }
 
 
+/* Where k->cta stands. */
+static void find_rows(BackwardQ *q)
+{
+	Kernel *k = q->k;
+	q->place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	q->kv_head = key_head(k, q->place.head);
+	q->head = head_scope(k, q->place.head);
+	q->row = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, q->place));
+}
+
 static void start_sums(BackwardQ *q)
 {
 	const Spec *spec = q->k->spec;
@@ -329,6 +339,14 @@ static void visit_marked(BackwardQ *q)
 	}
 	gather_ahead(&gather, walks, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
+		if (v > 0) {
+			/* Found again, or what follows from it would be in registers all the while. */
+			kernel_after_loop(k);
+			find_rows(q);
+			place = q->place;
+			walks[v] = marked_keys_again(k, v, place, &walks[v]);
+			streams[0] = value_stream(k, place.batch, q->kv_head);
+		}
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
 		if (split)
@@ -342,6 +360,7 @@ static void visit_marked(BackwardQ *q)
 		load_view(q, v);
 		int carried = carry_array(carry, 0, q->dq[v].e, tile_count(q->dq[v]));
 		carried = carry_sums(&q->sums, carry, carried);
+		gather.found = val_i32(b, 0);
 		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
 			Range keys = gather_range(&gather);
@@ -359,10 +378,8 @@ static void visit_marked(BackwardQ *q)
 bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	BackwardQ q = { .k = k, .place = kernel_place(k, "heads", "q_len", launch->rows) };
-	q.kv_head = key_head(k, q.place.head);
-	q.head = head_scope(k, q.place.head);
-	q.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, q.place));
+	BackwardQ q = { .k = k };
+	find_rows(&q);
 	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++)
 		q.math[v] = view_math(spec, v);
 	start_sums(&q);

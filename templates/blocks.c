@@ -66,7 +66,13 @@ static Val is_heavy(Kernel *k)
  * A warp looks at 32 of its CTA's blocks at once, each lane at one. Its state lies in shared memory, or it would take registers all
  * the while; each warp has its own, and all come to the same.
  */
-enum { STATE_BLOCK, STATE_FIRST, STATE_NEXT, STATE_FOUND, STATE_WORDS };   /* at hand; round of lane 0; afterwards; bits to do */
+enum {
+	STATE_BLOCK,                       /* at hand */
+	STATE_FIRST, STATE_NEXT,           /* round of lane 0; afterwards */
+	STATE_FOUND,                       /* bits to do */
+	STATE_ROUNDS, STATE_SHIFT,         /* of the launch */
+	STATE_WORDS
+};
 enum { STATE_BYTES = STATE_WORDS * 4 };
 _Static_assert(STATE_BYTES * 16 <= PLAN_SEARCH_BYTES, "the state of every warp of a CTA");
 
@@ -121,7 +127,7 @@ static Val block_of_round(Kernel *k, Val round, Val *exists)
 {
 	Builder *b = k->b;
 	Val grid = kernel_grid(k), zero = val_i32(b, 0), cta = kernel_cta(k);
-	Val turned = val_rem(b, val_mul(b, round_shift(k, grid), round), grid);
+	Val turned = val_rem(b, val_mul(b, read_state(k, STATE_SHIFT), round), grid);
 	Val over = val_sub(b, cta, val_sub(b, grid, turned)), within = val_add(b, cta, turned);
 	Val place = val_select(b, val_compare(b, IR_LT, over, zero), within, over);
 	Val first = val_mul(b, round, grid);
@@ -133,7 +139,7 @@ static Val block_of_round(Kernel *k, Val round, Val *exists)
 static void look_ahead(Kernel *k, Val *first, Val *next, Val *found)
 {
 	Builder *b = k->b;
-	Val left = val_sub(b, round_count(k, kernel_grid(k)), *next), exists;
+	Val left = val_sub(b, read_state(k, STATE_ROUNDS), *next), exists;
 	Val ahead = val_min(b, k->lane, val_add_i32(b, left, -1));
 	k->cta = block_of_round(k, val_add(b, *next, ahead), &exists);
 	Val inside = val_compare(b, IR_LT, k->lane, left);
@@ -172,8 +178,10 @@ static void begin_heavy(Kernel *k)
 	Builder *b = k->b;
 	k->search_at = k->shared_bytes;
 	k->shared_bytes += PLAN_SEARCH_BYTES;
-	Val zero = val_i32(b, 0);
+	Val zero = val_i32(b, 0), grid = kernel_grid(k);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
+		write_state(k, STATE_ROUNDS, round_count(k, grid));
+		write_state(k, STATE_SHIFT, round_shift(k, grid));
 		write_state(k, STATE_NEXT, zero);
 		write_state(k, STATE_FIRST, zero);
 		write_state(k, STATE_FOUND, zero);
@@ -200,7 +208,7 @@ static void end_heavy(Kernel *k)
 	kernel_read_thread(k);
 	Val nothing = val_compare(b, IR_EQ, read_state(k, STATE_FOUND), val_i32(b, 0));
 	Val next = read_state(k, STATE_NEXT);
-	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, round_count(k, kernel_grid(k))));
+	k->search.done = val_and(b, nothing, val_compare(b, IR_GE, next, read_state(k, STATE_ROUNDS)));
 	until_next(&k->search);
 }
 

@@ -78,6 +78,16 @@ typedef struct Forward {
 	Tile o;
 } Forward;
 
+/* Where k->cta stands. */
+static void find_rows(Forward *f)
+{
+	Kernel *k = f->k;
+	f->place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	f->kv_head = key_head(k, f->place.head);
+	f->head = head_scope(k, f->place.head);
+	f->row = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, f->place));
+}
+
 static void load_view(Forward *f, int v)
 {
 	Kernel *k = f->k;
@@ -154,6 +164,14 @@ static void visit_marked(Forward *f)
 	}
 	gather_ahead(&gather, walks, spec->views);
 	for (int v = 0; v < spec->views; v++) {
+		if (v > 0) {
+			/* Found again, or what follows from it would be in registers all the while. */
+			kernel_after_loop(k);
+			find_rows(f);
+			place = f->place;
+			walks[v] = marked_keys_again(k, v, place, &walks[v]);
+			streams[1] = value_stream(k, place.batch, f->kv_head);
+		}
 		streams[0] = key_stream(k, v, place.batch, f->kv_head);
 		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),
 			place.row0 };
@@ -181,10 +199,8 @@ static void visit_marked(Forward *f)
 bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	Forward f = { .k = k, .place = kernel_place(k, "heads", "q_len", launch->rows) };
-	f.kv_head = key_head(k, f.place.head);
-	f.head = head_scope(k, f.place.head);
-	f.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, f.place));
+	Forward f = { .k = k };
+	find_rows(&f);
 	f.o = tile_zero(k, spec->value_dim);
 	if (launch->gathered)
 		visit_marked(&f);

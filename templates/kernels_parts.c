@@ -58,6 +58,14 @@ GatherWalk marked_keys(Kernel *k, int view, Place place)
 	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, place.head), .block = block, .first = span.first, .end = end };
 }
 
+GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before)
+{
+	GatherWalk walk = marked_keys(k, view, place);
+	walk.list = before->list;
+	walk.end = before->end;
+	return walk;
+}
+
 GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 {
 	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);

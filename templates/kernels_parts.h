@@ -27,6 +27,8 @@ Shared resident_matrix(Kernel *k, Matrix m, Val row0);
 /* Walks over what the screen marked in a view: the keys of a place's row block; the rows of query head `head` that a place's key
  * tile needs. Streams and residents are the caller's to fill in. */
 GatherWalk marked_keys(Kernel *k, int view, Place place);
+/* From a place that was found again; what had to be read from memory is as before. */
+GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before);
 GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 
 /* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */

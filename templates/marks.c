@@ -36,7 +36,7 @@ static Marks find_marks(Kernel *k, Val index, const char *words, const char *mar
 	Marks m = { .packed = false };
 	m.words = val_offset(b, all_words, val_mul(b, index64, word_bytes));
 	m.marks = val_offset(b, all_marks, val_mul(b, index64, head_bytes));
-	m.words_a_row = kernel_i32(k, "ceil_div(k_len,%d)", PLAN_MARK * PLAN_WORD_MARKS);
+	m.words_a_row = kernel_i64(k, "%d*ceil_div(k_len,%d)", WORD_BYTES, PLAN_MARK * PLAN_WORD_MARKS);
 	return m;
 }
 
@@ -55,6 +55,7 @@ Marks screened_marks(Kernel *k, Val index)
 	const char *capacity = up_to_tiles(k, plan_mark_capacity(k->plan));
 	Marks m = find_marks(k, index, "mark_words", "marks", MARK_BYTES, of_row_blocks(k, capacity));
 	m.room = kernel_i32(k, "%s", capacity);
+	m.marks_a_row = kernel_i64(k, "%d*%s", MARK_BYTES, capacity);
 	return m;
 }
 
@@ -72,18 +73,15 @@ Marks marks_of(Kernel *k, Val index)
 	return k->launch->backward ? packed_marks(k, index) : screened_marks(k, index);
 }
 
-/* Where a row block's entries begin, of which each has so many. */
-static Val entry_at(Kernel *k, Val base, Val row_block, Val entries, int bytes)
+static Val row_block_at(Kernel *k, Val base, Val row_block, Val bytes)
 {
 	Builder *b = k->b;
-	Val each = val_to_i64(b, entries);
-	Val skipped = val_mul(b, val_to_i64(b, row_block), each);
-	return val_offset(b, base, val_mul(b, skipped, val_i64(b, bytes)));
+	return val_offset(b, base, val_mul(b, val_to_i64(b, row_block), bytes));
 }
 
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block)
 {
-	return entry_at(k, marks->words, row_block, marks->words_a_row, WORD_BYTES);
+	return row_block_at(k, marks->words, row_block, marks->words_a_row);
 }
 
 Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
@@ -91,7 +89,7 @@ Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
 	Builder *b = k->b;
 	Val first = marks->marks;
 	if (!marks->packed)
-		first = entry_at(k, first, row_block, marks->room, MARK_BYTES);
+		first = row_block_at(k, first, row_block, marks->marks_a_row);
 	Val skipped = val_to_i64(b, number);
 	return val_offset(b, first, val_mul(b, skipped, val_i64(b, marks->packed ? PACKED_BYTES : MARK_BYTES)));
 }

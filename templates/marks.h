@@ -29,7 +29,7 @@ enum { MARK_BYTES = 16, PACKED_BYTES = 8, WORD_BYTES = 8 };
 /* The marks of one (view, batch, head). */
 typedef struct Marks {
 	Val words, marks;                  /* global pointers */
-	Val words_a_row;                   /* i32: words of a row block */
+	Val words_a_row, marks_a_row;      /* i64: bytes of a row block; none of packed marks */
 	Val room;                          /* i32: a mark with this number, or a larger one, has none */
 	bool packed;                       /* and numbers are those of the head, not of a row block */
 } Marks;
@@ -80,7 +80,6 @@ typedef struct GatherWalk {
 	Val block;                         /* i32 */
 	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
 	int list;                          /* which of the gather's lists of marks it uses */
-	GatherSpan ahead;                  /* gather_ahead's */
 	const Stream *streams;             /* what is gathered: all of it each round; group strides are not used */
 	int stream_count;
 	const Resident *residents;         /* copied before the first round that finds anything */
@@ -92,6 +91,7 @@ typedef struct Gather {
 	int cols;
 	Val ends, masks, blocks, warp_sums;            /* in shared memory: of a group */
 	Val marks;                         /* a list of marks a view: of a span, each as its block's place in that */
+	Val ahead_masks, ahead_counts;     /* gather_ahead's: of each list a mask a thread, a count a warp */
 	Val lists, slots;                  /* of rounds; there are launch->slots of each */
 	const GatherWalk *walk;
 	GatherSpan span;                   /* carried */
@@ -107,7 +107,7 @@ typedef struct Gather {
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count);
 /* Starts to read the first marks of some walks, long before the walks: they take dependent reads of global memory. A list that one
  * of them uses is that walk's until its end. */
-void gather_ahead(Gather *gather, GatherWalk *walks, int count);
+void gather_ahead(Gather *gather, const GatherWalk *walks, int count);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);

@@ -527,6 +527,9 @@ void quantise_keys(Kernel *k, Place place)
 				store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), held.row[r], facts.inverse);
 		}
 		Scale scale = scale_of(k, cta_max(k, largest));
+		/* Found again, or what follows from it would be in registers all the while. */
+		kernel_read_thread(k);
+		share = share_of(k, plan_int8_key_bytes(k->plan));
 		Val error = store_keys(k, &share, &held, int8_keys(k, index), scale);
 		error = cta_max(k, error);
 		norm = cta_max(k, norm);

@@ -52,9 +52,11 @@ static Val item_at_turn(Kernel *k, Val turn)
 {
 	Builder *b = k->b;
 	int views = k->spec->views;
+	const char *cached = arena_printf(b->arena, "max(1,min(%d*batch*heads,%d/(%d*(k_len+1))))", views, CACHED_BYTES,
+	                                  plan_int8_key_bytes(k->plan));
 	Val heads = kernel_i32(k, "%d*batch*heads", views), blocks = kernel_i32(k, "ceil_div(q_len,%d)", k->launch->rows);
-	Val most = kernel_i32(k, "max(1,min(%d*batch*heads,%d/(%d*(k_len+1))))", views, CACHED_BYTES, plan_int8_key_bytes(k->plan));
-	Val together = val_mul(b, most, blocks), first_head = val_mul(b, val_div(b, turn, together), most);
+	Val most = kernel_i32(k, "%s", cached), together = kernel_i32(k, "%s*ceil_div(q_len,%d)", cached, k->launch->rows);
+	Val first_head = val_mul(b, val_div(b, turn, together), most);
 	Val within = val_rem(b, turn, together), count = val_min(b, most, val_sub(b, heads, first_head));
 	Val head = val_add(b, first_head, val_rem(b, within, count)), block = val_div(b, within, count);
 	return val_add(b, val_mul(b, head, blocks), block);
@@ -366,13 +368,14 @@ static void write_marks(void *owner, const RingDone *round)
 	Writer w = find_writer(s, round);
 	Val some = warp_any(k, val_compare(b, IR_NE, w.all, zero));
 	for (If f = if_begin(b, val_or(b, some, ends), NULL, 0); if_next(&f);) {
-		Val state_at = val_offset(b, s->states, val_mul_i32(b, w.group, STATE_BYTES)), state = val_load(b, state_at, IR_V2I32);
-		Val bits = val_shl(b, w.marked, in_word);
-		bits = val_or(b, val_vector_get(b, state, 0, IR_I32), bits);
-		Val before = val_vector_get(b, state, 1, IR_I32), count = val_add(b, before, w.all);
+		Val state_at = val_offset(b, s->states, val_mul_i32(b, w.group, STATE_BYTES));
+		Val before = val_load(b, val_offset_const(b, state_at, 4), IR_I32);
 		Marks marks = marks_of(k, w.index);
-		warp_sync(k);
 		write_mark(s, &w, &marks, val_add(b, before, w.below));
+		Val state = val_load(b, state_at, IR_V2I32), bits = val_shl(b, w.marked, in_word);
+		bits = val_or(b, val_vector_get(b, state, 0, IR_I32), bits);
+		Val count = val_add(b, val_vector_get(b, state, 1, IR_I32), w.all);
+		warp_sync(k);
 		for (If l = if_begin(b, val_compare(b, IR_LT, k->lane, val_i32(b, k->launch->warps)), NULL, 0); if_next(&l);)
 			val_store(b, found_at(s, round->buffer, k->lane), zero);
 		for (If t = if_begin(b, val_and(b, w.exists, val_compare(b, IR_EQ, w.tile, zero)), NULL, 0); if_next(&t);) {

@@ -272,10 +272,11 @@ typedef struct Ring {
 	int read_step, write_step;         /* position in the sequence, known while generating */
 	const RingItems *work;             /* NULL: one walk */
 	Val residents_free;                /* of several: a barrier, */
-	Val item_at;                       /* a shared i32, the item's number, */
-	Val item_parity;                   /* the parity of this item's uses of barriers, carried, */
+	Val item_at;                       /* two shared i32, numbers of items in turn, */
+	Val item_parity;                   /* the parity of the next item's uses of barriers, carried, */
 	Val *item_carry[3];
 	Val notes;                         /* shared, of each slot: what `done` will be told of its round, */
+	Val own_item;                      /* shared, the fetching warp's: of the item that it is at, */
 	RingTiles tiles;                   /* without slots: the item's, */
 	Until items;                       /* and while there are any: the item at hand, if it exists */
 	If item;

@@ -203,6 +203,82 @@ static void fetch_residents(Ring *ring)
 	}
 }
 
+/* ---- what the warp that fetches keeps of its item, in shared memory: it has few registers ---- */
+
+enum { ITEM_NOTE = 0, ITEM_PARITY = 8, ITEM_POINTERS = 16, POINTER_BYTES = 8, STREAM_POINTERS = 1 + STREAM_MAX_TERMS,
+       ITEM_BYTES = ITEM_POINTERS + RING_MAX_STREAMS * STREAM_POINTERS * POINTER_BYTES };
+
+static Val item_pointer_at(Ring *ring, int stream, int n)
+{
+	return val_offset_const(ring->k->b, ring->own_item, ITEM_POINTERS + (stream * STREAM_POINTERS + n) * POINTER_BYTES);
+}
+
+static If if_first_lane(Kernel *k)
+{
+	return if_begin(k->b, val_compare(k->b, IR_EQ, k->lane, val_i32(k->b, 0)), NULL, 0);
+}
+
+static Val other_parity(Kernel *k, Val parity)
+{
+	return val_xor(k->b, parity, val_i32(k->b, 1));
+}
+
+static void keep_parity(Ring *ring, Val parity)
+{
+	Kernel *k = ring->k;
+	for (If f = if_first_lane(k); if_next(&f);)
+		val_store(k->b, val_offset_const(k->b, ring->own_item, ITEM_PARITY), parity);
+	warp_sync(k);
+}
+
+/* Residents of the item before may be written over. Returns the parity of the one to come. */
+static Val wait_for_residents(Ring *ring)
+{
+	Kernel *k = ring->k;
+	Val before = val_load(k->b, val_offset_const(k->b, ring->own_item, ITEM_PARITY), IR_I32);
+	Val parity = other_parity(k, before);
+	barrier_wait(k, ring->residents_free, before);
+	warp_sync(k);
+	keep_parity(ring, parity);
+	return parity;
+}
+
+/* Where the number of an item lies until the next but one: so it can be read again rather than be in a register all the while. */
+static Val item_number_at(Ring *ring, Val parity)
+{
+	return val_offset(ring->k->b, ring->item_at, val_mul_i32(ring->k->b, parity, 4));
+}
+
+static Val item_exists(Ring *ring, Val item)
+{
+	return val_compare(ring->k->b, IR_LT, item, ring->work->count);
+}
+
+static void keep_item(Ring *ring, const RingTiles *tiles)
+{
+	Builder *b = ring->k->b;
+	val_store(b, val_offset_const(b, ring->own_item, ITEM_NOTE), val_vector_pair(b, tiles->note[0], tiles->note[1], IR_V2I32));
+	for (int i = 0; i < ring->count; i++) {
+		const Stream *s = &ring->streams[i];
+		val_store(b, item_pointer_at(ring, i, 0), s->matrix.base);
+		for (int t = 0; t < s->term_count; t++)
+			val_store(b, item_pointer_at(ring, i, 1 + t), s->terms[t]);
+	}
+}
+
+/* A stream of the walk, or of the item. */
+static Stream stream_at_hand(Ring *ring, int i)
+{
+	Builder *b = ring->k->b;
+	Stream s = ring->streams[i];
+	if (!ring->work)
+		return s;
+	s.matrix.base = val_load(b, item_pointer_at(ring, i, 0), IR_GLOBAL);
+	for (int t = 0; t < s.term_count; t++)
+		s.terms[t] = val_load(b, item_pointer_at(ring, i, 1 + t), IR_GLOBAL);
+	return s;
+}
+
 /* Blocks of row terms beyond the last one don't exist: such keys are hidden, so the last one's do as well. */
 static void fetch_terms(Ring *ring, Val to, const Stream *stream, int term, const Box *box, Val barrier)
 {
@@ -229,7 +305,7 @@ static void fetch_tile(Ring *ring, int i)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
-	const Stream *stream = &ring->streams[i];
+	Stream at_hand = stream_at_hand(ring, i), *stream = &at_hand;
 	Val barrier = slot_barrier(ring, ring->write_slot, i);
 	RingTile tile = slot_tile(ring, ring->write_slot, i);
 	Box box = { tile.data, stream->matrix, val_mul_i32(b, ring->write_tile, ring->tile_rows) };
@@ -281,7 +357,7 @@ static void write_note(Ring *ring, const RingTiles *tiles)
 	Val is_last = val_compare(b, IR_GE, val_add_i32(b, ring->write_tile, 1), tiles->end);
 	Val last = val_select(b, is_last, val_i32(b, 1), val_i32(b, 0));
 	Val more = val_vector_pair(b, ring->write_tile, last, IR_V2I32);
-	val_store(b, at, val_vector_pair(b, tiles->note[0], tiles->note[1], IR_V2I32));
+	val_store(b, at, val_load(b, val_offset_const(b, ring->own_item, ITEM_NOTE), IR_V2I32));
 	val_store(b, val_offset_const(b, at, NOTE_TILE), more);
 }
 
@@ -299,11 +375,6 @@ static void end_round(Ring *ring)
 	for (If f = if_begin(b, val_compare(b, IR_GE, round.tile, val_i32(b, 0)), NULL, 0); if_next(&f);)
 		ring->work->done(ring->work->owner, &round);
 	warp_sync(k);
-}
-
-static If if_first_lane(Kernel *k)
-{
-	return if_begin(k->b, val_compare(k->b, IR_EQ, k->lane, val_i32(k->b, 0)), NULL, 0);
 }
 
 /* Everything that a walk will read, in order, as slots become free. tiles: those of an item, of which a whole warp takes care; or
@@ -345,20 +416,15 @@ static RingTiles begin_item(Ring *ring, Val item)
 	return ring->work->begin(ring->work->owner);
 }
 
-/* What of the ring lives from one item to the next; slot and parity are the producer's or the others'. */
-static void items_loop(Ring *ring, Val *slot, Val *parity)
+/* What of the ring lives from one item to the next, in registers; slot and parity are the producer's or the others'. */
+static void items_loop(Ring *ring, Val *slot, Val *parity, int carried)
 {
 	Builder *b = ring->k->b;
 	*slot = val_i32(b, 0);
 	ring->item_carry[0] = slot;
 	ring->item_carry[1] = parity;
 	ring->item_carry[2] = &ring->item_parity;
-	ring->items = until_begin(b, ring->item_carry, 3);
-}
-
-static Val other_parity(Kernel *k, Val parity)
-{
-	return val_xor(k->b, parity, val_i32(k->b, 1));
+	ring->items = until_begin(b, ring->item_carry, carried);
 }
 
 /* The first lane takes it for the warp. */
@@ -384,40 +450,50 @@ static void end_rounds(Ring *ring)
 	}
 }
 
+static void produce_item(Ring *ring, Val item)
+{
+	Kernel *k = ring->k;
+	Builder *b = k->b;
+	Kernel outside = *k;
+	RingTiles tiles = begin_item(ring, item);
+	for (If f = if_first_lane(k); if_next(&f);) {
+		keep_item(ring, &tiles);
+		fetch_residents(ring);
+	}
+	warp_sync(k);
+	ring->write_tile = tiles.first;
+	ring->write_group = val_i32(b, 0);
+	Val end = val_max(b, tiles.first, tiles.end);
+	produce_rounds(ring, val_sub(b, end, tiles.first), &tiles);
+	kernel_as_before(k, &outside);
+}
+
 /* A warp takes items, passes their numbers on, the first that does not exist too, and fetches. */
 static void produce_items(Ring *ring)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
-	Val zero = val_i32(b, 0);
-	Kernel outside = *k;
 	clear_notes(ring);
-	ring->write_parity = ring->item_parity = val_i32(b, 1);
-	items_loop(ring, &ring->write_slot, &ring->write_parity);
+	ring->write_parity = val_i32(b, 1);
+	keep_parity(ring, ring->write_parity);
+	items_loop(ring, &ring->write_slot, &ring->write_parity, 2);
 	while (until_next(&ring->items)) {
 		Val item = take_item(k, ring->work->counter);
-		barrier_wait(k, ring->residents_free, ring->item_parity);
-		ring->item_parity = other_parity(k, ring->item_parity);
-		Val past = val_compare(b, IR_GE, item, ring->work->count);
+		Val at = item_number_at(ring, wait_for_residents(ring));
 		for (If f = if_first_lane(k); if_next(&f);)
-			val_store(b, ring->item_at, item);
-		for (Either e = either_begin(b, past, ring->item_carry, 2); either_next(&e);) {
+			val_store(b, at, item);
+		for (Either e = either_begin(b, item_exists(ring, item), ring->item_carry, 2); either_next(&e);) {
 			if (!e.otherwise) {
-				for (If f = if_first_lane(k); if_next(&f);)
-					barrier_arrive(k, resident_barrier(ring));
-				end_rounds(ring);
+				produce_item(ring, item);
 				continue;
 			}
-			RingTiles tiles = begin_item(ring, item);
 			for (If f = if_first_lane(k); if_next(&f);)
-				fetch_residents(ring);
-			ring->write_tile = tiles.first;
-			ring->write_group = zero;
-			Val end = val_max(b, tiles.first, tiles.end);
-			produce_rounds(ring, val_sub(b, end, tiles.first), &tiles);
-			kernel_as_before(k, &outside);
+				barrier_arrive(k, resident_barrier(ring));
+			end_rounds(ring);
 		}
-		ring->items.done = past;
+		Val parity = val_load(b, val_offset_const(b, ring->own_item, ITEM_PARITY), IR_I32);
+		item = val_load(b, item_number_at(ring, parity), IR_I32);
+		ring->items.done = val_compare(b, IR_GE, item, ring->work->count);
 	}
 }
 
@@ -452,10 +528,11 @@ void ring_boxes_items(Ring *ring)
 	ring->residents_free = val_offset_const(k->b, k->shared, k->shared_bytes);
 	ring->item_at = val_offset_const(k->b, ring->residents_free, BARRIER_BYTES);
 	ring->notes = val_offset_const(k->b, ring->item_at, BARRIER_BYTES);
-	k->shared_bytes += 2 * BARRIER_BYTES + ring->slots * NOTE_BYTES;
+	ring->own_item = val_offset_const(k->b, ring->notes, ring->slots * NOTE_BYTES);
+	k->shared_bytes += 2 * BARRIER_BYTES + ring->slots * NOTE_BYTES + ITEM_BYTES;
 	produce(ring, (Val){ NULL });
 	ring->read_parity = ring->item_parity = val_i32(k->b, 0);
-	items_loop(ring, &ring->read_slot, &ring->read_parity);
+	items_loop(ring, &ring->read_slot, &ring->read_parity, 3);
 }
 
 /* The body stands in the branch of an item that exists. */
@@ -465,16 +542,17 @@ bool ring_boxes_item(Ring *ring)
 	Builder *b = k->b;
 	if (ring->item.entered) {
 		if_next(&ring->item);
+		Val item = val_load(b, item_number_at(ring, other_parity(k, ring->item_parity)), IR_I32);
+		ring->items.done = val_compare(b, IR_GE, item, ring->work->count);
 		until_next(&ring->items);
 		return false;
 	}
 	if (!until_next(&ring->items))
 		return false;
 	barrier_wait(k, resident_barrier(ring), ring->item_parity);
-	Val item = val_load(b, ring->item_at, IR_I32);
-	ring->items.done = val_compare(b, IR_GE, item, ring->work->count);
-	Val exists = val_compare(b, IR_LT, item, ring->work->count);
-	ring->item = if_begin(b, exists, ring->item_carry, 3);
+	Val item = val_load(b, item_number_at(ring, ring->item_parity), IR_I32);
+	ring->item_parity = taken_again(k, other_parity(k, ring->item_parity));        /* or the number's address would be in one */
+	ring->item = if_begin(b, item_exists(ring, item), ring->item_carry, 3);
 	if (!if_next(&ring->item))
 		return false;
 	begin_item(ring, item);
@@ -496,7 +574,6 @@ void ring_residents_done(Ring *ring)
 	if (!kernel_uses_groups(k))
 		return;
 	warp_arrives(k, ring->residents_free);
-	ring->item_parity = other_parity(k, ring->item_parity);
 }
 
 void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)

@@ -32,7 +32,7 @@ static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int c
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 {
 	Builder *b = k->b;
-	Gather g = { .k = k, .cols = cols };
+	Gather g = { .k = k, .cols = cols, .found = val_i32(b, 0) };
 	int threads = threads_of(k), at = k->shared_bytes;
 	g.slots = val_offset_const(b, k->shared, at);
 	g.slot_bytes = streams_bytes(k, cols, streams, count);
@@ -45,6 +45,10 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	at += 4 * threads;
 	g.marks = val_offset_const(b, k->shared, at);
 	at += k->spec->views * span_blocks(k) * MARK_PLACE_BYTES;
+	g.ahead_masks = val_offset_const(b, k->shared, at);
+	at += k->spec->views * 8 * threads;
+	g.ahead_counts = val_offset_const(b, k->shared, at);
+	at += k->spec->views * 4 * k->launch->warps;
 	g.lists = val_offset_const(b, k->shared, at);
 	at += k->launch->slots * 4 * cols;
 	g.warp_sums = val_offset_const(b, k->shared, at);
@@ -343,10 +347,45 @@ static void begin_copies(Gather *g)
 	}
 }
 
-void gather_ahead(Gather *g, GatherWalk *walks, int count)
+static Val ahead_mask_at(Gather *g, int list)
 {
+	Builder *b = g->k->b;
+	Val of_list = val_offset_const(b, g->ahead_masks, list * 8 * threads_of(g->k));
+	return val_offset(b, of_list, val_mul_i32(b, g->k->thread, 8));
+}
+
+static Val ahead_count_at(Gather *g, int list)
+{
+	Builder *b = g->k->b;
+	Val of_list = val_offset_const(b, g->ahead_counts, list * 4 * g->k->launch->warps);
+	return val_offset(b, of_list, val_mul_i32(b, g->k->warp, 4));
+}
+
+/* All reads first, then what they gave: it waits in shared memory, where warps read their own alone. In registers it would be live
+ * through all walks but the last. */
+void gather_ahead(Gather *g, const GatherWalk *walks, int count)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	GatherSpan spans[SPEC_MAX_VIEWS];
 	for (int n = 0; n < count; n++)
-		walks[n].ahead = read_span(g, &walks[n], first_span(g->k, &walks[n]));
+		spans[n] = read_span(g, &walks[n], first_span(k, &walks[n]));
+	for (int n = 0; n < count; n++) {
+		val_store(b, ahead_mask_at(g, walks[n].list), spans[n].mask);
+		for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);)
+			val_store(b, ahead_count_at(g, walks[n].list), spans[n].count);
+	}
+	warp_sync(k);
+}
+
+static GatherSpan read_ahead(Gather *g, int list)
+{
+	Builder *b = g->k->b;
+	GatherSpan span;
+	kernel_read_thread(g->k);
+	span.mask = val_load(b, ahead_mask_at(g, list), IR_I64);
+	span.count = val_load(b, ahead_count_at(g, list), IR_I32);
+	return span;
 }
 
 void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count)
@@ -354,8 +393,7 @@ void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count
 	enum { OWN = 3 };
 	Builder *b = g->k->b;
 	g->walk = walk;
-	g->found = val_i32(b, 0);
-	g->span = walk->ahead;
+	g->span = read_ahead(g, walk->list);
 	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + OWN);
 	all[0] = &g->span.count;
 	all[1] = &g->found;
@@ -378,6 +416,7 @@ static void leave_span(Gather *g)
 	Val *changed[] = { &g->span.count, &g->span.mask };
 	for (If f = if_begin(b, val_compare(b, IR_LT, next, g->walk->end), changed, 2); if_next(&f);) {
 		kernel_barrier(g->k);                          /* everyone has read the list */
+		kernel_read_thread(g->k);
 		g->span = read_span(g, g->walk, next);
 	}
 }
@@ -387,6 +426,7 @@ static void enter_group(Gather *g)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
+	kernel_read_thread(k);
 	Val own = val_add(b, g->groups.index, k->thread);
 	Val block = listed_block(g, g->walk, g->spans.index, g->span.count, own);
 	g->total = share_group(g, g->span.mask, block);
@@ -402,6 +442,7 @@ static void enter_group(Gather *g)
 static void enter_round(Gather *g)
 {
 	Val round = g->rounds.index;
+	kernel_read_thread(g->k);
 	copy_round(g, copies_ahead(g) ? val_add_i32(g->k->b, round, 1) : round);
 	at_round(g, round);
 	g->index = axis_load_shared(g->k, g->cols, g->list, IR_V2I32);
@@ -435,6 +476,7 @@ bool gather_round(Gather *g)
 	loop_next(&g->groups);
 	leave_span(g);
 	loop_next(&g->spans);
+	kernel_read_thread(g->k);
 	return false;
 }
 
