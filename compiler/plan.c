@@ -124,9 +124,14 @@ int plan_int8_tile_bytes(const Spec *spec)
 int plan_int8_lanes(const Spec *spec, int int8_bytes)
 {
 	int warp = 32, chunks = int8_bytes * dtype_size(spec->dtype) / 16, lanes = 2;
-	while (lanes < chunks && lanes < warp)
+	while (2 * lanes < chunks && lanes < warp)
 		lanes *= 2;
 	return lanes;
+}
+
+int plan_held_keys(const Plan *plan)
+{
+	return plan_int8_lanes(plan->spec, plan_int8_key_bytes(plan)) < 32 ? 4 : 8;
 }
 
 int plan_int8_key_bytes(const Plan *plan)
@@ -267,7 +272,7 @@ static void plan_terms(Plan *plan, Arena *arena)
 		int keys = plan_int8_keys(spec);
 		Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
 		k->rows = PLAN_BOUND_KEYS;
-		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
+		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / plan_held_keys(plan) / 32;
 		/* Left to itself ptxas takes twice as many, and half as many threads wait for memory. */
 		k->register_limit = min_int(PLAN_HALF_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);

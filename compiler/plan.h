@@ -59,7 +59,6 @@ enum {
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
-	PLAN_HELD_KEYS = 8,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_PACKED_MARKS = 62,            /* the same from forward to backward, on average over a head's row blocks */
 	PLAN_GATHER_SPAN = 4,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
@@ -210,8 +209,10 @@ int plan_int8_tile_bytes(const Spec *spec);
 int plan_int8_keys_a_row(const Spec *spec);
 /* Bytes of an int8 key, with what is beside it in its layout. */
 int plan_int8_key_bytes(const Plan *plan);
-/* Threads that share a row of q or k while its int8 image is made: of each 16 bytes, a power of two. */
+/* Threads that share a row of q or k while its int8 image is made, a power of two: each has two times 16 bytes, most often. */
 int plan_int8_lanes(const Spec *spec, int int8_bytes);
+/* Of the PLAN_BOUND_KEYS, each thread of k_terms holds its part of so many in registers. */
+int plan_held_keys(const Plan *plan);
 /* Rows of the forward that are heavy together, of a sparse plan. */
 int plan_heavy_rows(const Plan *plan);
 int plan_heavy_keys(const Plan *plan);

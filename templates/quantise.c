@@ -8,7 +8,7 @@
 #include <math.h>
 #include "tile_parts.h"
 
-enum { MAX_WORDS = 8, MAX_ELEMENTS = 2 * MAX_WORDS, LEVELS = 127 };      /* of a row, a thread's: two chunks at most */
+enum { MAX_WORDS = 8, MAX_ELEMENTS = 2 * MAX_WORDS, MAX_HELD = 8, LEVELS = 127 };     /* of a row, a thread's: two chunks at most */
 
 /* Sums of squares and square roots in float32 are off by less than 300 * 2^-24; this covers it, and a few roundings more. */
 static const double UP = 1.0001;
@@ -472,14 +472,15 @@ static Val or_infinite(Builder *b, Val x)
 
 /* The keys of which a thread holds its part, from their first reading on. */
 typedef struct Held {
-	Words words[PLAN_HELD_KEYS];
-	Val row[PLAN_HELD_KEYS], inverse[PLAN_HELD_KEYS];
+	int keys;
+	Words words[MAX_HELD];
+	Val row[MAX_HELD], inverse[MAX_HELD];
 } Held;
 
 static Held hold_keys(Kernel *k, const Share *s, Matrix m, Val row0)
 {
-	Held held;
-	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+	Held held = { .keys = plan_held_keys(k->plan) };
+	for (int r = 0; r < held.keys; r++) {
 		held.row[r] = val_add(k->b, row0, val_add_i32(k->b, s->row, r * s->rows_at_once));
 		held.words[r] = load_words(k, s, m, held.row[r]);
 	}
@@ -490,7 +491,7 @@ static Held hold_keys(Kernel *k, const Share *s, Matrix m, Val row0)
 static Val store_keys(Kernel *k, const Share *s, const Held *held, Matrix to, Scale scale)
 {
 	Val squares = val_f32(k->b, 0), x[MAX_ELEMENTS];
-	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+	for (int r = 0; r < held->keys; r++) {
 		/* Unpacked again, as twice as many registers would be in use between. */
 		Words words = held->words[r];
 		for (int i = 0; i < words.count; i++)
@@ -516,7 +517,7 @@ void quantise_keys(Kernel *k, Place place)
 		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
 		Held held = hold_keys(k, &share, from, place.row0);
 		Val largest = zero, norm = zero;
-		for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+		for (int r = 0; r < held.keys; r++) {
 			int count = unpack_words(k, &held.words[r], x);
 			RowFacts facts = facts_of(k, &share, x, count);
 			held.inverse[r] = facts.inverse;

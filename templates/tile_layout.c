@@ -241,10 +241,15 @@ Val pack_pair(Kernel *k, Val low, Val high)
 void unpack_pair(Kernel *k, Val pair, Val *low, Val *high)
 {
 	Builder *b = k->b;
-	IrType half = k->spec->dtype == DTYPE_BF16 ? IR_BF16 : IR_F16;
-	Val vector = val_bitcast(b, pair, k->spec->dtype == DTYPE_BF16 ? IR_V2BF16 : IR_V2F16);
-	Val first = val_vector_get(b, vector, 0, half);
-	Val second = val_vector_get(b, vector, 1, half);
+	if (k->spec->dtype == DTYPE_BF16) {
+		/* The upper half of a float32; as a conversion, LLVM takes an instruction more for the second. */
+		*low = val_bitcast(b, val_shl(b, pair, val_i32(b, 16)), IR_F32);
+		*high = val_bitcast(b, val_and(b, pair, val_i32(b, (int32_t)0xffff0000)), IR_F32);
+		return;
+	}
+	Val vector = val_bitcast(b, pair, IR_V2F16);
+	Val first = val_vector_get(b, vector, 0, IR_F16);
+	Val second = val_vector_get(b, vector, 1, IR_F16);
 	*low = ir_op(b, "llvm.fpext", NULL, IR_F32, 1, &first);
 	*high = ir_op(b, "llvm.fpext", NULL, IR_F32, 1, &second);
 }
