@@ -332,8 +332,6 @@ static void visit_marked(BackwardKv *kv)
 			gathered_through_norm(k, kv->dk[v], keys, kv->inv_k[v], &gather);
 			store_dk(kv, v);
 		}
-		/* The next view's keys take the same place. */
-		kernel_barrier(k);
 	}
 }
 

@@ -324,34 +324,28 @@ static void visit_marked(BackwardQ *q)
 	Builder *b = k->b;
 	const Launch *launch = k->launch;
 	bool split = plan_splits_output_gradient(k->spec);
-	Place place = q->place;
 	Shared queries = shared_new(k, launch->rows, k->spec->head_dim);
 	q->d_out = shared_new(k, launch->rows, k->spec->value_dim);
 	if (split)
 		q->d_rest = shared_new(k, launch->rows, k->spec->value_dim);
-	Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, 0, place.batch, q->kv_head) };
-	Gather gather = gather_new(k, launch->cols, streams, 2);
+	Stream sample[2] = { value_stream(k, q->place.batch, q->kv_head), key_stream(k, 0, q->place.batch, q->kv_head) };
+	Gather gather = gather_new(k, launch->cols, sample, 2);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
 	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
-		walks[v] = marked_keys(k, v, place);
+		walks[v] = marked_keys(k, v, q->place);
 		walks[v].list = v;
 	}
 	gather_ahead(&gather, walks, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
-		if (v > 0) {
-			/* Found again, or what follows from it would be in registers all the while. */
-			kernel_after_loop(k);
-			find_rows(q);
-			place = q->place;
+		Place place = q->place;
+		if (v > 0)
 			walks[v] = marked_keys_again(k, v, place, &walks[v]);
-			streams[0] = value_stream(k, place.batch, q->kv_head);
-		}
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
 		if (split)
 			residents[2] = (Resident){ q->d_rest, output_gradient_rest(k, place.batch, place.head), place.row0 };
-		streams[1] = key_stream(k, v, place.batch, q->kv_head);
+		Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, v, place.batch, q->kv_head) };
 		walks[v].streams = streams;
 		walks[v].stream_count = 2;
 		walks[v].residents = residents;
@@ -368,10 +362,11 @@ static void visit_marked(BackwardQ *q)
 			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);
 			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, &visible);
 		}
+		/* Found again, or what follows from it would be in registers all the while. */
+		kernel_after_loop(k);
+		find_rows(q);
 		gathered_through_norm(k, q->dq[v], queries, q->inv_q[v], &gather);
 		store_view(q, v);
-		/* The next view's queries take the same place. */
-		kernel_barrier(k);
 	}
 }
 

@@ -36,10 +36,9 @@ Val batch_head(Kernel *k, const char *heads, Val batch, Val head)
 	return val_add(k->b, first, head);
 }
 
-static Marks marks_of_head(Kernel *k, int view, Val batch, Val head)
+static Val marks_index(Kernel *k, int view, Val batch, Val head)
 {
-	Val index = batch_head(k, "heads", batch, head);
-	return marks_of(k, val_add(k->b, index, kernel_i32(k, "%d*batch*heads", view)));
+	return val_add(k->b, batch_head(k, "heads", batch, head), kernel_i32(k, "%d*batch*heads", view));
 }
 
 /* Where nothing is counted, nothing is marked, and no mark has to be read. */
@@ -55,7 +54,7 @@ GatherWalk marked_keys(Kernel *k, int view, Place place)
 	Span span = key_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
 	Val index = count_index(k, view, "heads", place.batch_head);
 	Val end = end_where_counted(k, span, row_keys_at(k, k->launch->backward, index, block));
-	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, place.head), .block = block, .first = span.first, .end = end };
+	return (GatherWalk){ .index = marks_index(k, view, place.batch, place.head), .block = block, .first = span.first, .end = end };
 }
 
 GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before)
@@ -75,7 +74,7 @@ GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 	/* A sum of 2^32 rows counts as 0. */
 	Val may_wrap = val_compare(k->b, IR_NE, kernel_i32(k, "min(1,heads/kv_heads*q_len/4294967296)"), val_i32(k->b, 0));
 	end = val_select(k->b, may_wrap, span.end, end);
-	return (GatherWalk){ .marks = marks_of_head(k, view, place.batch, head), .by_keys = true, .block = block,
+	return (GatherWalk){ .index = marks_index(k, view, place.batch, head), .by_keys = true, .block = block,
 		.first = span.first, .end = end };
 }
 

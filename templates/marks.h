@@ -75,7 +75,7 @@ typedef struct GatherSpan {
 } GatherSpan;
 
 typedef struct GatherWalk {
-	Marks marks;
+	Val index;                         /* of the marks */
 	bool by_keys;                      /* the rows of the key tile `block`, else the keys of the row block `block` */
 	Val block;                         /* i32 */
 	Val first, end;                    /* i32: blocks of the other side that may have marks: [first, end) */
@@ -92,7 +92,7 @@ typedef struct Gather {
 	Val ends, masks, blocks, warp_sums;            /* in shared memory: of a group */
 	Val marks;                         /* a list of marks a view: of a span, each as its block's place in that */
 	Val ahead_masks, ahead_counts;     /* gather_ahead's: of each list a mask a thread, a count a warp */
-	Val lists, slots;                  /* of rounds; there are launch->slots of each */
+	Val lists, slots;                  /* of rounds, in turn; there are launch->slots of the latter */
 	const GatherWalk *walk;
 	GatherSpan span;                   /* carried */
 	Val total;                         /* rows that the group's marks name */

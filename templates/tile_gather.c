@@ -29,6 +29,12 @@ static int streams_bytes(const Kernel *k, int cols, const Stream *streams, int c
 	return bytes;
 }
 
+/* Each thread finds the row of a column, so that lists of so many rounds are made at once. */
+static int rounds_listed(const Gather *g)
+{
+	return threads_of(g->k) / g->cols;
+}
+
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 {
 	Builder *b = k->b;
@@ -50,10 +56,16 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	g.ahead_counts = val_offset_const(b, k->shared, at);
 	at += k->spec->views * 4 * k->launch->warps;
 	g.lists = val_offset_const(b, k->shared, at);
-	at += k->launch->slots * 4 * cols;
+	at += (rounds_listed(&g) + 1) * 4 * cols;
 	g.warp_sums = val_offset_const(b, k->shared, at);
 	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
 	return g;
+}
+
+/* Their addresses are found each time: all the while, they would be in registers. */
+static Marks marks_at_hand(Kernel *k, const GatherWalk *w)
+{
+	return marks_of(k, taken_again(k, w->index));
 }
 
 /* The mask of a mark: 0 where there is none, all ones where it had no room. `other` is its row block or key tile. */
@@ -67,8 +79,9 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 	Val inside = val_compare(b, IR_LT, other, w->end);
 	inside = val_and(b, inside, val_compare(b, IR_GE, other, w->first));
 	for (If f = if_begin(b, inside, changed, 1); if_next(&f);) {
+		Marks marks = marks_at_hand(k, w);
 		Val word = val_div_i32(b, tile, PLAN_WORD_MARKS), bit = val_rem_i32(b, tile, PLAN_WORD_MARKS);
-		Val at = marks_words_at(k, &w->marks, row_block);
+		Val at = marks_words_at(k, &marks, row_block);
 		at = val_offset(b, at, val_mul_i32(b, word, WORD_BYTES));
 		Val pair = val_load(b, at, IR_V2I32);
 		Val bits = val_vector_get(b, pair, 0, IR_I32);
@@ -79,9 +92,9 @@ static Val mask_of(Kernel *k, const GatherWalk *w, Val other)
 			Val count = val_popc(b, below);
 			Val number = val_add(b, val_vector_get(b, pair, 1, IR_I32), count);
 			mask = val_i64(b, -1);
-			Val room = val_compare(b, IR_LT, number, w->marks.room);
+			Val room = val_compare(b, IR_LT, number, marks.room);
 			for (If r = if_begin(b, room, changed, 1); if_next(&r);)
-				mask = mark_mask(k, &w->marks, row_block, number, w->by_keys);
+				mask = mark_mask(k, &marks, row_block, number, w->by_keys);
 		}
 	}
 	return mask;
@@ -118,11 +131,11 @@ static Val first_span(Kernel *k, const GatherWalk *walk)
 }
 
 /* The bits of a word, at a block that may have marks. */
-static Val word_bits(Kernel *k, const GatherWalk *w, Val other)
+static Val word_bits(Kernel *k, const GatherWalk *w, const Marks *marks, Val other)
 {
 	Builder *b = k->b;
 	Val tile = w->by_keys ? w->block : other;
-	Val at = marks_words_at(k, &w->marks, w->by_keys ? other : w->block);
+	Val at = marks_words_at(k, marks, w->by_keys ? other : w->block);
 	Val word = val_div_i32(b, tile, PLAN_WORD_MARKS);
 	return val_load(b, val_offset(b, at, val_mul_i32(b, word, WORD_BYTES)), IR_I32);
 }
@@ -131,13 +144,14 @@ static Val word_bits(Kernel *k, const GatherWalk *w, Val other)
 static Val marked_blocks(Kernel *k, const GatherWalk *w, Val span)
 {
 	Builder *b = k->b;
+	Marks marks = marks_at_hand(k, w);
 	Val own = val_add(b, span, val_mul_i32(b, k->thread, PLAN_GATHER_SPAN));
 	Val last = val_add_i32(b, w->end, -1), one = val_i32(b, 1), zero = val_i32(b, 0), found = zero, bits = zero;
 	for (int n = 0; n < PLAN_GATHER_SPAN; n++) {
 		Val other = val_add_i32(b, own, n);
 		Val within = val_min(b, val_max(b, other, w->first), last);
 		if (w->by_keys || n == 0)
-			bits = word_bits(k, w, within);
+			bits = word_bits(k, w, &marks, within);
 		Val place = val_rem_i32(b, w->by_keys ? w->block : other, PLAN_WORD_MARKS);
 		Val marked = val_and(b, val_shr(b, bits, place), one);
 		marked = val_select(b, val_compare(b, IR_EQ, other, within), marked, zero);
@@ -247,40 +261,44 @@ static Val entry_row(Gather *g, Val entry)
 	return val_add(b, row0, nth_bit(k, mask, number));
 }
 
-/* Of lists, or of slots, of so many bytes: the round's. */
-static Val of_round(Gather *g, Val base, int bytes, Val round)
+/* The list of a round. There is one more than are made at once: the round at hand still needs its own. */
+static Val list_at(Gather *g, Val round)
 {
 	Builder *b = g->k->b;
-	Val number = val_rem_i32(b, round, g->k->launch->slots);
-	return val_offset(b, base, val_mul_i32(b, number, bytes));
+	Val number = val_rem_i32(b, round, rounds_listed(g) + 1);
+	return val_offset(b, g->lists, val_mul_i32(b, number, 4 * g->cols));
 }
 
 /* From here on what is written and copied, or read, is that round's. */
 static void at_round(Gather *g, Val round)
 {
-	g->list = of_round(g, g->lists, 4 * g->cols, round);
-	g->slot = of_round(g, g->slots, g->slot_bytes, round);
+	Builder *b = g->k->b;
+	Val number = val_rem_i32(b, round, g->k->launch->slots);
+	g->list = list_at(g, round);
+	g->slot = val_offset(b, g->slots, val_mul_i32(b, number, g->slot_bytes));
 }
 
-/* The rows of a round's tile, one thread a column. */
-static void write_list(Gather *g, Val round)
+/* The rows of a round's tile, and of those after it, one thread a column. */
+static void write_lists(Gather *g, Val round)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	for (int x = 0; x < g->cols; x += threads_of(k)) {
-		Val column = val_add_i32(b, k->thread, x);
-		Val own = val_compare(b, IR_LT, column, val_i32(b, g->cols));
-		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
-			Val entry = val_add(b, val_mul_i32(b, round, g->cols), column);
-			Val row = val_i32(b, GATHER_NOTHING);
-			Val *changed[] = { &row };
-			Val exists = val_compare(b, IR_LT, entry, g->total);
-			for (If e = if_begin(b, exists, changed, 1); if_next(&e);)
-				row = entry_row(g, entry);
-			val_store(b, val_offset(b, g->list, val_mul_i32(b, column, 4)), row);
-		}
-	}
+	Val entry = val_add(b, val_mul_i32(b, round, g->cols), k->thread);
+	Val own = list_at(g, val_add(b, round, val_div_i32(b, k->thread, g->cols)));
+	Val row = val_i32(b, GATHER_NOTHING);
+	Val *changed[] = { &row };
+	for (If e = if_begin(b, val_compare(b, IR_LT, entry, g->total), changed, 1); if_next(&e);)
+		row = entry_row(g, entry);
+	val_store(b, val_offset(b, own, val_mul_i32(b, val_rem_i32(b, k->thread, g->cols), 4)), row);
 	kernel_barrier(k);
+}
+
+static void begin_lists(Gather *g, Val round)
+{
+	Builder *b = g->k->b;
+	Val of_those = val_rem_i32(b, round, rounds_listed(g));
+	for (If f = if_begin(b, val_compare(b, IR_EQ, of_those, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		write_lists(g, round);
 }
 
 /* Tiles lie one after the other. */
@@ -305,21 +323,17 @@ static void copy_stream(Gather *g, int n)
 		shared_gather_terms(k, to.terms[t], s->terms[t], g->list, g->cols, s->matrix.rows);
 }
 
-/* A group of copies each, whether the round exists or not, so that counting groups is counting streams. */
 static void copy_round(Gather *g, Val round)
 {
-	Kernel *k = g->k;
-	Builder *b = k->b;
+	Builder *b = g->k->b;
 	Val exists = val_compare(b, IR_LT, val_mul_i32(b, round, g->cols), g->total);
 	at_round(g, round);
-	for (int n = 0; n < g->walk->stream_count; n++) {
-		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);) {
-			if (n == 0)
-				write_list(g, round);
+	for (If f = if_begin(b, exists, NULL, 0); if_next(&f);) {
+		begin_lists(g, round);
+		for (int n = 0; n < g->walk->stream_count; n++)
 			copy_stream(g, n);
-		}
-		copies_commit(k);
 	}
+	copies_commit(g->k);
 }
 
 static void copy_residents(Gather *g)
@@ -335,7 +349,8 @@ static bool copies_ahead(const Gather *g)
 	return g->k->launch->slots > 1;
 }
 
-/* What a group's first round needs: once, as most row blocks have but one round, if any. */
+/* What a group's first round needs: once, as most row blocks have but one round, if any. Two barriers ago at least, everyone was done
+ * with all rounds before. */
 static void begin_copies(Gather *g)
 {
 	Builder *b = g->k->b;
@@ -370,6 +385,7 @@ void gather_ahead(Gather *g, const GatherWalk *walks, int count)
 	GatherSpan spans[SPEC_MAX_VIEWS];
 	for (int n = 0; n < count; n++)
 		spans[n] = read_span(g, &walks[n], first_span(k, &walks[n]));
+	warp_sync(k);                      /* all lanes have read the count of a walk before */
 	for (int n = 0; n < count; n++) {
 		val_store(b, ahead_mask_at(g, walks[n].list), spans[n].mask);
 		for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);)
@@ -439,13 +455,22 @@ static void enter_group(Gather *g)
 	g->rounds = loop_begin(b, val_i32(b, 0), val_div_i32(b, up, g->cols), 1, g->groups.carry, g->groups.count);
 }
 
+/* One barrier says both that everyone's copies are there and that everyone is done with the slot that the next ones take. */
 static void enter_round(Gather *g)
 {
+	Kernel *k = g->k;
 	Val round = g->rounds.index;
-	kernel_read_thread(g->k);
-	copy_round(g, copies_ahead(g) ? val_add_i32(g->k->b, round, 1) : round);
+	kernel_read_thread(k);
+	if (!copies_ahead(g)) {
+		kernel_barrier(k);
+		copy_round(g, round);
+	}
+	copies_wait(k, 0);
+	kernel_barrier(k);
+	if (copies_ahead(g))
+		copy_round(g, val_add_i32(k->b, round, 1));
 	at_round(g, round);
-	g->index = axis_load_shared(g->k, g->cols, g->list, IR_V2I32);
+	g->index = axis_load_shared(k, g->cols, g->list, IR_V2I32);
 }
 
 Range gather_range(Gather *g)
@@ -470,8 +495,6 @@ bool gather_round(Gather *g)
 		enter_round(g);
 		return true;
 	}
-	/* Everyone is done with the tiles, and after the last round with the sums. */
-	kernel_barrier(g->k);
 	loop_next(&g->rounds);
 	loop_next(&g->groups);
 	leave_span(g);
@@ -482,8 +505,5 @@ bool gather_round(Gather *g)
 
 RingTile gather_tile(Gather *g, int stream)
 {
-	int later = g->walk->stream_count - 1 - stream;
-	copies_wait(g->k, copies_ahead(g) ? later + g->walk->stream_count : later);
-	kernel_barrier(g->k);
 	return slot_of(g, stream);
 }
