@@ -63,7 +63,7 @@ enum {
 	PLAN_PACKED_MARKS = 62,            /* the same from forward to backward, on average over a head's row blocks */
 	PLAN_GATHER_SPAN = 4,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
 	PLAN_PACK_BLOCKS = 16,             /* row blocks of a CTA of ROLE_PACK_MARKS, a warp for each */
-	PLAN_HEAVY_PART = 4,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
+	PLAN_HEAVY_PART = 3,               /* a block is heavy where gathering would visit one in so many of the keys it sees, or more, */
 	PLAN_HEAVY_KEYS = 256,             /* and so many of each view for each 64 rows: few are gathered quickly */
 	PLAN_POWERS = 4,                   /* of scores that ROLE_STATISTICS sums up, and */
 	PLAN_TAILS = 6,                    /* how many bounds it counts the scores above of: what theory allows to 10^-1, 10^-2 ... of them */
