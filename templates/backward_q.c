@@ -41,7 +41,6 @@ static bool any_nonzero(const Spec *spec, const Expr *const *derivatives)
 	return false;
 }
 
-
 /* Where k->cta stands. */
 static void find_rows(BackwardQ *q)
 {

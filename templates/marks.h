@@ -96,7 +96,7 @@ typedef struct Gather {
 	const GatherWalk *walk;
 	GatherSpan span;                   /* carried */
 	Val total;                         /* rows that the group's marks name */
-	Val found;                         /* carried: rows of the walk so far */
+	Val found;                         /* carried: rows of all walks since it was set to 0 */
 	int slot_bytes;
 	Val list, slot;                    /* of the round at hand */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
