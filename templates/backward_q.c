@@ -21,10 +21,7 @@ typedef struct RowSums {
 
 typedef struct BackwardQ {
 	Kernel *k;
-	Place place;
-	Val kv_head;
-	Scope head;
-	Axis row;
+	Rows at;
 	ViewMath math[SPEC_MAX_VIEWS];
 	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
 	Shared q[SPEC_MAX_VIEWS];          /* gathered: all the same place */
@@ -39,16 +36,6 @@ static bool any_nonzero(const Spec *spec, const Expr *const *derivatives)
 		if (!expr_is_zero(derivatives[p]))
 			return true;
 	return false;
-}
-
-/* Where k->cta stands. */
-static void find_rows(BackwardQ *q)
-{
-	Kernel *k = q->k;
-	q->place = kernel_place(k, "heads", "q_len", k->launch->rows);
-	q->kv_head = key_head(k, q->place.head);
-	q->head = head_scope(k, q->place.head);
-	q->row = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, q->place));
 }
 
 static void start_sums(BackwardQ *q)
@@ -116,7 +103,7 @@ static void local_gradients(BackwardQ *q, int v, Tile scores, Tile d_weights, Ax
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		Val tau = axis_get(q->tau[v], e);
-		pair_evaluate(k, &q->head, m, scores.e[e], tau, axis_get(q->row, e), axis_get(key, e), &pair);
+		pair_evaluate(k, &q->at.head, m, scores.e[e], tau, axis_get(q->at.row, e), axis_get(key, e), &pair);
 		Val seen = visible_at(visible, e);
 		Val counts = both(k, seen, pair_survives(k, &pair, tau));
 		Val upstream = val_fmul(b, d_weights.e[e], axis_get(coefficient, e));
@@ -135,7 +122,7 @@ static Val row_term(BackwardQ *q, const Expr *derivative, int r, Val sum)
 {
 	Kernel *k = q->k;
 	Builder *b = k->b;
-	Axis factor = query_map(k, &q->head, q->row, derivative);
+	Axis factor = query_map(k, &q->at.head, q->at.row, derivative);
 	Val product = val_fmul(b, sum, factor.at[r]);
 	Val zero = val_f32(b, 0);
 	return val_select(b, val_fcompare(b, IR_EQ, sum, zero), zero, product);
@@ -228,23 +215,24 @@ static void store_partials(BackwardQ *q)
 static void load_view(BackwardQ *q, int v)
 {
 	Kernel *k = q->k;
-	q->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", q->place.batch_head, q->row);
-	q->tau[v] = tau_terms(k, v, q->place.batch_head, q->row);
-	q->coefficient[v] = query_map(k, &q->head, q->row, q->math[v].combine);
+	q->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", q->at.place.batch_head, q->at.row);
+	q->tau[v] = tau_terms(k, v, q->at.place.batch_head, q->at.row);
+	q->coefficient[v] = query_map(k, &q->at.head, q->at.row, q->math[v].combine);
 	q->dq[v] = tile_zero(k, k->spec->head_dim);
 }
 
 static Matrix query_rows(BackwardQ *q, int v)
 {
-	return matrix_of(q->k, view_name(q->k, "q", v), q->place.batch, q->place.head, "q_len", q->k->spec->head_dim);
+	Place place = q->at.place;
+	return matrix_of(q->k, view_name(q->k, "q", v), place.batch, place.head, "q_len", q->k->spec->head_dim);
 }
 
 static void store_view(BackwardQ *q, int v)
 {
 	Kernel *k = q->k;
-	Matrix dq = matrix_of(k, view_name(k, "dq", v), q->place.batch, q->place.head, "q_len", k->spec->head_dim);
+	Matrix dq = matrix_of(k, view_name(k, "dq", v), q->at.place.batch, q->at.place.head, "q_len", k->spec->head_dim);
 	tile_scaled(k, q->dq[v], q->math[v].scale);
-	tile_store(k, dq, first_row(k, q->place), q->dq[v]);
+	tile_store(k, dq, first_row(k, q->at.place), q->dq[v]);
 }
 
 static Tile weight_gradients(BackwardQ *q, RingTile values)
@@ -279,19 +267,19 @@ static void visit_tiles(BackwardQ *q)
 	Builder *b = k->b;
 	const Launch *launch = k->launch;
 	int first = launch->first_view, count = launch->view_count;
-	Place place = q->place;
+	Place place = q->at.place;
 	Stream streams[RING_MAX_STREAMS];
 	q->d_out = resident_matrix(k, output_gradient(k, place.batch, place.head), place.row0);
 	if (plan_splits_output_gradient(k->spec))
 		q->d_rest = resident_matrix(k, output_gradient_rest(k, place.batch, place.head), place.row0);
-	streams[0] = value_stream(k, place.batch, q->kv_head);
+	streams[0] = value_stream(k, place.batch, q->at.kv_head);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_VIEWS * SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
 	int carried = 0;
 	for (int v = first; v < first + count; v++) {
 		q->q[v] = resident_matrix(k, query_rows(q, v), place.row0);
 		load_view(q, v);
 		carried = carry_array(carry, carried, q->dq[v].e, tile_count(q->dq[v]));
-		streams[1 + v - first] = key_stream(k, v, place.batch, q->kv_head);
+		streams[1 + v - first] = key_stream(k, v, place.batch, q->at.kv_head);
 	}
 	carried = carry_sums(&q->sums, carry, carried);
 
@@ -303,13 +291,13 @@ static void visit_tiles(BackwardQ *q)
 		Tile d_weights = weight_gradients(q, ring_next(&ring));
 		Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows),
 		                                 block_range(k, key0, launch->cols), true);
-		Visible visible = visible_of(k, d_weights, q->row, key, has_hidden);
+		Visible visible = visible_of(k, d_weights, q->at.row, key, has_hidden);
 		for (int v = first; v < first + count; v++)
 			add_view(q, v, ring_next(&ring), key, d_weights, &visible);
 	}
 	kernel_after_loop(k);
-	q->place = kernel_place(k, "heads", "q_len", launch->rows);
-	q->row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, q->place));
+	q->at.place = kernel_place(k, "heads", "q_len", launch->rows);
+	q->at.row = axis_index(k, ALONG_ROWS, launch->cols, first_row(k, q->at.place));
 	for (int v = first; v < first + count; v++) {
 		gradient_through_norm(k, q->dq[v], q->q[v], q->inv_q[v]);
 		store_view(q, v);
@@ -327,24 +315,24 @@ static void visit_marked(BackwardQ *q)
 	q->d_out = shared_new(k, launch->rows, k->spec->value_dim);
 	if (split)
 		q->d_rest = shared_new(k, launch->rows, k->spec->value_dim);
-	Stream sample[2] = { value_stream(k, q->place.batch, q->kv_head), key_stream(k, 0, q->place.batch, q->kv_head) };
+	Stream sample[2] = { value_stream(k, q->at.place.batch, q->at.kv_head), key_stream(k, 0, q->at.place.batch, q->at.kv_head) };
 	Gather gather = gather_new(k, launch->cols, sample, 2);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, SPEC_MAX_HEAD_DIM / 2 + sizeof(RowSums) / sizeof(Val));
 	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < k->spec->views; v++) {
-		walks[v] = marked_keys(k, v, q->place);
+		walks[v] = marked_keys(k, v, q->at.place);
 		walks[v].list = v;
 	}
 	gather_ahead(&gather, walks, k->spec->views);
 	for (int v = 0; v < k->spec->views; v++) {
-		Place place = q->place;
+		Place place = q->at.place;
 		if (v > 0)
 			walks[v] = marked_keys_again(k, v, place, &walks[v]);
 		Resident residents[3] = { { queries, query_rows(q, v), place.row0 },
 			{ q->d_out, output_gradient(k, place.batch, place.head), place.row0 } };
 		if (split)
 			residents[2] = (Resident){ q->d_rest, output_gradient_rest(k, place.batch, place.head), place.row0 };
-		Stream streams[2] = { value_stream(k, place.batch, q->kv_head), key_stream(k, v, place.batch, q->kv_head) };
+		Stream streams[2] = { value_stream(k, place.batch, q->at.kv_head), key_stream(k, v, place.batch, q->at.kv_head) };
 		walks[v].streams = streams;
 		walks[v].stream_count = 2;
 		walks[v].residents = residents;
@@ -358,12 +346,12 @@ static void visit_marked(BackwardQ *q)
 			Tile d_weights = weight_gradients(q, gather_tile(&gather, 0));
 			Range keys = gather_range(&gather);
 			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, true);
-			Visible visible = visible_of(k, d_weights, q->row, gather.index, has_hidden);
+			Visible visible = visible_of(k, d_weights, q->at.row, gather.index, has_hidden);
 			add_view(q, v, gather_tile(&gather, 1), gather.index, d_weights, &visible);
 		}
 		/* Found again, or what follows from it would be in registers all the while. */
 		kernel_after_loop(k);
-		find_rows(q);
+		q->at = cta_rows(k);
 		gathered_through_norm(k, q->dq[v], queries, q->inv_q[v], &gather);
 		store_view(q, v);
 	}
@@ -372,8 +360,7 @@ static void visit_marked(BackwardQ *q)
 bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	BackwardQ q = { .k = k };
-	find_rows(&q);
+	BackwardQ q = { .k = k, .at = cta_rows(k) };
 	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++)
 		q.math[v] = view_math(spec, v);
 	start_sums(&q);

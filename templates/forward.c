@@ -69,32 +69,19 @@ static void output_norm(Kernel *k, Place place, Tile o)
 
 typedef struct Forward {
 	Kernel *k;
-	Place place;
-	Val kv_head;
-	Scope head;
-	Axis row;
+	Rows at;
 	ViewMath math[SPEC_MAX_VIEWS];
 	Axis inv_q[SPEC_MAX_VIEWS], tau[SPEC_MAX_VIEWS], coefficient[SPEC_MAX_VIEWS];
 	Tile o;
 } Forward;
 
-/* Where k->cta stands. */
-static void find_rows(Forward *f)
-{
-	Kernel *k = f->k;
-	f->place = kernel_place(k, "heads", "q_len", k->launch->rows);
-	f->kv_head = key_head(k, f->place.head);
-	f->head = head_scope(k, f->place.head);
-	f->row = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, f->place));
-}
-
 static void load_view(Forward *f, int v)
 {
 	Kernel *k = f->k;
 	f->math[v] = view_math(k->spec, v);
-	f->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", f->place.batch_head, f->row);
-	f->tau[v] = tau_terms(k, v, f->place.batch_head, f->row);
-	f->coefficient[v] = query_map(k, &f->head, f->row, f->math[v].combine);
+	f->inv_q[v] = norm_terms(k, "inv_q", v, "q_len", f->at.place.batch_head, f->at.row);
+	f->tau[v] = tau_terms(k, v, f->at.place.batch_head, f->at.row);
+	f->coefficient[v] = query_map(k, &f->at.head, f->at.row, f->math[v].combine);
 }
 
 /* Weights of one view at a tile of keys, added to `weights`. */
@@ -105,7 +92,7 @@ static void weigh_view(Forward *f, int v, Shared q, RingTile keys, Axis key, Til
 	mma_rows(k, scores, q, keys.data);
 	mma_wait(k);
 	scores_normalise(k, scores, f->inv_q[v], column_terms(k, keys, 0));
-	add_view(k, &f->head, &f->math[v], scores, f->row, key, f->tau[v], f->coefficient[v], weights, first);
+	add_view(k, &f->at.head, &f->math[v], scores, f->at.row, key, f->tau[v], f->coefficient[v], weights, first);
 }
 
 /* Every visible tile of keys, all views at once. */
@@ -115,15 +102,15 @@ static void visit_tiles(Forward *f)
 	Builder *b = k->b;
 	const Spec *spec = k->spec;
 	const Launch *launch = k->launch;
-	Place place = f->place;
+	Place place = f->at.place;
 	Shared q[SPEC_MAX_VIEWS];
 	Stream streams[RING_MAX_STREAMS];
 	for (int v = 0; v < spec->views; v++) {
 		q[v] = resident_rows(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim, place.row0);
 		load_view(f, v);
-		streams[v] = key_stream(k, v, place.batch, f->kv_head);
+		streams[v] = key_stream(k, v, place.batch, f->at.kv_head);
 	}
-	streams[spec->views] = value_stream(k, place.batch, f->kv_head);
+	streams[spec->views] = value_stream(k, place.batch, f->at.kv_head);
 
 	Ring ring = ring_new(k, streams, spec->views + 1, launch->cols, launch->slots, 0);
 	Span span = key_tiles(k, place.row0, launch->rows, launch->cols);
@@ -135,7 +122,7 @@ static void visit_tiles(Forward *f)
 		Tile weights = tile_new(k, launch->cols);
 		for (int v = 0; v < spec->views; v++)
 			weigh_view(f, v, q[v], ring_next(&ring), key, weights, v == 0);
-		hide(k, weights, f->row, key, tile_has_hidden(k, block_range(k, place.row0, launch->rows),
+		hide(k, weights, f->at.row, key, tile_has_hidden(k, block_range(k, place.row0, launch->rows),
 		                                              block_range(k, key0, launch->cols), false));
 		RingTile values = ring_next(&ring);
 		mma_tile(k, f->o, weights, values.data);
@@ -149,13 +136,13 @@ static void visit_marked(Forward *f)
 	Builder *b = k->b;
 	const Spec *spec = k->spec;
 	const Launch *launch = k->launch;
-	Place place = f->place;
+	Place place = f->at.place;
 	Shared q = shared_new(k, launch->rows, spec->head_dim);
 	Val **carry = ARENA_ARRAY(b->arena, Val *, tile_count(f->o));
 	int carried = carry_array(carry, 0, f->o.e, tile_count(f->o));
 	Stream streams[2];
-	streams[1] = value_stream(k, place.batch, f->kv_head);
-	streams[0] = key_stream(k, 0, place.batch, f->kv_head);
+	streams[1] = value_stream(k, place.batch, f->at.kv_head);
+	streams[0] = key_stream(k, 0, place.batch, f->at.kv_head);
 	Gather gather = gather_new(k, launch->cols, streams, 2);
 	GatherWalk walks[SPEC_MAX_VIEWS];
 	for (int v = 0; v < spec->views; v++) {
@@ -167,12 +154,12 @@ static void visit_marked(Forward *f)
 		if (v > 0) {
 			/* Found again, or what follows from it would be in registers all the while. */
 			kernel_after_loop(k);
-			find_rows(f);
-			place = f->place;
+			f->at = cta_rows(k);
+			place = f->at.place;
 			walks[v] = marked_keys_again(k, v, place, &walks[v]);
-			streams[1] = value_stream(k, place.batch, f->kv_head);
+			streams[1] = value_stream(k, place.batch, f->at.kv_head);
 		}
-		streams[0] = key_stream(k, v, place.batch, f->kv_head);
+		streams[0] = key_stream(k, v, place.batch, f->at.kv_head);
 		Resident query = { q, matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", spec->head_dim),
 			place.row0 };
 		walks[v].streams = streams;
@@ -184,7 +171,7 @@ static void visit_marked(Forward *f)
 			Tile weights = tile_new(k, launch->cols);
 			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
 			Range keys = gather_range(&gather);
-			hide(k, weights, f->row, gather.index,
+			hide(k, weights, f->at.row, gather.index,
 			     tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, false));
 			RingTile values = gather_tile(&gather, 1);
 			/* Where weights of two views cancel, an output norm shows what rounding each of them left. */
@@ -199,8 +186,7 @@ static void visit_marked(Forward *f)
 bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	Forward f = { .k = k };
-	find_rows(&f);
+	Forward f = { .k = k, .at = cta_rows(k) };
 	f.o = tile_zero(k, spec->value_dim);
 	if (launch->gathered)
 		visit_marked(&f);

@@ -18,6 +18,15 @@ Val first_row(Kernel *k, Place place)
 	return val_add(k->b, place.row0, in_block);
 }
 
+Rows cta_rows(Kernel *k)
+{
+	Rows rows = { .place = kernel_place(k, "heads", "q_len", k->launch->rows) };
+	rows.kv_head = key_head(k, rows.place.head);
+	rows.head = head_scope(k, rows.place.head);
+	rows.row = axis_index(k, ALONG_ROWS, k->launch->cols, first_row(k, rows.place));
+	return rows;
+}
+
 Shared resident_matrix(Kernel *k, Matrix m, Val row0)
 {
 	Shared s = shared_new(k, k->launch->rows, m.cols);

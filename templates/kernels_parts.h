@@ -24,12 +24,21 @@ Val first_row(Kernel *k, Place place);
 Shared resident_rows(Kernel *k, const char *tensor, Val batch, Val head, const char *length, int cols, Val row0);
 Shared resident_matrix(Kernel *k, Matrix m, Val row0);
 
+/* The CTA's block of rows: where k->cta stands. */
+typedef struct Rows {
+	Place place;
+	Val kv_head;                       /* i32: the head of k and v that its query head reads */
+	Scope head;
+	Axis row;
+} Rows;
+Rows cta_rows(Kernel *k);
+
 /* Walks over what the screen marked in a view: the keys of a place's row block; the rows of query head `head` that a place's key
  * tile needs. Streams and residents are the caller's to fill in. */
 GatherWalk marked_keys(Kernel *k, int view, Place place);
+GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 /* From a place that was found again; what had to be read from memory is as before. */
 GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before);
-GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 
 /* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row);
