@@ -57,7 +57,7 @@ Val nth_bit(Kernel *k, Val mask, Val n);           /* the place of the n-th set 
  *     Gather gather = gather_new(k, launch->cols, streams, count);
  *     gather_ahead(&gather, &walk, 1);
  *     for (gather_walk(&gather, &walk, carry, count); gather_round(&gather);) {
- *             RingTile tile = gather_tile(&gather, n) for each stream in order
+ *             RingTile tile = gather_tile(&gather, n) for each stream
  *     }
  */
 enum { GATHER_NOTHING = 1 << 30 };         /* the row that stands for none: at or beyond every length */

@@ -302,11 +302,11 @@ static void begin_lists(Gather *g, Val round)
 }
 
 /* Tiles lie one after the other. */
-static RingTile slot_of(Gather *g, int n)
+RingTile gather_tile(Gather *g, int stream)
 {
 	Kernel *k = g->k;
-	const Stream *s = &g->walk->streams[n];
-	Val base = val_offset_const(k->b, g->slot, streams_bytes(k, g->cols, g->walk->streams, n));
+	const Stream *s = &g->walk->streams[stream];
+	Val base = val_offset_const(k->b, g->slot, streams_bytes(k, g->cols, g->walk->streams, stream));
 	RingTile tile = { .data = shared_at(k, base, g->cols, s->matrix.cols) };
 	for (int t = 0; t < s->term_count; t++)
 		tile.terms[t] = val_offset_const(k->b, tile.data.base, shared_bytes(tile.data) + t * g->cols * 4);
@@ -317,7 +317,7 @@ static void copy_stream(Gather *g, int n)
 {
 	Kernel *k = g->k;
 	const Stream *s = &g->walk->streams[n];
-	RingTile to = slot_of(g, n);
+	RingTile to = gather_tile(g, n);
 	shared_gather(k, to.data, s->matrix, g->list);
 	for (int t = 0; t < s->term_count; t++)
 		shared_gather_terms(k, to.terms[t], s->terms[t], g->list, g->cols, s->matrix.rows);
@@ -501,9 +501,4 @@ bool gather_round(Gather *g)
 	loop_next(&g->spans);
 	kernel_read_thread(g->k);
 	return false;
-}
-
-RingTile gather_tile(Gather *g, int stream)
-{
-	return slot_of(g, stream);
 }
