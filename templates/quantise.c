@@ -418,49 +418,78 @@ static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first
 	return batch;
 }
 
+/* What a row's loop leaves of it for its bound, in shared memory. */
+typedef struct RowParts {
+	Val steps, errors, norms;
+} RowParts;
+
+static RowParts row_parts(Kernel *k)
+{
+	RowParts parts;
+	parts.steps = row_values(k);
+	parts.errors = row_values(k);
+	parts.norms = row_values(k);
+	return parts;
+}
+
+/* int8 images of a view's rows, and their inverse norms. */
+static void quantise_rows(Kernel *k, const Share *share, Place place, int v, const RowParts *parts)
+{
+	Builder *b = k->b;
+	int step = share->rows_at_once * batch_rows(share);
+	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
+	Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
+	Matrix to = int8_queries(k, view_index(k, v, "heads", place));
+	for (Loop l = loop_begin(b, zero, past, step, NULL, 0); loop_next(&l);) {
+		Batch batch = load_batch(k, share, from, place.row0, l.index);
+		for (int r = 0; r < batch.rows; r++) {
+			RowFacts facts = facts_of(k, share, batch.x[r], batch.count);
+			Scale scale = scale_of(k, facts.largest);
+			Val squares = store_int8(k, share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
+			Val error = error_norm(b, squares);
+			for (If f = if_begin(b, val_compare(b, IR_EQ, share->chunk, zero), NULL, 0); if_next(&f);) {
+				if (k->spec->normalize == NORMALIZE_L2)
+					store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), batch.row[r],
+					           facts.inverse);
+				val_store(b, row_value_at(k, parts->steps, batch.in_block[r]), scale.step);
+				val_store(b, row_value_at(k, parts->errors, batch.in_block[r]), error);
+				val_store(b, row_value_at(k, parts->norms, batch.in_block[r]), facts.norm);
+			}
+		}
+	}
+}
+
+/* A row's threshold and bound, by one thread. */
+static void bound_row(Kernel *k, const Scope *head, Place place, int v, Val in_block, const RowParts *parts)
+{
+	Builder *b = k->b;
+	Val row = val_add(b, place.row0, in_block);
+	Val tau = row_threshold(k, head, v, row);
+	if (v < k->plan->tau_views)
+		store_term(k, terms_of(k, tau_buffer(k, v), place.batch_head, "q_len"), row, tau);
+	Val limit = product_threshold(k, head, v, row, tau);
+	Val scale = val_load(b, row_value_at(k, parts->steps, in_block), IR_F32);
+	Val error = val_load(b, row_value_at(k, parts->errors, in_block), IR_F32);
+	Val norm = val_load(b, row_value_at(k, parts->norms, in_block), IR_F32);
+	store_row_bound(k, row_bounds(k, view_index(k, v, "heads", place)), row, limit, scale, error, norm);
+}
+
+/* Rows of all views first, then their bounds, of different views by different threads: they meet but once. */
 void quantise_queries(Kernel *k, const Scope *head, Place place)
 {
 	Builder *b = k->b;
 	Share share = share_of(k, plan_int8_bytes(k->spec));
-	int step = share.rows_at_once * batch_rows(&share);
-	Val steps = row_values(k), errors = row_values(k), norms = row_values(k);
-	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
+	RowParts parts[SPEC_MAX_VIEWS];
+	int together = k->launch->warps * WARP / PLAN_TERM_ROWS;
 	for (int v = 0; v < k->spec->views; v++) {
-		Val index = view_index(k, v, "heads", place);
-		Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
-		Matrix to = int8_queries(k, index);
-		for (Loop l = loop_begin(b, zero, past, step, NULL, 0); loop_next(&l);) {
-			Batch batch = load_batch(k, &share, from, place.row0, l.index);
-			for (int r = 0; r < batch.rows; r++) {
-				RowFacts facts = facts_of(k, &share, batch.x[r], batch.count);
-				Scale scale = scale_of(k, facts.largest);
-				Val squares = store_int8(k, &share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
-				Val error = error_norm(b, squares);
-				for (If f = if_begin(b, val_compare(b, IR_EQ, share.chunk, zero), NULL, 0); if_next(&f);) {
-					if (k->spec->normalize == NORMALIZE_L2)
-						store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), batch.row[r],
-						           facts.inverse);
-					val_store(b, row_value_at(k, steps, batch.in_block[r]), scale.step);
-					val_store(b, row_value_at(k, errors, batch.in_block[r]), error);
-					val_store(b, row_value_at(k, norms, batch.in_block[r]), facts.norm);
-				}
-			}
-		}
-		kernel_barrier(k);
-		Val own = val_compare(b, IR_LT, k->thread, past);
-		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
-			Val row = val_add(b, place.row0, k->thread);
-			Val tau = row_threshold(k, head, v, row);
-			if (v < k->plan->tau_views)
-				store_term(k, terms_of(k, tau_buffer(k, v), place.batch_head, "q_len"), row, tau);
-			Val limit = product_threshold(k, head, v, row, tau);
-			Val scale = val_load(b, row_value_at(k, steps, k->thread), IR_F32);
-			Val error = val_load(b, row_value_at(k, errors, k->thread), IR_F32);
-			Val norm = val_load(b, row_value_at(k, norms, k->thread), IR_F32);
-			store_row_bound(k, row_bounds(k, index), row, limit, scale, error, norm);
-		}
-		kernel_barrier(k);
+		parts[v] = row_parts(k);
+		quantise_rows(k, &share, place, v, &parts[v]);
 	}
+	kernel_barrier(k);
+	Val part = val_div_i32(b, k->thread, PLAN_TERM_ROWS), in_block = val_rem_i32(b, k->thread, PLAN_TERM_ROWS);
+	for (int v = 0; v < k->spec->views; v++)
+		for (If f = if_begin(b, val_compare(b, IR_EQ, part, val_i32(b, v % together)), NULL, 0); if_next(&f);)
+			bound_row(k, head, place, v, in_block, &parts[v]);
 }
 
 /* +inf for what is not finite, so that the screen's comparison visits. */
