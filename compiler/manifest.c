@@ -47,7 +47,7 @@ static void print_expressions(Arena *arena, const Spec *spec, FILE *out)
 
 static void print_spec(Arena *arena, const Spec *spec, const Plan *plan, FILE *out)
 {
-	fprintf(out, "//! tdagen-manifest 1.4\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
+	fprintf(out, "//! tdagen-manifest 1.5\n//! compiler %s\n//! target %s\n", TDAGEN_VERSION,
 	        target_name(plan->options.target));
 	fprintf(out, "//! spec %s %s\n//! plan %s\n", spec->name, spec->hash, plan->next ? "auto" : plan_kind_name(plan));
 	fprintf(out, "//! dtype %s\n//! precision %s\n", dtype_name(spec->dtype),
@@ -128,6 +128,8 @@ static void print_launches(Arena *arena, const Plan *plan, FILE *out)
 			fprintf(out, "//! when %s\n", launch->when);
 		if (launch->beside)
 			fprintf(out, "//! beside\n");
+		if (launch->follows)
+			fprintf(out, "//! follows\n");
 		for (int a = 0; a < launch->arg_count; a++)
 			fprintf(out, "//! arg %s %s\n", args[launch->args[a].kind], launch->args[a].source);
 	}

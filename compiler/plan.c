@@ -500,13 +500,15 @@ static void plan_overlap(Plan *plan)
 {
 	for (int i = 1; i < plan->launch_count; i++) {
 		Launch *launch = &plan->launches[i];
-		launch->beside = targets[plan->options.target].overlaps && roles[launch->role].stage == roles[launch[-1].role].stage;
+		bool overlaps = targets[plan->options.target].overlaps && launch->backward == launch[-1].backward;
+		launch->beside = overlaps && roles[launch->role].stage == roles[launch[-1].role].stage;
+		launch->follows = overlaps && !launch->beside;
 	}
 }
 
 bool plan_is_followed(const Plan *plan, const Launch *launch)
 {
-	return launch + 1 < plan->launches + plan->launch_count && launch[1].beside;
+	return launch + 1 < plan->launches + plan->launch_count && (launch[1].beside || launch[1].follows);
 }
 
 static void plan_reduce(Plan *plan, Arena *arena)

@@ -103,6 +103,8 @@ typedef struct Launch {
 	const char *when;                  /* skipped where this pointer is null; NULL: always launched */
 	bool beside;                       /* neither reads nor writes what the launches before it write, back to the last that is not */
 	                                   /* beside another: it may start as soon as they have */
+	bool follows;                      /* waits by itself for the launch before it: it may start, too, but not begin; */
+	bool begins_early;                 /* and does so later, as far as it needs only what that one needed (kernel_wait) */
 	const char *grid;                  /* formula: number of CTAs */
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
@@ -225,7 +227,7 @@ int plan_row_bytes(const Spec *spec, int cols);
 /* The same of a swizzled matrix: whole panels, each PLAN_PANEL_BYTES wide. */
 int plan_panel_row_bytes(const Spec *spec, int cols);
 int plan_threads(const Launch *launch);
-/* May another launch start beside it? */
+/* May another launch start before it ends? */
 bool plan_is_followed(const Plan *plan, const Launch *launch);
 /* The first launch of a role; NULL where there is none. */
 const Launch *plan_launch(const Plan *plan, Role role);

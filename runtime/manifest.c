@@ -341,6 +341,7 @@ static const Keyword keywords[] = {
 	{ "kernel",     2, 5, 5, REPEATED, manifest_read_kernel },
 	{ "when",       2, 1, 1, REPEATED, manifest_read_when },
 	{ "beside",     2, 0, 0, REPEATED, manifest_read_beside },
+	{ "follows",    2, 0, 0, REPEATED, manifest_read_follows },
 	{ "arg",        2, 2, 11, REPEATED, manifest_read_arg },
 };
 enum { KEYWORD_COUNT = sizeof(keywords) / sizeof(keywords[0]) };

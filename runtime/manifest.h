@@ -57,6 +57,7 @@ typedef struct ManifestKernel {
 	Pointer when;                  /* conditional: skip where this pointer is null */
 	int leader;                    /* the last kernel up to this one that is not beside those above it: itself, or it may start once */
 	                               /* all CTAs of a launch between them have started */
+	bool follows;                  /* it waits by itself for whatever was launched before it */
 	ManifestArg *args;
 	int arg_count, map_count;
 } ManifestKernel;

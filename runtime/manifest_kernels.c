@@ -139,6 +139,16 @@ tda_status manifest_read_beside(Reader *r)
 	return TDA_OK;
 }
 
+tda_status manifest_read_follows(Reader *r)
+{
+	ManifestKernel *kernel = r->kernel;
+
+	if (!kernel || kernel == r->m->kernels || kernel[-1].phase != kernel->phase || kernel->leader < kernel - r->m->kernels)
+		return manifest_bad_line(r, "'follows' has no kernel above it, none of its phase to follow, or one that is beside others");
+	kernel->follows = true;
+	return TDA_OK;
+}
+
 /* POINTER COLS, then entries and stride of rows, heads and batches, then BOX_COLS BOX_ROWS. */
 static tda_status read_map(const Reader *r, const bool *allowed, ManifestArg *arg)
 {

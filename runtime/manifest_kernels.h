@@ -4,10 +4,11 @@
 
 #include "manifest_words.h"
 
-/* In the second pass: they name buffers and parameters. `when`, `beside` and `arg` are of the kernel above them. */
+/* In the second pass: they name buffers and parameters. `when`, `beside`, `follows` and `arg` are of the kernel above them. */
 tda_status manifest_read_kernel(Reader *r);
 tda_status manifest_read_when(Reader *r);
 tda_status manifest_read_beside(Reader *r);
+tda_status manifest_read_follows(Reader *r);
 tda_status manifest_read_arg(Reader *r);
 void manifest_free_kernels(Manifest *manifest);
 

@@ -186,7 +186,10 @@ static tda_status get_map(const ModuleLaunch *launch, const Manifest *m, const T
 /* May the kernel start before the one that was launched last has ended? */
 static bool starts_early(const ModuleLaunch *launch, const Manifest *m, int kernel)
 {
-	return launch->cuda->cuLaunchKernelEx && launch->last >= m->kernels[kernel].leader && launch->last < kernel;
+	const ManifestKernel *entry = &m->kernels[kernel];
+
+	return launch->cuda->cuLaunchKernelEx && launch->last < kernel &&
+	       (launch->last >= entry->leader || (entry->follows && launch->last >= 0));
 }
 
 static CUresult start(const ModuleLaunch *launch, const Manifest *m, int kernel, uint32_t grid, void **params)

@@ -59,6 +59,8 @@ bool kernel_uses_groups(const Kernel *k);              /* ENGINE_WGMMA */
 
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch);
 bool kernel_end(Kernel *k);
+/* Launch.begins_early: waits for the launch before this one, if that was not waited for by launching it. */
+void kernel_wait(Kernel *k);
 
 /* Arguments come into being when first asked for; the manifest lists them in that order. */
 Val kernel_pointer(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));

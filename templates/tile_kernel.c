@@ -66,6 +66,17 @@ void kernel_as_before(Kernel *k, const Kernel *before)
 	k->cta = before->cta;
 }
 
+static void wait_for_launch_before(Builder *b)
+{
+	ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action wait>", IR_TYPE_COUNT, 0, NULL);
+}
+
+void kernel_wait(Kernel *k)
+{
+	if (k->launch->follows)
+		wait_for_launch_before(k->b);
+}
+
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
@@ -78,6 +89,9 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
 	split_thread(&k);
+	/* In this order: what comes beside this launch does not wait by itself. */
+	if (!launch->begins_early)
+		kernel_wait(&k);
 	if (plan_is_followed(plan, launch))
 		ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action launch_dependents>", IR_TYPE_COUNT, 0, NULL);
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
@@ -99,7 +113,7 @@ static void wait_for_others(Kernel *k)
 	Builder *b = k->b;
 	Val last = val_add_i32(b, kernel_grid(k), -1);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, kernel_cta(k), last), NULL, 0); if_next(&f);)
-		ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action wait>", IR_TYPE_COUNT, 0, NULL);
+		wait_for_launch_before(b);
 }
 
 /* Which arguments are tensor maps: lowering makes them what they must be. */

@@ -147,6 +147,27 @@ static void test_beside(void)
 	tda_close(kernel);
 }
 
+/* One that follows starts early whichever launch of its phase is the last before it, but not as the phase's first. What is beside it does
+ * not where it was left out: it would not wait by itself. */
+static void test_follows(void)
+{
+	tda_kernel *kernel = open_kernel_with("//! kernel forward first 128 0 1\n"
+	                                      "//! kernel forward second 128 0 q_len-64\n//! follows\n"
+	                                      "//! kernel forward third 128 0 1\n//! beside\n"
+	                                      "//! kernel forward fourth 64 0 1\n//! follows\n");
+	tda_forward_args args = good_arguments();
+	int early = fake->early, launches = fake->launches;
+
+	set_current(0);
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->launches == launches + 5 && fake->early == early + 1, "%d launches, of them %d early, where the second has no CTAs",
+	      fake->launches - launches, fake->early - early);
+	args.shape.q_len = args.shape.k_len = 65;
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
+	CHECK(fake->early == early + 4, "%d early of three", fake->early - early - 1);
+	tda_close(kernel);
+}
+
 enum { FORWARD_MAP = 5 };              /* that argument of the fixture's kernel forward is the map of k1 */
 
 /* A call of a shape that has been before makes no map: it gives a copy of the one there is its own address. */
@@ -298,6 +319,7 @@ int main(void)
 	test_many_shapes();
 	test_multiprocessors();
 	test_beside();
+	test_follows();
 	test_threads();
 	return fixture_result();
 }

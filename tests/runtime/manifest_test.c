@@ -83,6 +83,8 @@ static const struct { const char *from, *to, *message; } refusals[] = {
 	  "line 23 of the manifest: there are too few or too many words" DAMAGED },
 	{ "//! kernel forward row_terms", "//! beside\n//! kernel forward row_terms",
 	  "line 26 of the manifest: 'beside' has no kernel above it, or none of its phase to be beside of" DAMAGED },
+	{ "//! kernel forward row_terms", "//! follows\n//! kernel forward row_terms",
+	  "line 26 of the manifest: 'follows' has no kernel above it, none of its phase to follow, or one that is beside others" DAMAGED },
 	{ "slack 1e-6\n", "slack 1e-6\n//! heavy 4 256 96\n", "line 23 of the manifest: the rows are not a multiple of 64" DAMAGED },
 	{ "slack 1e-6\n", "slack 1e-6\n//! heavy 0 256 64\n",
 	  "line 23 of the manifest: a number is malformed or out of range" DAMAGED },
