@@ -475,8 +475,7 @@ static void set_judged_rows(Plan *plan, Role role)
  * What is computed exactly, of the roles of a stage: by one launch each, or a few passes; in a sparse plan by those of heavy blocks,
  * first, as they may leave much of the device to the others, and by those of light ones, whose blocks may be smaller.
  *
- * Gradients of keys take longer than those of queries, so they come first, and the others fill what they leave idle at their end. But
- * not those of light blocks: the other way round, two of three inputs of trained heads take 1 % less, and one dense head of many 2 %.
+ * Gradients of keys take longer than those of queries, so they come first, and the others fill what they leave idle at their end.
  */
 static bool plan_exact(Plan *plan, Arena *arena, bool backward)
 {
@@ -486,9 +485,7 @@ static bool plan_exact(Plan *plan, Arena *arena, bool backward)
 	int first = plan->launch_count, count = backward ? 2 : 1;
 	for (int kind = 0; kind < (shares ? 2 : 1); kind++)
 		for (int n = 0; n < count; n++) {
-			Blocks blocks = (shares ? shared_out : all)[kind];
-			int at = blocks == BLOCKS_LIGHT ? count - 1 - n : n;
-			if (!makes[backward][at](plan, arena, blocks))
+			if (!makes[backward][n](plan, arena, (shares ? shared_out : all)[kind]))
 				return false;
 		}
 	for (int i = first; i < plan->launch_count && shares; i++)

@@ -8,6 +8,7 @@
  * launch computes (dk of some views, dv, or both); do and queries stream by. Tiles here have keys along their rows.
  */
 #include "kernels_parts.h"
+#include "tile_parts.h"
 
 enum { TERM_TAU, TERM_INV_Q };             /* what travels with a tile of queries */
 
@@ -248,6 +249,7 @@ static void visit_head(BackwardKv *kv, Gather *gather, int v, Val head_index, Va
 	const Launch *launch = k->launch;
 	bool split = launch->view_count > 0 && plan_splits_output_gradient(k->spec);
 	Place place = kv->place;
+	place.head = taken_again(k, place.head);           /* or addresses of keys would be in registers all the while */
 	Scope head = head_scope(k, head_index);
 	Stream streams[3] = { output_gradient_stream(k, output_gradient(k, place.batch, head_index)) };
 	if (split)

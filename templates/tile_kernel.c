@@ -286,10 +286,13 @@ Place kernel_place(Kernel *k, const char *heads, const char *length, int rows)
 	Place place;
 	Val blocks = kernel_i32(k, "ceil_div(%s,%d)", length, rows);
 	Val count = kernel_i32(k, "%s", heads);
-	Val from_end = val_rem(b, k->cta, blocks);
-	Val last = val_add_i32(b, blocks, -1);
-	place.block = val_sub(b, last, from_end);
-	place.batch_head = val_div(b, k->cta, blocks);
+	bool across = k->launch->gathered;
+	Val inner = across ? kernel_i32(k, "batch*%s", heads) : blocks;
+	Val outer = val_div(b, k->cta, inner), within = val_rem(b, k->cta, inner);
+	Val nth = across ? outer : within;
+	bool ascends = across && k->launch->role == ROLE_BACKWARD_KV;
+	place.block = ascends ? nth : val_sub(b, val_add_i32(b, blocks, -1), nth);
+	place.batch_head = across ? within : outer;
 	place.batch = val_div(b, place.batch_head, count);
 	place.head = val_rem(b, place.batch_head, count);
 	place.row0 = val_mul_i32(b, place.block, rows);
