@@ -186,12 +186,22 @@ static void load_view(BackwardKv *kv, int v)
 		kv->dk[v] = tile_zero(k, k->spec->head_dim);
 }
 
+static Matrix key_gradients(Kernel *k, int v, Place place)
+{
+	return matrix_of(k, view_name(k, "dk", v), place.batch, place.head, "k_len", k->spec->head_dim);
+}
+
+static Matrix value_gradients(Kernel *k, Place place)
+{
+	return matrix_of(k, "dv", place.batch, place.head, "k_len", k->spec->value_dim);
+}
+
 static void store_dk(BackwardKv *kv, int v)
 {
 	Kernel *k = kv->k;
-	Matrix dk = matrix_of(k, view_name(k, "dk", v), kv->place.batch, kv->place.head, "k_len", k->spec->head_dim);
 	tile_scaled(k, kv->dk[v], kv->math[v].scale);
-	tile_store(k, dk, first_row(k, kv->place), kv->dk[v]);
+	Matrix to = key_gradients(k, v, kv->place);
+	tile_store(k, to, first_row(k, kv->place), kv->dk[v]);
 }
 
 /* Every visible tile of queries of every head, all views at once. */
@@ -337,20 +347,43 @@ static void visit_marked(BackwardKv *kv)
 	}
 }
 
-bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+static void compute(Kernel *k)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	BackwardKv kv = { .k = k };
 	find_keys(&kv);
-	if (launch->values)
-		kv.dv = tile_zero(k, spec->value_dim);
-	if (launch->gathered)
+	if (k->launch->values)
+		kv.dv = tile_zero(k, k->spec->value_dim);
+	if (k->launch->gathered)
 		visit_marked(&kv);
 	else
 		visit_tiles(&kv);
-	if (launch->values) {
-		Matrix dv = matrix_of(k, "dv", kv.place.batch, kv.place.head, "k_len", spec->value_dim);
-		tile_store(k, dv, first_row(k, kv.place), kv.dv);
+	if (k->launch->values) {
+		Matrix to = value_gradients(k, kv.place);
+		tile_store(k, to, first_row(k, kv.place), kv.dv);
 	}
+}
+
+static void store_zeros(Kernel *k, Place place)
+{
+	for (int v = 0; v < k->spec->views; v++)
+		if (wants_dk(k->launch, v))
+			zero_rows(k, key_gradients(k, v, place), place.row0);
+	if (k->launch->values)
+		zero_rows(k, value_gradients(k, place), place.row0);
+}
+
+bool build_backward_kv(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	if (!launch->gathered) {
+		compute(k);
+		return kernel_end(k);
+	}
+	Place place = kernel_place(k, "kv_heads", "k_len", launch->rows);
+	for (Either e = either_begin(b, nothing_marked(k, place), NULL, 0); either_next(&e);)
+		if (e.otherwise)
+			compute(k);
+		else
+			store_zeros(k, place);
 	return kernel_end(k);
 }

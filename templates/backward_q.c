@@ -227,12 +227,17 @@ static Matrix query_rows(BackwardQ *q, int v)
 	return matrix_of(q->k, view_name(q->k, "q", v), place.batch, place.head, "q_len", q->k->spec->head_dim);
 }
 
+static Matrix gradient_rows(Kernel *k, int v, Place place)
+{
+	return matrix_of(k, view_name(k, "dq", v), place.batch, place.head, "q_len", k->spec->head_dim);
+}
+
 static void store_view(BackwardQ *q, int v)
 {
 	Kernel *k = q->k;
-	Matrix dq = matrix_of(k, view_name(k, "dq", v), q->at.place.batch, q->at.place.head, "q_len", k->spec->head_dim);
 	tile_scaled(k, q->dq[v], q->math[v].scale);
-	tile_store(k, dq, first_row(k, q->at.place), q->dq[v]);
+	Matrix to = gradient_rows(k, v, q->at.place);
+	tile_store(k, to, first_row(k, q->at.place), q->dq[v]);
 }
 
 static Tile weight_gradients(BackwardQ *q, RingTile values)
@@ -357,17 +362,43 @@ static void visit_marked(BackwardQ *q)
 	}
 }
 
-bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+static void compute(Kernel *k)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	const Launch *launch = k->launch;
 	BackwardQ q = { .k = k, .at = cta_rows(k) };
 	for (int v = launch->first_view; v < launch->first_view + launch->view_count; v++)
-		q.math[v] = view_math(spec, v);
+		q.math[v] = view_math(k->spec, v);
 	start_sums(&q);
 	if (launch->gathered)
 		visit_marked(&q);
 	else
 		visit_tiles(&q);
 	store_partials(&q);
+}
+
+static void store_zeros(Kernel *k, Place place)
+{
+	Builder *b = k->b;
+	for (int v = k->launch->first_view; v < k->launch->first_view + k->launch->view_count; v++)
+		zero_rows(k, gradient_rows(k, v, place), place.row0);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		for (int p = 0; p < k->spec->param_count; p++)
+			if (plan_has_partials(k->plan, p))
+				store_partial(k, p, val_f32(b, 0));
+}
+
+bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	if (!launch->gathered) {
+		compute(k);
+		return kernel_end(k);
+	}
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
+	for (Either e = either_begin(b, nothing_marked(k, place), NULL, 0); either_next(&e);)
+		if (e.otherwise)
+			compute(k);
+		else
+			store_zeros(k, place);
 	return kernel_end(k);
 }

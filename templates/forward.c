@@ -183,20 +183,40 @@ static void visit_marked(Forward *f)
 	}
 }
 
-bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+static Matrix output(Kernel *k, Place place)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	return matrix_of(k, "o", place.batch, place.head, "q_len", k->spec->value_dim);
+}
+
+static void compute(Kernel *k)
+{
 	Forward f = { .k = k, .at = cta_rows(k) };
-	f.o = tile_zero(k, spec->value_dim);
-	if (launch->gathered)
+	f.o = tile_zero(k, k->spec->value_dim);
+	if (k->launch->gathered)
 		visit_marked(&f);
 	else
 		visit_tiles(&f);
 	kernel_after_loop(k);
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	if (spec->rms_norm)
+	Place place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	if (k->spec->rms_norm)
 		output_norm(k, place, f.o);
-	Matrix to = matrix_of(k, "o", place.batch, place.head, "q_len", spec->value_dim);
+	Matrix to = output(k, place);
 	tile_store(k, to, first_row(k, place), f.o);
+}
+
+bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
+{
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
+	/* An output norm has more to write than zeros. */
+	if (!launch->gathered || spec->rms_norm) {
+		compute(k);
+		return kernel_end(k);
+	}
+	Place place = kernel_place(k, "heads", "q_len", launch->rows);
+	for (Either e = either_begin(b, nothing_marked(k, place), NULL, 0); either_next(&e);)
+		if (e.otherwise)
+			compute(k);
+		else
+			zero_rows(k, output(k, place), place.row0);
 	return kernel_end(k);
 }

@@ -74,17 +74,55 @@ GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk 
 	return walk;
 }
 
+/* 1 (i32) where a sum of 2^32 rows might count as 0. */
+static Val may_wrap(Kernel *k)
+{
+	return kernel_i32(k, "min(1,heads/kv_heads*q_len/4294967296)");
+}
+
 GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 {
 	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
 	Span span = query_tiles(k, val_mul_i32(k->b, block, PLAN_MARK), PLAN_MARK, PLAN_MARK);
 	Val index = count_index(k, view, "kv_heads", place.batch_head);
 	Val end = end_where_counted(k, span, key_rows_at(k, index, block));
-	/* A sum of 2^32 rows counts as 0. */
-	Val may_wrap = val_compare(k->b, IR_NE, kernel_i32(k, "min(1,heads/kv_heads*q_len/4294967296)"), val_i32(k->b, 0));
-	end = val_select(k->b, may_wrap, span.end, end);
+	Val wraps = val_compare(k->b, IR_NE, may_wrap(k), val_i32(k->b, 0));
+	end = val_select(k->b, wraps, span.end, end);
 	return (GatherWalk){ .index = marks_index(k, view, place.batch, head), .by_keys = true, .block = block,
 		.first = span.first, .end = end };
+}
+
+Val nothing_marked(Kernel *k, Place place)
+{
+	Builder *b = k->b;
+	bool by_keys = k->launch->role == ROLE_BACKWARD_KV;
+	Val block = val_div_i32(b, place.row0, PLAN_MARK), zero = val_i32(b, 0), any = zero;
+	for (int v = 0; v < k->spec->views; v++) {
+		Val index = count_index(k, v, by_keys ? "kv_heads" : "heads", place.batch_head);
+		Val at = by_keys ? key_rows_at(k, index, block) : row_keys_at(k, k->launch->backward, index, block);
+		any = val_or(b, any, val_load(b, at, IR_I32));
+	}
+	if (by_keys)
+		any = val_or(b, any, may_wrap(k));
+	return val_compare(b, IR_EQ, any, zero);
+}
+
+void zero_rows(Kernel *k, Matrix m, Val row0)
+{
+	Builder *b = k->b;
+	int chunks = m.cols * dtype_size(k->spec->dtype) / CHUNK, all = chunks * k->launch->rows, threads = k->launch->warps * WARP;
+	Val none = ir_op(b, "llvm.mlir.zero", NULL, IR_V4I32, 0, NULL);
+	for (int first = 0; first < all; first += threads) {
+		Val n = val_add_i32(b, k->thread, first), row = val_add(b, row0, val_div_i32(b, n, chunks));
+		Val exists = val_compare(b, IR_LT, row, m.rows);
+		if (all - first < threads)
+			exists = val_and(b, exists, val_compare(b, IR_LT, n, val_i32(b, all)));
+		Val stride = matrix_stride(k, m, 1);
+		Val at = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), stride));
+		at = val_offset(b, at, val_mul_i32(b, val_rem_i32(b, n, chunks), CHUNK));
+		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);)
+			val_store(b, at, none);
+	}
 }
 
 static Axis no_axis(void)

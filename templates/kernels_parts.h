@@ -40,6 +40,12 @@ GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 /* From a place that was found again; what had to be read from memory is as before. */
 GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before);
 
+/* Of launches that gather: is no pair of the place's rows marked, under any view? Most blocks of trained heads are like that, and end after
+ * zeros are written. */
+Val nothing_marked(Kernel *k, Place place);
+/* Zeros to the CTA's rows, those below m.rows. */
+void zero_rows(Kernel *k, Matrix m, Val row0);
+
 /* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row);
 Axis tau_terms(Kernel *k, int view, Val batch_head, Axis row);
