@@ -103,7 +103,7 @@ static void print_buffers(Arena *arena, const Plan *first, FILE *out)
 {
 	for (const Plan *plan = first; plan; plan = plan->next) {
 		if (plan->sparse)
-			fprintf(out, "//! packed %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan));
+			fprintf(out, "//! kept %d %d %d\n", PLAN_MARK, PLAN_WORD_MARKS, plan_packed_marks(plan));
 		if (plan->counts)
 			fprintf(out, "//! count %s %d\n", counted_name(plan->options.counted), plan_count_rows(plan));
 		if (plan_heavy_rows(plan) > 0)

@@ -13,7 +13,7 @@ static const struct {
 };
 
 /* Launches of a stage don't need one another; they need those of the stages before theirs. */
-enum { STAGE_TERMS, STAGE_SCREEN, STAGE_PACK, STAGE_FORWARD, STAGE_NORM, STAGE_BACKWARD, STAGE_REDUCE };
+enum { STAGE_TERMS, STAGE_SCREEN, STAGE_FORWARD, STAGE_PACK, STAGE_NORM, STAGE_BACKWARD, STAGE_REDUCE };
 
 static const struct {
 	const char *name, *what;
@@ -164,6 +164,12 @@ bool plan_splits_output_gradient(const Spec *spec)
 	return spec->rms_norm && spec->dtype != DTYPE_F32;
 }
 
+/* It takes a bound on what scores of two kernels differ by: known for products of unit rows. */
+bool plan_refines_marks(const Spec *spec)
+{
+	return spec->normalize == NORMALIZE_L2 && spec->score->op == EXPR_VAR;
+}
+
 const Launch *plan_launch(const Plan *plan, Role role)
 {
 	for (int i = 0; i < plan->launch_count; i++)
@@ -305,11 +311,14 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_SAVED, "key_rows", arena_printf(arena, "4*%s*%s", k, tiles));
 	const char *word_bytes = arena_printf(arena, "8*%s*%s*ceil_div(k_len,%d)", q, blocks, PLAN_MARK * PLAN_WORD_MARKS);
 	add_buffer(plan, arena, BUFFER_FORWARD, "mark_words", word_bytes);
-	add_buffer(plan, arena, BUFFER_FORWARD, "marks",
-	           arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan)));
+	const char *mark_bytes = arena_printf(arena, "16*%s*%s*min(%s,%d)", q, blocks, tiles, plan_mark_capacity(plan));
+	add_buffer(plan, arena, BUFFER_FORWARD, "marks", mark_bytes);
+	if (plan_refines_marks(spec))
+		add_buffer(plan, arena, BUFFER_FORWARD, "refined_marks", mark_bytes);
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_words", word_bytes);
 	add_buffer(plan, arena, BUFFER_SAVED, "packed_marks",
 	           arena_printf(arena, "8*%s*%s*min(%s,%d)", q, blocks, tiles, plan_packed_marks(plan)));
+	add_buffer(plan, arena, BUFFER_SAVED, "whole_marks", arena_printf(arena, "4*%s", q));
 	Launch *launch = add_launch(plan, arena, ROLE_SCREEN, "");
 	choose_screen_tile(plan, launch);
 	launch->grid = arena_printf(arena, "%s*ceil_div(q_len,%d)", q, launch->rows);
@@ -321,10 +330,11 @@ static void plan_screen(Plan *plan, Arena *arena)
 
 static void plan_pack_marks(Plan *plan, Arena *arena)
 {
-	enum { REGISTERS = 56 };           /* of a thread, so that an SM has room for two CTAs */
+	enum { REGISTERS = 64 };           /* of a thread, so that an SM has room for two CTAs */
 	Launch *launch = add_launch(plan, arena, ROLE_PACK_MARKS, "");
 	launch->warps = PLAN_PACK_BLOCKS;
 	launch->rows = PLAN_PACK_BLOCKS * PLAN_MARK;
+	launch->begins_early = true;
 	launch->register_limit = REGISTERS;
 	launch->grid = arena_printf(arena, "%d*batch*heads*ceil_div(q_len,%d)", plan->spec->views, launch->rows);
 }
@@ -592,11 +602,11 @@ static Plan *make_plan(Arena *arena, Diag *diag, const Spec *spec, PlanOptions o
 		plan_count(plan, arena);
 		return plan;
 	}
-	if (plan->sparse) {
+	if (plan->sparse)
 		plan_screen(plan, arena);
-		plan_pack_marks(plan, arena);
-	}
 	bool fits = plan_exact(plan, arena, false);
+	if (plan->sparse)
+		plan_pack_marks(plan, arena);
 	if (spec->rms_norm)
 		plan_norm_backward(plan, arena);
 	fits = fits && plan_exact(plan, arena, true);

@@ -198,6 +198,8 @@ bool plan_has_partials(const Plan *plan, int param);
 /* Is the gradient of o before the norm kept as a rounded tensor and a rest? It is nearly orthogonal to o, and where few keys
  * survive do.v cancels almost entirely, so 8 or 11 bits of do are not enough. */
 bool plan_splits_output_gradient(const Spec *spec);
+/* Does the forward that gathers leave marks only what other kernels may find above the threshold, too? */
+bool plan_refines_marks(const Spec *spec);
 /* Rows of an entry of the partial sums that backward_q writes; and formula of the number of entries a head. */
 int plan_partial_rows(const Plan *plan);
 const char *plan_row_blocks(const Plan *plan, Arena *arena);

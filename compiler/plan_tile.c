@@ -80,7 +80,8 @@ static bool tile_fits(const Plan *plan, const Needs *needs, Launch *tile)
 	int shared = tile->rows * needs->residents + tile->slots * tile->cols * needs->slot_row + search_bytes(tile) + 1024;
 	tile->warps = tile->rows / PLAN_WARP_ROWS;
 	if (needs->gathered)
-		shared += gather_bytes(plan->spec, tile->warps, tile->cols);
+		shared += gather_bytes(plan->spec, tile->warps, tile->cols, tile->slots,
+		                       needs->forward && plan_refines_marks(plan->spec));
 	tile->gathered = needs->gathered;
 	tile->register_estimate = estimate_registers(plan->spec, needs, tile->cols);
 	tile->register_limit = register_limit(plan->spec, needs, tile->rows, tile->register_estimate);
@@ -224,11 +225,14 @@ void choose_screen_tile(const Plan *plan, Launch *launch)
 }
 
 /* For each thread a mask of 64 bits, a sum and a block, and for each view some places of marks and another mask; for each warp a sum,
- * and for each view a count; and the rows of as many tiles as there are threads for, and of one more. */
-int gather_bytes(const Spec *spec, int warps, int cols)
+ * and for each view a count; and the rows of as many tiles as there are threads for, and of those that are still to be used then. Where
+ * marks are refined, a number for each thread and for each row, and a count. */
+int gather_bytes(const Spec *spec, int warps, int cols, int slots, bool refines)
 {
 	int thread = 8 + 4 + 4 + (2 * PLAN_GATHER_SPAN + 8) * spec->views;
-	return warps * (WARP_LANES * thread + 4 + 4 * spec->views) + 4 * (warps * WARP_LANES + cols);
+	int rows = warps * WARP_LANES + (slots > 2 ? slots - 1 : 1) * cols;
+	int bytes = warps * (WARP_LANES * thread + 4 + 4 * spec->views) + 4 * rows;
+	return refines ? bytes + 4 * (warps * WARP_LANES + rows) + 16 : bytes;
 }
 
 bool tile_is_cramped(const Plan *plan, const Launch *tile)

@@ -26,8 +26,9 @@ Needs backward_q_needs(const Spec *spec, int views, bool gathered);
 /* dk of so many views a launch (at a time, when gathered: 0 or 1), and dv if `values`. */
 Needs backward_kv_needs(const Spec *spec, int views, bool values, bool gathered);
 
-/* Bytes of shared memory that lists of gathered rows take, for a CTA of so many warps and a tile of so many columns. */
-int gather_bytes(const Spec *spec, int warps, int cols);
+/* Bytes of shared memory that lists of gathered rows take, for a CTA of so many warps, a tile of so many columns and so many slots;
+ * and what else does where it refines marks. */
+int gather_bytes(const Spec *spec, int warps, int cols, int slots, bool refines);
 
 /* Sets rows, cols, slots and what follows from them; false when nothing fits in shared memory. */
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch);

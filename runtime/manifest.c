@@ -179,7 +179,7 @@ static tda_status read_slack(Reader *r)
 	return word_read_real(r, 0, 0, &r->m->slack);
 }
 
-static tda_status read_packed(Reader *r)
+static tda_status read_kept(Reader *r)
 {
 	ManifestMarks *marks = &r->m->marks;
 	tda_status status = word_read_int(r, 0, 1, 64, &marks->side);
@@ -329,7 +329,7 @@ static const Keyword keywords[] = {
 	{ "zeros",      1, 1, 1, ONCE,     read_zeros },
 	{ "tolerance",  1, 2, 2, ONCE,     read_tolerance },
 	{ "slack",      1, 1, 1, ONCE,     read_slack },
-	{ "packed",     1, 3, 3, OPTIONAL, read_packed },
+	{ "kept",       1, 3, 3, OPTIONAL, read_kept },
 	{ "heavy",      1, 3, 3, OPTIONAL, read_heavy },
 	{ "count",      1, 2, 2, OPTIONAL, read_count },
 	{ "buffer",     1, 3, 3, REPEATED, read_buffer },

@@ -10,10 +10,11 @@
 /* Sums over rows of one view and head. */
 typedef struct Counts {
 	int64_t visible, survivors;    /* pairs */
-	int64_t visited;               /* visible pairs of a row and a key that its row block gathers, in the backward */
+	int64_t visited;               /* visible pairs of a row and a key that its row block gathers, in the forward */
 	int64_t in_vain;               /* of those, pairs of a key that no row of the block needs */
+	int64_t backward;              /* visible pairs that are visited in the backward */
 	int64_t marks;                 /* key tiles with a mark, of every row block */
-	int64_t whole;                 /* rows of blocks where a mark had no room */
+	int64_t whole;                 /* rows of blocks where a mark had no room, in the backward */
 	int64_t dense;                 /* rows that the forward's dense kernels compute, whole */
 } Counts;
 
@@ -26,7 +27,7 @@ typedef struct BlockKeys {
 
 typedef struct Stats {
 	const Problem *problem;
-	ScreenMarks marks;
+	ScreenMarks screened, kept;
 	Counts *counts;                /* [views * batch * heads] */
 	BlockKeys *keys;               /* the same */
 	bool *heavy;                   /* [batch * heads, heavy_blocks] */
@@ -51,7 +52,7 @@ static void count_pairs(void *user, const PairRun *pairs)
 	int64_t index = pairs->view * shape->batch * shape->heads + pairs->batch_head, block = pairs->row / MARK_SIDE;
 	Counts *counts = &s->counts[index];
 	BlockKeys *keys = &s->keys[index];
-	Mark mark = { 0, 0 };
+	Mark mark = { 0, 0 }, kept = mark;
 
 	if (keys->row_block != block)
 		close_block(s, keys, counts);
@@ -61,14 +62,17 @@ static void count_pairs(void *user, const PairRun *pairs)
 		int64_t key = pairs->first + n;
 		bool survives = pairs->weight[n] != 0;
 
-		if (n == 0 || key % MARK_SIDE == 0)
-			mark = marks_get(&s->marks, index, block, key / MARK_SIDE);
+		if (n == 0 || key % MARK_SIDE == 0) {
+			mark = marks_get(&s->screened, index, block, key / MARK_SIDE);
+			kept = marks_get(&s->kept, index, block, key / MARK_SIDE);
+		}
 		counts->survivors += survives;
 		keys->needed[key] |= survives;
 		if (mark.keys >> key % MARK_SIDE & 1) {
 			counts->visited++;
 			keys->visitors[key]++;
 		}
+		counts->backward += kept.keys >> key % MARK_SIDE & 1;
 	}
 }
 
@@ -77,11 +81,11 @@ static void count_marks(const Stats *s, int64_t index)
 	Counts *counts = &s->counts[index];
 	int64_t q_len = s->problem->shape.q_len;
 
-	for (int64_t block = 0; block < s->marks.row_blocks; block++) {
+	for (int64_t block = 0; block < s->kept.row_blocks; block++) {
 		int64_t rows = q_len - block * MARK_SIDE;
 
-		counts->marks += marks_count(&s->marks, index, block);
-		if (marks_overflow(&s->marks, index, block))
+		counts->marks += marks_count(&s->kept, index, block);
+		if (marks_overflow(&s->kept, index, block))
 			counts->whole += rows < MARK_SIDE ? rows : MARK_SIDE;
 	}
 	close_block(s, &s->keys[index], counts);
@@ -106,6 +110,7 @@ static void add_counts(Counts *to, const Counts *c)
 	to->survivors += c->survivors;
 	to->visited += c->visited;
 	to->in_vain += c->in_vain;
+	to->backward += c->backward;
 	to->marks += c->marks;
 	to->whole += c->whole;
 	to->dense += c->dense;
@@ -113,10 +118,9 @@ static void add_counts(Counts *to, const Counts *c)
 
 static void print_counts(const char *view, const char *head, const Counts *c, FILE *out)
 {
-	fprintf(out, "%5s %5s %14lld %12lld %14lld %8.3f%% %14lld %10lld %10lld %10lld\n", view, head, (long long)c->visible,
+	fprintf(out, "%5s %5s %14lld %12lld %14lld %8.3f%% %12lld %12lld %8lld %10lld %10lld\n", view, head, (long long)c->visible,
 	        (long long)c->survivors, (long long)c->visited, c->visible ? 100.0 * (double)c->visited / (double)c->visible : 0,
-	        (long long)c->in_vain, (long long)c->marks, (long long)c->whole,
-	        (long long)c->dense);
+	        (long long)c->in_vain, (long long)c->backward, (long long)c->marks, (long long)c->whole, (long long)c->dense);
 }
 
 static void print_table(const Stats *s, FILE *out)
@@ -124,8 +128,8 @@ static void print_table(const Stats *s, FILE *out)
 	const tda_shape *shape = &s->problem->shape;
 	Counts total = {0};
 
-	fprintf(out, "%5s %5s %14s %12s %14s %9s %14s %10s %10s %10s\n", "view", "head", "visible", "survivors", "visited", "share",
-	        "in vain", "tiles", "whole rows", "dense rows");
+	fprintf(out, "%5s %5s %14s %12s %14s %9s %12s %12s %8s %10s %10s\n", "view", "head", "visible", "survivors", "visited", "share",
+	        "in vain", "backward", "tiles", "whole rows", "dense rows");
 	for (int v = 0; v < s->problem->manifest->views; v++)
 		for (int64_t h = 0; h < shape->heads; h++) {
 			Counts head = {0};
@@ -163,7 +167,8 @@ static void stats_free(Stats *s, int64_t indices)
 	free(s->keys);
 	free(s->counts);
 	free(s->heavy);
-	marks_free(&s->marks);
+	marks_free(&s->screened);
+	marks_free(&s->kept);
 }
 
 /* A forward has run. */
@@ -171,8 +176,10 @@ static tda_status report(const Problem *p, FILE *out)
 {
 	Stats s = { .problem = p };
 	int64_t indices = p->manifest->views * p->shape.batch * p->shape.heads;
-	tda_status status = marks_fetch(p, &s.marks);
+	tda_status status = marks_fetch(p, MARKS_SCREENED, &s.screened);
 
+	if (!status)
+		status = marks_fetch(p, MARKS_KEPT, &s.kept);
 	if (!status)
 		status = heavy_fetch(p, &s.heavy, &s.heavy_blocks);
 	if (!status)

@@ -22,15 +22,14 @@ typedef struct Density {
 } Density;
 
 /* Adds PLAN_MARK of the rows, if they exist. */
-static void add_density(Kernel *k, Density *sum, Place place, Val block)
+static void add_density(Kernel *k, const struct Side *side, bool backward, Density *sum, Val batch_head, Val block)
 {
 	Builder *b = k->b;
-	const struct Side *side = side_of(k);
 	Val last = val_add_i32(b, kernel_i32(k, "ceil_div(%s,%d)", side->length, PLAN_MARK), -1), zero = val_i32(b, 0);
 	Val exists = val_compare(b, IR_LE, block, last), within = val_min(b, block, last);
 	for (int v = 0; v < k->spec->views; v++) {
-		Val index = count_index(k, v, side->heads, place.batch_head);
-		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, k->launch->backward, index, within);
+		Val index = count_index(k, v, side->heads, batch_head);
+		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, backward, index, within);
 		Val count = val_select(b, exists, val_load(b, at, IR_I32), zero);
 		sum->visited = val_add(b, sum->visited, val_to_i64(b, count));
 	}
@@ -41,23 +40,35 @@ static void add_density(Kernel *k, Density *sum, Place place, Val block)
 	sum->visible = val_add(b, sum->visible, val_to_i64(b, tiles));
 }
 
-/* Is the block that k->cta numbers, or the larger one that it is a part of, one for the dense kernels? */
-static Val is_heavy(Kernel *k)
+/* Are so many times PLAN_MARK rows a block for the dense kernels, of which this is one? */
+static Val are_heavy(Kernel *k, const struct Side *side, bool backward, int together, Val batch_head, Val block)
 {
 	Builder *b = k->b;
-	const struct Side *side = side_of(k);
-	int together = k->launch->judged_rows / PLAN_MARK;
-	Place place = kernel_place(k, side->heads, side->length, k->launch->rows);
-	Val first = val_mul_i32(b, val_div_i32(b, place.row0, k->launch->judged_rows), together);
+	Val first = val_mul_i32(b, val_div_i32(b, block, together), together);
 	Density sum = { val_i64(b, 0), val_i64(b, 0) };
 	for (int n = 0; n < together; n++)
-		add_density(k, &sum, place, val_add_i32(b, first, n));
+		add_density(k, side, backward, &sum, batch_head, val_add_i32(b, first, n));
 	Val a_tile = side->by_keys ? kernel_i64(k, "%d*(heads/kv_heads)", PLAN_MARK * k->spec->views)
 	                           : val_i64(b, PLAN_MARK * k->spec->views);
 	Val visible = val_mul(b, sum.visible, a_tile);
 	Val visited = val_mul(b, sum.visited, val_i64(b, PLAN_HEAVY_PART));
 	Val many = val_compare(b, IR_GE, sum.visited, val_i64(b, (int64_t)plan_heavy_keys(k->plan) * k->spec->views * together));
 	return val_and(b, many, val_compare(b, IR_GE, visited, visible));
+}
+
+/* Is the block that k->cta numbers, or the larger one that it is a part of? */
+static Val is_heavy(Kernel *k)
+{
+	const struct Side *side = side_of(k);
+	Place place = kernel_place(k, side->heads, side->length, k->launch->rows);
+	Val block = val_div_i32(k->b, place.row0, PLAN_MARK);
+	return are_heavy(k, side, k->launch->backward, k->launch->judged_rows / PLAN_MARK, place.batch_head, block);
+}
+
+Val blocks_were_heavy(Kernel *k, Val batch_head, Val row_block)
+{
+	int rows = plan_heavy_rows(k->plan);
+	return rows > 0 ? are_heavy(k, &row_side, false, rows / PLAN_MARK, batch_head, row_block) : val_false(k->b);
 }
 
 /* ---- the search for heavy blocks ---- */

@@ -21,6 +21,8 @@ void blocks_end_consumers(Kernel *k);
 void blocks_end_producer(Kernel *k);
 /* and by all. */
 void blocks_end(Kernel *k);
+/* Did the forward leave the rows (a row block of PLAN_MARK) to a dense kernel? */
+Val blocks_were_heavy(Kernel *k, Val batch_head, Val row_block);
 /* The number of the block at hand, read once more (kernel_after_loop). */
 Val blocks_at_hand(Kernel *k);
 

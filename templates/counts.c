@@ -26,6 +26,15 @@ Val count_index(Kernel *k, int view, const char *heads, Val batch_head)
 	return val_add(k->b, batch_head, kernel_i32(k, "%d*batch*%s", view, heads));
 }
 
+void clear_row_keys(Kernel *k, Place place)
+{
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, zero), NULL, 0); if_next(&f);)
+		for (int v = 0; v < k->spec->views; v++)
+			val_store(b, row_keys_at(k, false, count_index(k, v, "heads", place.batch_head), place.block), zero);
+}
+
 /* Keys up to a whole group are prepared as well, and have no count. */
 void clear_key_rows(Kernel *k, Place place)
 {
@@ -39,6 +48,11 @@ void clear_key_rows(Kernel *k, Place place)
 			for (int v = 0; v < k->spec->views; v++)
 				val_store(b, key_rows_at(k, count_index(k, v, "kv_heads", place.batch_head), tile), zero);
 	}
+}
+
+void add_row_keys(Kernel *k, Val index, Val row_block, Val keys)
+{
+	add_atomically(k, row_keys_at(k, false, index, row_block), keys);
 }
 
 void add_key_rows(Kernel *k, Val kv_index, Val key_tile, Val rows)

@@ -4,14 +4,18 @@
  * One CTA: a block of rows of one (batch, head). Its queries stay in shared memory; keys of each view and values stream by.
  */
 #include "kernels_parts.h"
+#include "tile_parts.h"
 
-/* Weights of one view at a tile of scores, times its coefficient, added to `sum`. */
+/* Weights of one view at a tile of scores, times its coefficient, added to `sum`. Where `may` is not NULL, may[e] gets a bit for each
+ * lane whose element e may survive. */
 static void add_view(Kernel *k, const Scope *head, const ViewMath *math, Tile scores, Axis row, Axis key, Axis tau,
-                     Axis coefficient, Tile sum, bool first)
+                     Axis coefficient, Tile sum, bool first, Val *may)
 {
 	for (int e = 0; e < tile_count(scores); e++) {
 		Pair pair;
 		pair_evaluate(k, head, math, scores.e[e], axis_get(tau, e), axis_get(row, e), axis_get(key, e), &pair);
+		if (may)
+			may[e] = warp_ballot(k, pair_may_survive(k, &pair, axis_get(tau, e)));
 		bool one = math->combine->op == EXPR_CONST && math->combine->value == 1;
 		Val term = one ? pair.weight : val_fmul(k->b, pair.weight, axis_get(coefficient, e));
 		sum.e[e] = first ? term : val_fadd(k->b, sum.e[e], term);
@@ -31,6 +35,25 @@ static void hide(Kernel *k, Tile weights, Axis row, Axis key, Val has_hidden)
 			weights.e[e] = val_select(b, visible, weights.e[e], zero);
 		}
 	}
+}
+
+/* Marks are left what may survive, of what is visible. */
+static void refine(Kernel *k, Gather *gather, const Val *may, Place place, Val has_hidden)
+{
+	Builder *b = k->b;
+	Val rows = rows_of_column(k, gather->cols, may), zero = val_i32(b, 0);
+	Val first = first_row(k, place);
+	Val *changed[] = { &rows };
+	for (If f = if_begin(b, has_hidden, changed, 1); if_next(&f);) {
+		Val visible = zero, column = val_min(b, k->lane, val_i32(b, gather->cols - 1));
+		Val key = val_load(b, val_offset(b, gather->list, val_mul_i32(b, column, 4)), IR_I32);
+		for (int r = 0; r < PLAN_WARP_ROWS; r++) {
+			Val seen = pair_visible(k, val_add_i32(b, first, r), key, false);
+			visible = val_or(b, visible, val_select(b, seen, val_i32(b, 1 << r), zero));
+		}
+		rows = val_and(b, rows, visible);
+	}
+	gather_refine(gather, rows);
 }
 
 /* o / rms(o) * gain; saves o and 1/rms(o) for the backward. */
@@ -85,14 +108,14 @@ static void load_view(Forward *f, int v)
 }
 
 /* Weights of one view at a tile of keys, added to `weights`. */
-static void weigh_view(Forward *f, int v, Shared q, RingTile keys, Axis key, Tile weights, bool first)
+static void weigh_view(Forward *f, int v, Shared q, RingTile keys, Axis key, Tile weights, bool first, Val *may)
 {
 	Kernel *k = f->k;
 	Tile scores = tile_zero(k, weights.cols);
 	mma_rows(k, scores, q, keys.data);
 	mma_wait(k);
 	scores_normalise(k, scores, f->inv_q[v], column_terms(k, keys, 0));
-	add_view(k, &f->at.head, &f->math[v], scores, f->at.row, key, f->tau[v], f->coefficient[v], weights, first);
+	add_view(k, &f->at.head, &f->math[v], scores, f->at.row, key, f->tau[v], f->coefficient[v], weights, first, may);
 }
 
 /* Every visible tile of keys, all views at once. */
@@ -121,7 +144,7 @@ static void visit_tiles(Forward *f)
 		Axis key = axis_index(k, ALONG_COLS, launch->cols, key0);
 		Tile weights = tile_new(k, launch->cols);
 		for (int v = 0; v < spec->views; v++)
-			weigh_view(f, v, q[v], ring_next(&ring), key, weights, v == 0);
+			weigh_view(f, v, q[v], ring_next(&ring), key, weights, v == 0, NULL);
 		hide(k, weights, f->at.row, key, tile_has_hidden(k, block_range(k, place.row0, launch->rows),
 		                                              block_range(k, key0, launch->cols), false));
 		RingTile values = ring_next(&ring);
@@ -169,10 +192,13 @@ static void visit_marked(Forward *f)
 		load_view(f, v);
 		for (gather_walk(&gather, &walks[v], carry, carried); gather_round(&gather);) {
 			Tile weights = tile_new(k, launch->cols);
-			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true);
+			Val may[WARP / 2];
+			weigh_view(f, v, q, gather_tile(&gather, 0), gather.index, weights, true, gather.refines ? may : NULL);
 			Range keys = gather_range(&gather);
-			hide(k, weights, f->at.row, gather.index,
-			     tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, false));
+			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, false);
+			hide(k, weights, f->at.row, gather.index, has_hidden);
+			if (gather.refines)
+				refine(k, &gather, may, place, has_hidden);
 			RingTile values = gather_tile(&gather, 1);
 			/* Where weights of two views cancel, an output norm shows what rounding each of them left. */
 			if (spec->rms_norm && spec->views > 1)

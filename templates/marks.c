@@ -53,7 +53,10 @@ static const char *up_to_tiles(Kernel *k, int marks)
 Marks screened_marks(Kernel *k, Val index)
 {
 	const char *capacity = up_to_tiles(k, plan_mark_capacity(k->plan));
-	Marks m = find_marks(k, index, "mark_words", "marks", MARK_BYTES, of_row_blocks(k, capacity));
+	const char *a_head = of_row_blocks(k, capacity);
+	Marks m = find_marks(k, index, "mark_words", "marks", MARK_BYTES, a_head);
+	if (plan_refines_marks(k->spec))
+		m.refined = find_marks(k, index, "mark_words", "refined_marks", MARK_BYTES, a_head).marks;
 	m.room = kernel_i32(k, "%s", capacity);
 	m.marks_a_row = kernel_i64(k, "%d*%s", MARK_BYTES, capacity);
 	return m;
@@ -65,6 +68,8 @@ Marks packed_marks(Kernel *k, Val index)
 	Marks m = find_marks(k, index, "packed_words", "packed_marks", PACKED_BYTES, room);
 	m.room = kernel_i32(k, "%s", room);
 	m.packed = true;
+	Val all_whole = kernel_pointer(k, "buffer.whole_marks");
+	m.whole_at = val_offset(k->b, all_whole, val_mul(k->b, val_to_i64(k->b, index), val_i64(k->b, 4)));
 	return m;
 }
 
@@ -90,8 +95,18 @@ Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number)
 	Val first = marks->marks;
 	if (!marks->packed)
 		first = row_block_at(k, first, row_block, marks->marks_a_row);
+	else
+		number = val_add(b, number, val_min(b, number, marks->whole));         /* a whole one takes two places */
 	Val skipped = val_to_i64(b, number);
 	return val_offset(b, first, val_mul(b, skipped, val_i64(b, marks->packed ? PACKED_BYTES : MARK_BYTES)));
+}
+_Static_assert(MARK_BYTES == 2 * PACKED_BYTES, "places of a whole mark");
+
+Marks refined_marks(const Marks *marks)
+{
+	Marks m = *marks;
+	m.marks = m.refined;
+	return m;
 }
 
 enum { PLACES = 5, PLACE_BITS = 6, PAIRS = 30 };
@@ -159,9 +174,10 @@ static Val half_of_groups(Kernel *k, Val mask)
 Val packed_half(Kernel *k, Val mask)
 {
 	Builder *b = k->b;
-	Val half = val_i32(b, 0);
+	Val half = val_i32(b, 0), count = count_bits(k, mask);
 	Val *changed[] = { &half };
-	Val few = val_compare(b, IR_LE, count_bits(k, mask), val_i32(b, PLACES));
+	Val few = val_compare(b, IR_LE, count, val_i32(b, PLACES));
+	few = val_and(b, few, val_compare(b, IR_GT, count, half));     /* no places are no groups */
 	for (Either e = either_begin(b, few, changed, 1); either_next(&e);)
 		half = e.otherwise ? half_of_groups(k, mask) : half_of_places(k, mask);
 	return half;
@@ -200,8 +216,19 @@ Val unpacked_half(Kernel *k, Val half)
 Val mark_mask(Kernel *k, const Marks *marks, Val row_block, Val number, bool rows)
 {
 	Builder *b = k->b;
-	Val at = mark_at(k, marks, row_block, number);
+	Marks here = *marks;
+	if (marks->packed && val_is_null(marks->whole))
+		here.whole = val_load(b, marks->whole_at, IR_I32);
+	Val at = mark_at(k, &here, row_block, number);
+	Val whole_half = val_offset_const(b, at, rows ? MARK_BYTES / 2 : 0);
 	if (!marks->packed)
-		return val_load(b, val_offset_const(b, at, rows ? MARK_BYTES / 2 : 0), IR_I64);
-	return unpacked_half(k, val_load(b, val_offset_const(b, at, rows ? PACKED_BYTES / 2 : 0), IR_I32));
+		return val_load(b, whole_half, IR_I64);
+	Val mask = val_i64(b, 0);
+	Val *changed[] = { &mask };
+	for (Either e = either_begin(b, val_compare(b, IR_LT, number, here.whole), changed, 1); either_next(&e);)
+		if (e.otherwise)
+			mask = unpacked_half(k, val_load(b, val_offset_const(b, at, rows ? PACKED_BYTES / 2 : 0), IR_I32));
+		else
+			mask = val_load(b, whole_half, IR_I64);
+	return mask;
 }

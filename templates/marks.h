@@ -29,9 +29,12 @@ enum { MARK_BYTES = 16, PACKED_BYTES = 8, WORD_BYTES = 8 };
 /* The marks of one (view, batch, head). */
 typedef struct Marks {
 	Val words, marks;                  /* global pointers */
+	Val refined;                       /* of unpacked ones: to as many others, for what the forward leaves of them; or null */
 	Val words_a_row, marks_a_row;      /* i64: bytes of a row block; none of packed marks */
 	Val room;                          /* i32: a mark with this number, or a larger one, has none */
 	bool packed;                       /* and numbers are those of the head, not of a row block */
+	Val whole;                         /* packed: i32, so many of the head's marks, the first ones, are whole all the same; or null: */
+	Val whole_at;                      /* and where that is to be read */
 } Marks;
 /* index: view * batch * heads + batch * heads + head, as i32. */
 Marks screened_marks(Kernel *k, Val index);
@@ -41,7 +44,9 @@ Marks marks_of(Kernel *k, Val index);
 /* Where a row block's words begin; where a mark lies. */
 Val marks_words_at(Kernel *k, const Marks *marks, Val row_block);
 Val mark_at(Kernel *k, const Marks *marks, Val row_block, Val number);
-/* Half a packed mark (i32) of a mask (i64) that has a bit; and a mask that has its bits and maybe others. */
+/* The same marks as the forward left them. */
+Marks refined_marks(const Marks *marks);
+/* Half a packed mark (i32) of a mask (i64); and a mask that has its bits and maybe others. */
 Val packed_half(Kernel *k, Val mask);
 Val unpacked_half(Kernel *k, Val half);
 /* Of a mark that has room: the mask of its keys, or of its rows; i64. */
@@ -91,6 +96,9 @@ typedef struct Gather {
 	int cols;
 	Val ends, masks, blocks, warp_sums;            /* in shared memory: of a group */
 	Val marks;                         /* a list of marks a view: of a span, each as its block's place in that */
+	bool refines;                      /* gather_refine may be called; for that, in shared memory too, */
+	Val numbers, sources;              /* of a group, the numbers of its marks; of rounds, each row's mark and its place there; */
+	Val passed;                        /* and how many marks of the walk's row block came before the group */
 	Val ahead_masks, ahead_counts;     /* gather_ahead's: of each list a mask a thread, a count a warp */
 	Val lists, slots;                  /* of rounds, in turn; there are launch->slots of the latter */
 	const GatherWalk *walk;
@@ -98,7 +106,7 @@ typedef struct Gather {
 	Val total;                         /* rows that the group's marks name */
 	Val found;                         /* carried: rows of all walks since it was set to 0 */
 	int slot_bytes;
-	Val list, slot;                    /* of the round at hand */
+	Val list, slot, source;            /* of the round at hand */
 	Axis index;                        /* of each column: its row in the streams' matrices, or GATHER_NOTHING */
 	Loop spans, groups, rounds;
 } Gather;
@@ -111,6 +119,8 @@ void gather_ahead(Gather *gather, const GatherWalk *walks, int count);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);
+/* Of the tile at hand, `rows` (rows_of_column) says which pairs may survive: refined marks get nothing else. */
+void gather_refine(Gather *gather, Val rows);
 /* From the least row of the tile to beyond the largest, GATHER_NOTHING included. */
 Range gather_range(Gather *gather);
 

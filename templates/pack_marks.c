@@ -2,13 +2,15 @@
  * Marks for the backward: those of a head (and view) one after the other, in the order of row blocks, then of key tiles, as they are
  * kept from the forward to the backward, where each byte counts. A mark's number is its place among those of its head that the
  * screen had room for; where there is no room for it here, the number alone says so. A word in which the screen had no room for all
- * marks is given numbers beyond any room.
+ * marks is given numbers beyond any room. The head's first marks stay as they are, as many as room is left for.
  *
- * On the way it counts what gathering will visit (counts.h).
+ * It comes after the forward. Where that gathered and refined marks, it is those, and one that was left no bits has a place all the
+ * same. On the way it counts what gathering will visit (counts.h).
  *
  * One CTA: PLAN_PACK_BLOCKS row blocks of one (view, batch, head), a warp for each. How many marks come before is counted anew by
  * each CTA, from the last word of each row block.
  */
+#include "blocks.h"
 #include "counts.h"
 #include "kernels_parts.h"
 #include "tile_parts.h"
@@ -20,6 +22,7 @@ typedef struct Packer {
 	Kernel *k;
 	Marks from, to;
 	Val index, kv_index;               /* i32: of the view and head, for counts.h */
+	Val refined;                       /* i1: did the forward refine the warp's marks? */
 	Val row_blocks;                    /* i32 */
 } Packer;
 
@@ -94,15 +97,19 @@ static Val row_block_exists(Packer *p, Val row_block)
 	return val_compare(p->k->b, IR_LT, row_block, p->row_blocks);
 }
 
-/* The number of the first mark of this warp's row block, the CTA's first one being `first`. */
-static Val marks_before(Packer *p, Val first)
+/* The number of the first mark of this warp's row block, the CTA's first one being `first`; and of the head's marks in all. */
+static Val marks_before(Packer *p, Val first, Val *all)
 {
 	Kernel *k = p->k;
 	Builder *b = k->b;
-	Val earlier = val_i32(b, 0), beside = earlier;
-	Val *sum[] = { &earlier };
-	for (Loop l = loop_begin(b, k->thread, first, plan_threads(k->launch), sum, 1); loop_next(&l);)
-		earlier = val_add(b, earlier, kept_marks(p, l.index));
+	Val earlier = val_i32(b, 0), beside = earlier, zero = earlier;
+	*all = zero;
+	Val *sum[] = { &earlier, all };
+	for (Loop l = loop_begin(b, k->thread, p->row_blocks, plan_threads(k->launch), sum, 2); loop_next(&l);) {
+		Val kept = kept_marks(p, l.index);
+		*all = val_add(b, *all, kept);
+		earlier = val_add(b, earlier, val_select(b, val_compare(b, IR_LT, l.index, first), kept, zero));
+	}
 	Val *changed[] = { &beside };
 	Val own = val_add(b, first, k->lane);
 	Val counts = row_block_exists(p, own);
@@ -110,7 +117,19 @@ static Val marks_before(Packer *p, Val first)
 	for (If f = if_begin(b, counts, changed, 1); if_next(&f);)
 		beside = kept_marks(p, own);
 	Val total = cta_sum(k, earlier);
+	*all = cta_sum(k, *all);
 	return val_add(b, total, warp_sum(k, beside));
+}
+
+/* As many marks as there is room to keep whole when all have a place. */
+static void keep_whole(Packer *p, Val first, Val all)
+{
+	Kernel *k = p->k;
+	Builder *b = k->b;
+	Val zero = val_i32(b, 0);
+	p->to.whole = val_max(b, val_sub(b, p->to.room, all), zero);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, val_or(b, first, k->thread), zero), NULL, 0); if_next(&f);)
+		val_store(b, p->to.whole_at, p->to.whole);
 }
 
 /* A word in one lane, or of one in all: its bits and the number of its first mark; none in lanes beyond the last word. */
@@ -152,8 +171,8 @@ static void store_word(Packer *p, Val row_block, Val number, Val end, Word word,
 	}
 }
 
-/* What gathering visits for a mark: keys in the forward, keys and rows in the backward; i32. */
-typedef struct Visits { Val keys, kept_keys, rows; } Visits;
+/* What gathering visits for a mark in the backward; i32. */
+typedef struct Visits { Val keys, rows; } Visits;
 
 static Val store_half(Packer *p, Val to, Val mask)
 {
@@ -177,23 +196,37 @@ static Visits copy_mark(Packer *p, Val row_block, const LaneMark *mark, Val star
 	Builder *b = k->b;
 	Val zero = val_i32(b, 0), whole = val_i32(b, PLAN_MARK);
 	Val all = val_select(b, mark->exists, whole, zero);
-	Visits visits = { all, all, all };
-	Val *changed[] = { &visits.keys, &visits.kept_keys, &visits.rows };
+	Visits visits = { all, all };
+	Val *changed[] = { &visits.keys, &visits.rows };
 	Val kept = val_and(b, mark->exists, val_compare(b, IR_LT, mark->number, p->from.room));
-	for (If f = if_begin(b, kept, changed, 3); if_next(&f);) {
-		Val key_mask = mark_mask(k, &p->from, row_block, mark->number, false);
-		Val row_mask = mark_mask(k, &p->from, row_block, mark->number, true);
-		visits.keys = count_bits(k, key_mask);
+	for (If f = if_begin(b, kept, changed, 2); if_next(&f);) {
+		Marks from = p->from;
+		if (!val_is_null(from.refined))
+			from.marks = val_select(b, p->refined, from.refined, from.marks);
+		Val key_mask = mark_mask(k, &from, row_block, mark->number, false);
+		Val row_mask = mark_mask(k, &from, row_block, mark->number, true);
 		Val packed = val_add(b, start, mark->number);
-		for (If room = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed + 1, 2); if_next(&room);) {
+		for (If room = if_begin(b, val_compare(b, IR_LT, packed, p->to.room), changed, 2); if_next(&room);) {
+			visits.keys = count_bits(k, key_mask);
+			visits.rows = count_bits(k, row_mask);
 			Val to = mark_at(k, &p->to, row_block, packed);
-			visits.kept_keys = store_half(p, to, key_mask);
-			visits.rows = store_half(p, val_offset_const(b, to, PACKED_BYTES / 2), row_mask);
+			Val whole = val_compare(b, IR_LT, packed, p->to.whole);
+			for (Either e = either_begin(b, whole, changed, 2); either_next(&e);) {
+				int half = e.otherwise ? PACKED_BYTES / 2 : MARK_BYTES / 2;
+				Val rows_to = val_offset_const(b, to, half);
+				if (e.otherwise) {
+					visits.keys = store_half(p, to, key_mask);
+					visits.rows = store_half(p, rows_to, row_mask);
+				} else {
+					val_store(b, to, key_mask);
+					val_store(b, rows_to, row_mask);
+				}
+			}
 		}
 	}
 	/* store_word gave the numbers of such a word away. */
 	Val fits = word_fits(p, mark->word);
-	visits.kept_keys = val_select(b, fits, visits.kept_keys, all);
+	visits.keys = val_select(b, fits, visits.keys, all);
 	visits.rows = val_select(b, fits, visits.rows, all);
 	return visits;
 }
@@ -226,28 +259,26 @@ static void copy_row_block(Packer *p, Val row_block, Val start)
 	Kernel *k = p->k;
 	Builder *b = k->b;
 	Span words = visible_words(k, row_block);
-	Val zero = val_i32(b, 0), keys = zero, kept_keys = zero;
-	Val *carry[] = { &keys, &kept_keys };
-	for (Loop l = loop_begin(b, words.first, words.end, WARP, carry, 2); loop_next(&l);) {
+	Val zero = val_i32(b, 0), keys = zero;
+	Val *carry[] = { &keys };
+	for (Loop l = loop_begin(b, words.first, words.end, WARP, carry, 1); loop_next(&l);) {
 		Val own = val_add(b, l.index, k->lane);
 		Word word = load_word(p, row_block, own, words.end);
 		store_word(p, row_block, own, words.end, word, start);
 		Val ends = warp_running_sum(k, val_popc(b, word.bits));
 		Val count = lane_value(k, ends, val_i32(b, WARP - 1));
-		for (Loop m = loop_begin(b, zero, count, WARP, carry, 2); loop_next(&m);) {
+		kernel_wait(k);                /* for the forward: what there are of marks is the screen's, what they are may not be */
+		for (Loop m = loop_begin(b, zero, count, WARP, carry, 1); loop_next(&m);) {
 			LaneMark mark = find_mark(p, word, ends, l.index, val_add(b, m.index, k->lane));
 			Visits visits = copy_mark(p, row_block, &mark, start);
 			keys = val_add(b, keys, visits.keys);
-			kept_keys = val_add(b, kept_keys, visits.kept_keys);
 			for (If f = if_begin(b, val_compare(b, IR_GT, visits.rows, zero), NULL, 0); if_next(&f);)
 				add_key_rows(k, p->kv_index, mark.tile, visits.rows);
 		}
 	}
-	Val sum = warp_sum(k, keys), kept_sum = warp_sum(k, kept_keys);
-	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
-		val_store(b, row_keys_at(k, false, p->index, row_block), sum);
-		val_store(b, row_keys_at(k, true, p->index, row_block), kept_sum);
-	}
+	Val sum = warp_sum(k, keys);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);)
+		val_store(b, row_keys_at(k, true, p->index, row_block), sum);
 }
 
 bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
@@ -263,8 +294,15 @@ bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const 
 	p.row_blocks = kernel_i32(k, "ceil_div(q_len,%d)", PLAN_MARK);
 	Val first = val_div_i32(b, place.row0, PLAN_MARK);
 	Val row_block = val_add(b, first, k->warp);
-	Val start = marks_before(&p, first);
-	for (If f = if_begin(b, row_block_exists(&p, row_block), NULL, 0); if_next(&f);)
+	Val all;
+	Val start = marks_before(&p, first, &all);
+	keep_whole(&p, first, all);
+	for (If f = if_begin(b, row_block_exists(&p, row_block), NULL, 0); if_next(&f);) {
+		if (!val_is_null(p.from.refined)) {
+			Val heads = val_rem(b, place.batch_head, kernel_i32(k, "batch*heads"));
+			p.refined = val_compare(b, IR_EQ, blocks_were_heavy(k, heads, row_block), val_false(b));
+		}
 		copy_row_block(&p, row_block, start);
+	}
 	return kernel_end(k);
 }

@@ -305,6 +305,18 @@ Axis visible_axis(const Visible *v, Axis axis)
 	return other;
 }
 
+/* "ieee" has three products for one, but starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
+double score_error(const Spec *spec)
+{
+	int d = spec->head_dim;
+	double unit = 0x1p-23, sums = (2 * d + 16) * unit;
+	if (spec->dtype != DTYPE_F32)
+		return sums;
+	if (spec->precision == PRECISION_TF32)
+		return sums + 0x1.1p-10;
+	return (4 * (d < 32 ? d : 32) + d / 16 + 24) * unit;
+}
+
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k)
 {
 	if (k->spec->normalize == NORMALIZE_NONE)
@@ -338,6 +350,14 @@ Val pair_survives(Kernel *k, const Pair *pair, Val tau)
 	/* Compared by their difference, which most weights are made of anyway. */
 	Val above = val_fsub(k->b, pair->s, tau);
 	return val_funless(k->b, IR_LE, above, val_f32(k->b, 0));
+}
+
+/* Both scores may be off, and so may what is compared. */
+Val pair_may_survive(Kernel *k, const Pair *pair, Val tau)
+{
+	double margin = 2 * score_error(k->spec) + 0x1p-22;
+	Val above = val_fsub(k->b, pair->s, tau);
+	return val_funless(k->b, IR_LE, above, val_f32(k->b, -margin));
 }
 
 Val pair_is_above(Kernel *k, const Pair *pair, Val tau)

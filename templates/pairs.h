@@ -75,6 +75,8 @@ Val visible_at(const Visible *v, int element);     /* i1; null: certainly */
  * values the assembler would compute before them, all at once, and spill. */
 Axis visible_axis(const Visible *v, Axis axis);
 
+/* How far the kernels' scores may lie from those of exact arithmetic, relative to |q| |k| (docs/screen.md). */
+double score_error(const Spec *spec);
 /* Scores of unit rows: raw * (1/|q| * 1/|k|), in place. Axes of normalize = "none" are not read. */
 void scores_normalise(Kernel *k, Tile raw, Axis inv_q, Axis inv_k);
 
@@ -88,6 +90,8 @@ typedef struct Pair {
 void pair_evaluate(Kernel *k, const Scope *head, const ViewMath *math, Val score, Val tau, Val row, Val key, Pair *pair);
 /* Did the pair survive? Always true when exact zeros are not proved. Null stands for "always". */
 Val pair_survives(Kernel *k, const Pair *pair, Val tau);
+/* plan_refines_marks: might it in another kernel, whose sums round otherwise? Also where it did. */
+Val pair_may_survive(Kernel *k, const Pair *pair, Val tau);
 /* Is its score above the threshold, whatever that is worth? Not for NaN. */
 Val pair_is_above(Kernel *k, const Pair *pair, Val tau);
 

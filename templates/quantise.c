@@ -283,19 +283,6 @@ static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
 	val_store(b, val_offset_const(b, at, 8), pair);
 }
 
-/* How far the kernels' scores may lie above those of exact arithmetic, relative to |q| |k|. "ieee" has three products for
- * one, but starts anew every 32 elements of depth, whose norms Cauchy-Schwarz holds together. */
-static double score_error(const Spec *spec)
-{
-	int d = spec->head_dim;
-	double unit = 0x1p-23, sums = (2 * d + 16) * unit;
-	if (spec->dtype != DTYPE_F32)
-		return sums;
-	if (spec->precision == PRECISION_TF32)
-		return sums + 0x1.1p-10;
-	return (4 * (d < 32 ? d : 32) + d / 16 + 24) * unit;
-}
-
 /* Integers in the order of the floats whose bits they hold, and back: the same map. */
 static Val ordered(Builder *b, Val bits)
 {

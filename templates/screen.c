@@ -10,6 +10,7 @@
  * leaves masks of its keys and rows in shared memory. When all are through with a tile of the ring, the warp that fetches joins what four
  * warps left, and writes marks and words (marks.h).
  */
+#include "counts.h"
 #include "quantise.h"
 #include "tile_parts.h"
 
@@ -345,11 +346,19 @@ static void write_mark(Screen *s, const Writer *w, const Marks *marks, Val numbe
 		keys = val_and(b, keys, val_add(b, keys, val_i64(b, -1)));
 	Val is_marked = val_compare(b, IR_NE, val_and(b, w->marked, own), val_i32(b, 0));
 	Val has_room = val_compare(b, IR_LT, number, marks->room);
-	Val kept = val_and(b, val_and(b, w->exists, is_marked), has_room);
-	for (If f = if_begin(b, kept, NULL, 0); if_next(&f);) {
-		Val at = mark_at(k, marks, w->row_block, number);
-		val_store(b, at, keys);
-		val_store(b, val_offset_const(b, at, 8), w->rows);
+	for (If f = if_begin(b, val_and(b, w->exists, is_marked), NULL, 0); if_next(&f);) {
+		add_row_keys(k, w->index, w->row_block, val_select(b, has_room, count_bits(k, keys), val_i32(b, PLAN_MARK)));
+		for (If r = if_begin(b, has_room, NULL, 0); if_next(&r);) {
+			Val at = mark_at(k, marks, w->row_block, number), none = val_i64(b, 0);
+			val_store(b, at, keys);
+			val_store(b, val_offset_const(b, at, 8), w->rows);
+			if (val_is_null(marks->refined))
+				continue;
+			Marks refined = refined_marks(marks);
+			at = mark_at(k, &refined, w->row_block, number);
+			val_store(b, at, none);
+			val_store(b, val_offset_const(b, at, 8), none);
+		}
 	}
 }
 

@@ -182,6 +182,7 @@ bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Pla
 	Scope head = head_scope(k, place.head);
 	if (plan_launch(plan, ROLE_SCREEN)->persistent)
 		reset_counter(k, "screened");
+	clear_row_keys(k, place);
 	quantise_queries(k, &head, place);
 	return kernel_end(k);
 }

@@ -145,6 +145,9 @@ Val row_first_lane(Kernel *k);
  * for column c of 32 where either row has it, so that warp_or of it is the warp's mask of columns. */
 Val row_bits(Kernel *k, Val bits, int row);
 Val column_bits(Kernel *k, Val bits);
+/* Of a tile of at most 32 columns, the other way round: lane c gets 16 bits (i32), of column c's rows; lanes beyond the columns get
+ * anything. lanes[e]: a bit for each lane (warp_ballot), of its element e. */
+Val rows_of_column(Kernel *k, int cols, const Val *lanes);
 
 /* Shared matrices. */
 typedef struct Shared {

@@ -35,6 +35,18 @@ static int rounds_listed(const Gather *g)
 	return threads_of(g->k) / g->cols;
 }
 
+/* Copies run so many rounds ahead of their use. */
+static int rounds_ahead(const Gather *g)
+{
+	return g->k->launch->slots - 1;
+}
+
+/* More than are made at once: the rounds that are still to be used need theirs. */
+static int list_count(const Gather *g)
+{
+	return rounds_listed(g) + (rounds_ahead(g) > 0 ? rounds_ahead(g) : 1);
+}
+
 Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 {
 	Builder *b = k->b;
@@ -56,9 +68,19 @@ Gather gather_new(Kernel *k, int cols, const Stream *streams, int count)
 	g.ahead_counts = val_offset_const(b, k->shared, at);
 	at += k->spec->views * 4 * k->launch->warps;
 	g.lists = val_offset_const(b, k->shared, at);
-	at += (rounds_listed(&g) + 1) * 4 * cols;
+	at += list_count(&g) * 4 * cols;
 	g.warp_sums = val_offset_const(b, k->shared, at);
-	k->shared_bytes = (at + 4 * k->launch->warps + CHUNK - 1) / CHUNK * CHUNK;
+	at += 4 * k->launch->warps;
+	g.refines = k->launch->role == ROLE_FORWARD && plan_refines_marks(k->spec);
+	if (g.refines) {
+		g.numbers = val_offset_const(b, k->shared, at);
+		at += 4 * threads;
+		g.sources = val_offset_const(b, k->shared, at);
+		at += list_count(&g) * 4 * cols;
+		g.passed = val_offset_const(b, k->shared, at);
+		at += 4;
+	}
+	k->shared_bytes = (at + CHUNK - 1) / CHUNK * CHUNK;
 	return g;
 }
 
@@ -226,22 +248,65 @@ static GatherSpan read_span(Gather *g, const GatherWalk *w, Val span)
 
 /* ---- groups ---- */
 
+/* In one sum, those of a group's marks and of their bits: 64 of a mark, and there are at most so many threads. */
+enum { MARKS_SHIFT = 16 };
+_Static_assert(PLAN_MARK * WARP * 16 < 1 << MARKS_SHIFT, "bits of a group");
+
+static Val marks_and_bits(Kernel *k, Val mask)
+{
+	Builder *b = k->b;
+	Val marked = val_compare(b, IR_NE, mask, val_i64(b, 0));
+	Val one = val_select(b, marked, val_i32(b, 1 << MARKS_SHIFT), val_i32(b, 0));
+	return val_or(b, one, count_bits(k, mask));
+}
+
+static Val number_at(Gather *g, Val place)
+{
+	return val_offset(g->k->b, g->numbers, val_mul_i32(g->k->b, place, 4));
+}
+
+/* The number of this thread's mark, if it has one: marks are numbered as they come. Takes the marks from the sums; returns how many there
+ * were with this group's. */
+static Val number_marks(Gather *g, Val *end, Val *total)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val shift = val_i32(b, MARKS_SHIFT), bits = val_i32(b, (1 << MARKS_SHIFT) - 1), before = val_load(b, g->passed, IR_I32);
+	Val number = val_add(b, before, val_add_i32(b, val_shr(b, *end, shift), -1));
+	val_store(b, number_at(g, k->thread), number);
+	Val passed = val_add(b, before, val_shr(b, *total, shift));
+	*end = val_and(b, *end, bits);
+	*total = val_and(b, *total, bits);
+	return passed;
+}
+
+static void store_passed(Gather *g, Val passed)
+{
+	Builder *b = g->k->b;
+	for (If f = if_begin(b, val_compare(b, IR_EQ, g->k->thread, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		val_store(b, g->passed, passed);
+}
+
 /* Masks, their blocks and running sums of a group, for all threads to read; returns the group's sum. */
 static Val share_group(Gather *g, Val mask, Val block)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
-	Val total;
-	Val end = running_sum(g, count_bits(k, mask), &total);
+	Val total, passed;
+	Val end = running_sum(g, g->refines ? marks_and_bits(k, mask) : count_bits(k, mask), &total);
+	if (g->refines)
+		passed = number_marks(g, &end, &total);
 	val_store(b, val_offset(b, g->ends, val_mul_i32(b, k->thread, 4)), end);
 	val_store(b, val_offset(b, g->blocks, val_mul_i32(b, k->thread, 4)), block);
 	val_store(b, val_offset(b, g->masks, val_mul_i32(b, k->thread, 8)), mask);
 	kernel_barrier(k);
+	if (g->refines)
+		store_passed(g, passed);
 	return total;
 }
 
-/* The row of entry number `entry` of the group. */
-static Val entry_row(Gather *g, Val entry)
+/* The row of entry number `entry` of the group; where marks are refined, its mark's number and its place there, too. */
+static Val entry_row(Gather *g, Val entry, Val *source)
 {
 	Kernel *k = g->k;
 	Builder *b = k->b;
@@ -253,20 +318,22 @@ static Val entry_row(Gather *g, Val entry)
 		mark = val_add(b, mark, val_select(b, past, val_i32(b, step), zero));
 	}
 	Val end = val_load(b, val_offset(b, g->ends, val_mul_i32(b, mark, 4)), IR_I32);
-	Val mask = val_load(b, val_offset(b, g->masks, val_mul_i32(b, mark, 8)), IR_I64);
+	Val at = mark, mask = val_load(b, val_offset(b, g->masks, val_mul_i32(b, mark, 8)), IR_I64);
 	Val count = count_bits(k, mask);
 	Val number = val_sub(b, entry, val_sub(b, end, count));
 	Val block = val_load(b, val_offset(b, g->blocks, val_mul_i32(b, mark, 4)), IR_I32);
 	Val row0 = val_mul_i32(b, block, PLAN_MARK);
-	return val_add(b, row0, nth_bit(k, mask, number));
+	Val place = nth_bit(k, mask, number);
+	if (g->refines)
+		*source = val_add(b, place, val_mul_i32(b, val_load(b, number_at(g, at), IR_I32), PLAN_MARK));
+	return val_add(b, row0, place);
 }
 
-/* The list of a round. There is one more than are made at once: the round at hand still needs its own. */
-static Val list_at(Gather *g, Val round)
+static Val list_at(Gather *g, Val lists, Val round)
 {
 	Builder *b = g->k->b;
-	Val number = val_rem_i32(b, round, rounds_listed(g) + 1);
-	return val_offset(b, g->lists, val_mul_i32(b, number, 4 * g->cols));
+	Val number = val_rem_i32(b, round, list_count(g));
+	return val_offset(b, lists, val_mul_i32(b, number, 4 * g->cols));
 }
 
 /* From here on what is written and copied, or read, is that round's. */
@@ -274,7 +341,9 @@ static void at_round(Gather *g, Val round)
 {
 	Builder *b = g->k->b;
 	Val number = val_rem_i32(b, round, g->k->launch->slots);
-	g->list = list_at(g, round);
+	g->list = list_at(g, g->lists, round);
+	if (g->refines)
+		g->source = list_at(g, g->sources, round);
 	g->slot = val_offset(b, g->slots, val_mul_i32(b, number, g->slot_bytes));
 }
 
@@ -284,12 +353,14 @@ static void write_lists(Gather *g, Val round)
 	Kernel *k = g->k;
 	Builder *b = k->b;
 	Val entry = val_add(b, val_mul_i32(b, round, g->cols), k->thread);
-	Val own = list_at(g, val_add(b, round, val_div_i32(b, k->thread, g->cols)));
-	Val row = val_i32(b, GATHER_NOTHING);
-	Val *changed[] = { &row };
-	for (If e = if_begin(b, val_compare(b, IR_LT, entry, g->total), changed, 1); if_next(&e);)
-		row = entry_row(g, entry);
-	val_store(b, val_offset(b, own, val_mul_i32(b, val_rem_i32(b, k->thread, g->cols), 4)), row);
+	Val own = val_add(b, round, val_div_i32(b, k->thread, g->cols)), column = val_mul_i32(b, val_rem_i32(b, k->thread, g->cols), 4);
+	Val row = val_i32(b, GATHER_NOTHING), source = val_i32(b, 0);
+	Val *changed[] = { &row, &source };
+	for (If e = if_begin(b, val_compare(b, IR_LT, entry, g->total), changed, 2); if_next(&e);)
+		row = entry_row(g, entry, &source);
+	val_store(b, val_offset(b, list_at(g, g->lists, own), column), row);
+	if (g->refines)
+		val_store(b, val_offset(b, list_at(g, g->sources, own), column), source);
 	kernel_barrier(k);
 }
 
@@ -344,11 +415,6 @@ static void copy_residents(Gather *g)
 	}
 }
 
-static bool copies_ahead(const Gather *g)
-{
-	return g->k->launch->slots > 1;
-}
-
 /* What a group's first round needs: once, as most row blocks have but one round, if any. Two barriers ago at least, everyone was done
  * with all rounds before. */
 static void begin_copies(Gather *g)
@@ -357,8 +423,8 @@ static void begin_copies(Gather *g)
 	Val some = val_compare(b, IR_GT, g->total, val_i32(b, 0));
 	for (If f = if_begin(b, some, NULL, 0); if_next(&f);) {
 		copy_residents(g);
-		if (copies_ahead(g))
-			copy_round(g, val_i32(b, 0));
+		for (int round = 0; round < rounds_ahead(g); round++)
+			copy_round(g, val_i32(b, round));
 	}
 }
 
@@ -410,6 +476,8 @@ void gather_walk(Gather *g, const GatherWalk *walk, Val **carry, int carry_count
 	Builder *b = g->k->b;
 	g->walk = walk;
 	g->span = read_ahead(g, walk->list);
+	if (g->refines)
+		store_passed(g, val_i32(b, 0));
 	Val **all = ARENA_ARRAY(b->arena, Val *, carry_count + OWN);
 	all[0] = &g->span.count;
 	all[1] = &g->found;
@@ -461,16 +529,45 @@ static void enter_round(Gather *g)
 	Kernel *k = g->k;
 	Val round = g->rounds.index;
 	kernel_read_thread(k);
-	if (!copies_ahead(g)) {
+	int ahead = rounds_ahead(g);
+	if (ahead == 0) {
 		kernel_barrier(k);
 		copy_round(g, round);
 	}
-	copies_wait(k, 0);
+	copies_wait(k, ahead > 0 ? ahead - 1 : 0);
 	kernel_barrier(k);
-	if (copies_ahead(g))
-		copy_round(g, val_add_i32(k->b, round, 1));
+	if (ahead > 0)
+		copy_round(g, val_add_i32(k->b, round, ahead));
 	at_round(g, round);
 	g->index = axis_load_shared(k, g->cols, g->list, IR_V2I32);
+}
+
+/* Sets those of 32 bits in a mask of 64 that begins at `mask`; word: 0 or 1. */
+static void set_bits(Kernel *k, Val mask, Val word, Val bits)
+{
+	or_atomically(k, val_offset(k->b, mask, val_mul_i32(k->b, word, 4)), bits);
+}
+
+void gather_refine(Gather *g, Val rows)
+{
+	enum { WARPS_A_WORD = WARP / PLAN_WARP_ROWS };
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val some = val_compare(b, IR_NE, rows, val_i32(b, 0));
+	some = val_and(b, some, val_compare(b, IR_LT, k->lane, val_i32(b, g->cols)));
+	for (If f = if_begin(b, some, NULL, 0); if_next(&f);) {
+		Marks screened = marks_at_hand(k, g->walk), marks = refined_marks(&screened);
+		Val source = val_load(b, val_offset(b, g->source, val_mul_i32(b, k->lane, 4)), IR_I32);
+		Val number = val_div_i32(b, source, PLAN_MARK);
+		for (If r = if_begin(b, val_compare(b, IR_LT, number, marks.room), NULL, 0); if_next(&r);) {
+			Val mark = mark_at(k, &marks, g->walk->block, number), key = val_rem_i32(b, source, PLAN_MARK);
+			Val word = val_div_i32(b, key, WARP);
+			set_bits(k, mark, word, val_shl(b, val_i32(b, 1), val_rem_i32(b, key, WARP)));
+			Val up = val_mul_i32(b, val_rem_i32(b, k->warp, WARPS_A_WORD), PLAN_WARP_ROWS), of_rows = val_shl(b, rows, up);
+			word = val_div_i32(b, k->warp, WARPS_A_WORD);
+			set_bits(k, val_offset_const(b, mark, MARK_BYTES / 2), word, of_rows);
+		}
+	}
 }
 
 Range gather_range(Gather *g)

@@ -117,6 +117,43 @@ Val column_bits(Kernel *k, Val bits)
 	return val_shl(b, bits, first);
 }
 
+/* What is an entry apart for a bit of the lane, of `count` entries from x on, `apart` from one to the next. */
+static Val by_lane(Kernel *k, const Val *x, int count, int apart, int bit)
+{
+	if (count == 1)
+		return x[0];
+	Builder *b = k->b;
+	Val low = by_lane(k, x, count / 2, apart, bit / 2);
+	Val high = by_lane(k, x + count / 2 * apart, count / 2, apart, bit / 2);
+	Val upper = val_compare(b, IR_NE, val_and(b, k->lane, val_i32(b, bit)), val_i32(b, 0));
+	return val_select(b, upper, high, low);
+}
+
+/* Every fourth bit, of eight. */
+static Val every_fourth(Kernel *k, Val x)
+{
+	static const struct { int shift; int32_t mask; } steps[] = { { 3, 0x03030303 }, { 6, 0x000f000f }, { 12, 0xff } };
+	Builder *b = k->b;
+	x = val_and(b, x, val_i32(b, 0x11111111));
+	for (size_t n = 0; n < sizeof steps / sizeof *steps; n++)
+		x = val_and(b, val_or(b, x, val_shr(b, x, val_i32(b, steps[n].shift))), val_i32(b, steps[n].mask));
+	return x;
+}
+
+Val rows_of_column(Kernel *k, int cols, const Val *lanes)
+{
+	Builder *b = k->b;
+	Val half[2], quad_lane = val_rem_i32(b, val_div_i32(b, k->lane, 2), QUAD);
+	for (int h = 0; h < 2; h++) {
+		Val pair[SPEC_MAX_HEAD_DIM / 8];
+		for (int n = 0; n < cols / 8; n++)
+			pair[n] = by_lane(k, lanes + 4 * n + 2 * h, 2, 1, 1);
+		Val all = by_lane(k, pair, cols / 8, 1, cols / 2);
+		half[h] = every_fourth(k, val_shr(b, all, quad_lane));
+	}
+	return val_or(b, half[0], val_shl(b, half[1], val_i32(b, 8)));
+}
+
 Val row_bits(Kernel *k, Val bits, int row)
 {
 	return val_and(k->b, bits, val_i32(k->b, (int32_t)(row ? 0xcccccccc : 0x33333333)));

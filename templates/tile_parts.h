@@ -111,6 +111,8 @@ void shared_read_pair_anew(Kernel *k, Val at, Val pair[2]);
 void shared_write_through(Kernel *k, Val at, Val value);
 /* Adds an i32 at a global pointer. */
 void add_atomically(Kernel *k, Val at, Val value);
+/* Sets bits of one. */
+void or_atomically(Kernel *k, Val at, Val bits);
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif

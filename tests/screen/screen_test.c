@@ -1,7 +1,8 @@
 /*
  * No pair that survives by the f64 reference, and none whose score is NaN, may be missing from the marks of the screen, on
  * data made to defeat its bound: errors of int8 that all point one way, thresholds right beside scores, outliers, magnitudes
- * over the whole range, rows that are not finite. And on ordinary data the marks must leave most of the work out.
+ * over the whole range, rows that are not finite. And on ordinary data the marks must leave most of the work out. Where the forward
+ * refines marks, they hold nothing else.
  *
  * screen_test TDAGEN SPEC TARGET: compiles the spec for each case and runs the forward on the simulator.
  */
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "../../runtime/half.h"
+#include "../../runtime/heavy.h"
 #include "../../runtime/marks.h"
 #include "../runtime/fixture.h"
 #include "compiled.h"
@@ -272,13 +274,24 @@ static void choose_bars(Problem *p, Fill *f)
 
 /* ---- marks against scores ---- */
 
+static int64_t checked_keys;           /* of refined marks */
+
 typedef struct Verdict {
 	const Case *c;
 	const ScreenMarks *marks;
 	int64_t missed[16];            /* [view * batch * heads], from several threads */
 	int64_t must[16], visible[16], visited[16];
 	int full;                      /* SCREEN_FULL, PACKED_FULL: marks had no room there */
+	uint8_t *near;                 /* [view * batch * heads, row_blocks, k_len]: has the key a pair above the threshold, or nearly? */
 } Verdict;
+
+/* More than scores of two kernels differ by, and less than the screen's bound is off by. */
+static const double refined_to = 5e-3;
+
+static uint8_t *near_at(const Verdict *v, int64_t index, int64_t row_block, int64_t key)
+{
+	return &v->near[(index * v->marks->row_blocks + row_block) * v->c->k_len + key];
+}
 
 static void judge(void *user, const PairRun *pairs)
 {
@@ -291,6 +304,7 @@ static void judge(void *user, const PairRun *pairs)
 		bool by_key = mark.keys >> key % MARK_SIDE & 1, by_row = mark.rows >> row % MARK_SIDE & 1;
 		bool must = !(pairs->score[n] <= pairs->tau);
 
+		*near_at(v, index, row / MARK_SIDE, key) |= !(pairs->score[n] <= pairs->tau - refined_to);
 		v->visible[index]++;
 		v->visited[index] += by_key;
 		v->must[index] += must;
@@ -307,6 +321,34 @@ static int64_t sum(const int64_t *x)
 	for (int n = 0; n < 16; n++)
 		total += x[n];
 	return total;
+}
+
+/* Marks that the forward refined, and that are whole, hold no key that is not near the threshold for some row. Heavy blocks it does
+ * not refine. */
+static void check_refined(const Problem *p, const Verdict *v)
+{
+	int64_t heads = (int64_t)v->c->batch * v->c->heads, blocks, vain = 0, side = p->manifest->heavy.rows / MARK_SIDE;
+	bool *heavy;
+
+	if (manifest_find_buffer(p->manifest, "refined_marks") < 0 || v->full != ROOM ||
+	    !CHECK(heavy_fetch(p, &heavy, &blocks) == TDA_OK, "%s", tda_error_message()))
+		return;
+	for (int64_t n = 0; n < p->manifest->views * heads; n++) {
+		int64_t marks = 0;
+
+		for (int64_t r = 0; r < v->marks->row_blocks; r++)
+			marks += marks_count(v->marks, n, r);
+		for (int64_t r = 0; r < v->marks->row_blocks && marks <= v->marks->whole[n]; r++)
+			for (int64_t key = 0; key < v->c->k_len && !(heavy && heavy[n % heads * blocks + r / side]); key++) {
+				Mark mark = marks_get(v->marks, n, r, key / MARK_SIDE);
+
+				vain += mark.keys >> key % MARK_SIDE & 1 && !*near_at(v, n, r, key);
+				checked_keys++;
+			}
+	}
+	CHECK(vain == 0, "'%s', data %d: %lld keys are still marked, though no row's score is near its threshold", v->c->options,
+	      v->c->data, (long long)vain);
+	free(heavy);
 }
 
 /* Words whose marks the screen had no room for have numbers from 2^30 on, beyond any room. */
@@ -335,14 +377,18 @@ static bool run_forward(Problem *p, Device *device, Verdict *v)
 	ScreenMarks marks;
 	bool ok = CHECK(problem_place(p, device) == TDA_OK && problem_poison(p, 0xff) == TDA_OK &&
 	                problem_launch(p, true, false) == TDA_OK, "%s", tda_error_message()) &&
-	          CHECK(marks_fetch(p, &marks) == TDA_OK, "%s", tda_error_message());
+	          CHECK(marks_fetch(p, MARKS_KEPT, &marks) == TDA_OK, "%s", tda_error_message());
 
 	if (!ok)
 		return false;
 	v->marks = &marks;
+	v->near = calloc((size_t)(p->manifest->views * v->c->batch * v->c->heads * marks.row_blocks * v->c->k_len) + 1, 1);
 	test_counts(v->c->options, p, &marks);
 	v->full = full_of(&marks, (int64_t)p->manifest->views * v->c->batch * v->c->heads);
-	ok = CHECK(problem_observe(p, judge, v) == TDA_OK, "%s", tda_error_message());
+	ok = CHECK(v->near && problem_observe(p, judge, v) == TDA_OK, "%s", tda_error_message());
+	if (ok)
+		check_refined(p, v);
+	free(v->near);
 	marks_free(&marks);
 	return ok;
 }
@@ -445,6 +491,7 @@ int main(int argc, char **argv)
 		compile_and_test(argv, &full_cases[n].c, full_cases[n].full, false, device);
 	device->ops->close(device);
 	compiled_close();
+	CHECK(checked_keys > 0, "no refined mark was looked at");
 	CHECK(test_grouped_marks() > 0, "no mark has more keys than are kept one by one");
 	return fixture_result();
 }
