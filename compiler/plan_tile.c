@@ -172,6 +172,15 @@ static bool choose_group_tile(const Plan *plan, const Needs *needs, Launch *laun
 	return false;
 }
 
+/* With one more, long lists wait for memory less; with another, no less. Not where fewer CTAs would have room. */
+static void add_slot(const Plan *plan, const Needs *needs, Launch *launch)
+{
+	Launch tile = *launch;
+	tile.slots++;
+	if (launch->slots > 1 && tile_fits(plan, needs, &tile) && resident_ctas(&tile) == resident_ctas(launch))
+		*launch = tile;
+}
+
 bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 {
 	if (choose_group_tile(plan, needs, launch))
@@ -194,6 +203,8 @@ bool choose_tile(const Plan *plan, const Needs *needs, Launch *launch)
 					*launch = tile;
 				}
 			}
+	if (needs->gathered && best != 0)
+		add_slot(plan, needs, launch);
 	return best != 0;
 }
 
