@@ -389,16 +389,8 @@ static void store_zeros(Kernel *k, Place place)
 
 bool build_backward_q(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	if (!launch->gathered) {
-		compute(k);
-		return kernel_end(k);
-	}
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	for (Either e = either_begin(b, nothing_marked(k, place), NULL, 0); either_next(&e);)
-		if (e.otherwise)
-			compute(k);
-		else
-			store_zeros(k, place);
-	return kernel_end(k);
+	static const BlockWork work = { "heads", "q_len", compute, store_zeros };
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch);
+	block_work(&kernel, &work);
+	return kernel_end(&kernel);
 }

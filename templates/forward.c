@@ -230,19 +230,16 @@ static void compute(Kernel *k)
 	tile_store(k, to, first_row(k, place), f.o);
 }
 
+static void store_zeros(Kernel *k, Place place)
+{
+	zero_rows(k, output(k, place), place.row0);
+}
+
 bool build_forward(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
-	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
 	/* An output norm has more to write than zeros. */
-	if (!launch->gathered || spec->rms_norm) {
-		compute(k);
-		return kernel_end(k);
-	}
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	for (Either e = either_begin(b, nothing_marked(k, place), NULL, 0); either_next(&e);)
-		if (e.otherwise)
-			compute(k);
-		else
-			zero_rows(k, output(k, place), place.row0);
-	return kernel_end(k);
+	const BlockWork work = { "heads", "q_len", compute, spec->rms_norm ? NULL : store_zeros };
+	Kernel kernel = kernel_begin(b, module, spec, plan, launch);
+	block_work(&kernel, &work);
+	return kernel_end(&kernel);
 }

@@ -92,7 +92,7 @@ GatherWalk marked_rows(Kernel *k, int view, Place place, Val head)
 		.first = span.first, .end = end };
 }
 
-Val nothing_marked(Kernel *k, Place place)
+static Val nothing_marked(Kernel *k, Place place)
 {
 	Builder *b = k->b;
 	bool by_keys = k->launch->role == ROLE_BACKWARD_KV;
@@ -105,6 +105,20 @@ Val nothing_marked(Kernel *k, Place place)
 	if (by_keys)
 		any = val_or(b, any, may_wrap(k));
 	return val_compare(b, IR_EQ, any, zero);
+}
+
+void block_work(Kernel *k, const BlockWork *work)
+{
+	if (!k->launch->gathered || !work->clear) {
+		work->compute(k);
+		return;
+	}
+	Place place = kernel_place(k, work->heads, work->length, k->launch->rows);
+	for (Either e = either_begin(k->b, nothing_marked(k, place), NULL, 0); either_next(&e);)
+		if (e.otherwise)
+			work->compute(k);
+		else
+			work->clear(k, place);
 }
 
 void zero_rows(Kernel *k, Matrix m, Val row0)

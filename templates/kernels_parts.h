@@ -40,9 +40,14 @@ GatherWalk marked_rows(Kernel *k, int view, Place place, Val head);
 /* From a place that was found again; what had to be read from memory is as before. */
 GatherWalk marked_keys_again(Kernel *k, int view, Place place, const GatherWalk *before);
 
-/* Of launches that gather: is no pair of the place's rows marked, under any view? Most blocks of trained heads are like that, and end after
- * zeros are written. */
-Val nothing_marked(Kernel *k, Place place);
+/* The work of a CTA whose block is of so many rows of `length`. Where a launch gathers and no pair of the block is marked, under any view, as
+ * in most blocks of trained heads, `clear` writes zeros instead; NULL: there is more to write than zeros. */
+typedef struct BlockWork {
+	const char *heads, *length;
+	void (*compute)(Kernel *k);
+	void (*clear)(Kernel *k, Place place);
+} BlockWork;
+void block_work(Kernel *k, const BlockWork *work);
 /* Zeros to the CTA's rows, those below m.rows. */
 void zero_rows(Kernel *k, Matrix m, Val row0);
 
