@@ -304,5 +304,6 @@ bool build_pack_marks(Builder *b, MlirOperation module, const Spec *spec, const 
 		}
 		copy_row_block(&p, row_block, start);
 	}
+	kernel_wait(k);                    /* whoever had nothing to wait for: what comes next is to find the forward done, too */
 	return kernel_end(k);
 }
