@@ -37,25 +37,6 @@ static void hide(Kernel *k, Tile weights, Axis row, Axis key, Val has_hidden)
 	}
 }
 
-/* Marks are left what may survive, of what is visible. */
-static void refine(Kernel *k, Gather *gather, const Val *may, Place place, Val has_hidden)
-{
-	Builder *b = k->b;
-	Val rows = rows_of_column(k, gather->cols, may), zero = val_i32(b, 0);
-	Val first = first_row(k, place);
-	Val *changed[] = { &rows };
-	for (If f = if_begin(b, has_hidden, changed, 1); if_next(&f);) {
-		Val visible = zero, column = val_min(b, k->lane, val_i32(b, gather->cols - 1));
-		Val key = val_load(b, val_offset(b, gather->list, val_mul_i32(b, column, 4)), IR_I32);
-		for (int r = 0; r < PLAN_WARP_ROWS; r++) {
-			Val seen = pair_visible(k, val_add_i32(b, first, r), key, false);
-			visible = val_or(b, visible, val_select(b, seen, val_i32(b, 1 << r), zero));
-		}
-		rows = val_and(b, rows, visible);
-	}
-	gather_refine(gather, rows);
-}
-
 /* o / rms(o) * gain; saves o and 1/rms(o) for the backward. */
 static void output_norm(Kernel *k, Place place, Tile o)
 {
@@ -198,7 +179,7 @@ static void visit_marked(Forward *f)
 			Val has_hidden = tile_has_hidden(k, block_range(k, place.row0, launch->rows), keys, false);
 			hide(k, weights, f->at.row, gather.index, has_hidden);
 			if (gather.refines)
-				refine(k, &gather, may, place, has_hidden);
+				gather_refine(&gather, may, first_row(k, place), has_hidden);
 			RingTile values = gather_tile(&gather, 1);
 			/* Where weights of two views cancel, an output norm shows what rounding each of them left. */
 			if (spec->rms_norm && spec->views > 1)

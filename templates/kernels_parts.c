@@ -121,24 +121,6 @@ void block_work(Kernel *k, const BlockWork *work)
 			work->clear(k, place);
 }
 
-void zero_rows(Kernel *k, Matrix m, Val row0)
-{
-	Builder *b = k->b;
-	int chunks = m.cols * dtype_size(k->spec->dtype) / CHUNK, all = chunks * k->launch->rows, threads = k->launch->warps * WARP;
-	Val none = ir_op(b, "llvm.mlir.zero", NULL, IR_V4I32, 0, NULL);
-	for (int first = 0; first < all; first += threads) {
-		Val n = val_add_i32(b, k->thread, first), row = val_add(b, row0, val_div_i32(b, n, chunks));
-		Val exists = val_compare(b, IR_LT, row, m.rows);
-		if (all - first < threads)
-			exists = val_and(b, exists, val_compare(b, IR_LT, n, val_i32(b, all)));
-		Val stride = matrix_stride(k, m, 1);
-		Val at = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), stride));
-		at = val_offset(b, at, val_mul_i32(b, val_rem_i32(b, n, chunks), CHUNK));
-		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);)
-			val_store(b, at, none);
-	}
-}
-
 static Axis no_axis(void)
 {
 	return (Axis){ .along = ALONG_ROWS };

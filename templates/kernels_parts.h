@@ -48,8 +48,6 @@ typedef struct BlockWork {
 	void (*clear)(Kernel *k, Place place);
 } BlockWork;
 void block_work(Kernel *k, const BlockWork *work);
-/* Zeros to the CTA's rows, those below m.rows. */
-void zero_rows(Kernel *k, Matrix m, Val row0);
 
 /* Row terms of the CTA's own rows: name is "inv_q" or "inv_k"; an empty axis when nothing is normalised. */
 Axis norm_terms(Kernel *k, const char *name, int view, const char *length, Val batch_head, Axis row);

@@ -119,8 +119,9 @@ void gather_ahead(Gather *gather, const GatherWalk *walks, int count);
 void gather_walk(Gather *gather, const GatherWalk *walk, Val **carry, int carry_count);
 bool gather_round(Gather *gather);
 RingTile gather_tile(Gather *gather, int stream);
-/* Of the tile at hand, `rows` (rows_of_column) says which pairs may survive: refined marks get nothing else. */
-void gather_refine(Gather *gather, Val rows);
+/* Of the tile at hand, may[e] has a bit for each lane (warp_ballot) whose element e may survive: of those pairs, refined marks get what is
+ * visible. row0: the warp's first row. */
+void gather_refine(Gather *gather, const Val *may, Val row0, Val has_hidden);
 /* From the least row of the tile to beyond the largest, GATHER_NOTHING included. */
 Range gather_range(Gather *gather);
 

@@ -83,7 +83,8 @@ void kernel_read_thread(Kernel *k);
 void kernel_as_before(Kernel *k, const Kernel *before);
 
 /* A row block of one (batch, head): CTAs are numbered (batch, head, block), the block fastest and from the last to the
- * first, so that under a causal mask the long ones start first. */
+ * first, so that under a causal mask the long ones start first. Launches that gather number them (block, batch, head), so that those of all
+ * heads do; blocks of keys from the first on, which are the long ones then. */
 typedef struct Place {
 	Val batch, head, block;            /* i32 */
 	Val batch_head;                    /* batch * heads + head */
@@ -203,6 +204,8 @@ void mma_tile_twice(Kernel *k, Tile acc, Tile p, Shared b);
 /* Rounds to the spec's dtype and writes the rows below m.rows; row0: the first row of the warp. */
 void tile_store(Kernel *k, Matrix m, Val row0, Tile t);
 void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t);    /* as it is, to a float32 matrix */
+/* Zeros to the CTA's rows, row0 being its first one: those below m.rows. */
+void zero_rows(Kernel *k, Matrix m, Val row0);
 
 /*
  * Rings. A ring repeats a sequence of streams: step s of a walk brings tile number `tile` of stream s % count.

@@ -548,11 +548,30 @@ static void set_bits(Kernel *k, Val mask, Val word, Val bits)
 	or_atomically(k, val_offset(k->b, mask, val_mul_i32(k->b, word, 4)), bits);
 }
 
-void gather_refine(Gather *g, Val rows)
+/* Without those of hidden pairs; each lane has the rows of a column. */
+static Val visible_rows(Gather *g, Val rows, Val row0, Val has_hidden)
+{
+	Kernel *k = g->k;
+	Builder *b = k->b;
+	Val *changed[] = { &rows };
+	for (If f = if_begin(b, has_hidden, changed, 1); if_next(&f);) {
+		Val zero = val_i32(b, 0), visible = zero, column = val_min(b, k->lane, val_i32(b, g->cols - 1));
+		Val key = val_load(b, val_offset(b, g->list, val_mul_i32(b, column, 4)), IR_I32);
+		for (int r = 0; r < PLAN_WARP_ROWS; r++) {
+			Val seen = pair_visible(k, val_add_i32(b, row0, r), key, false);
+			visible = val_or(b, visible, val_select(b, seen, val_i32(b, 1 << r), zero));
+		}
+		rows = val_and(b, rows, visible);
+	}
+	return rows;
+}
+
+void gather_refine(Gather *g, const Val *may, Val row0, Val has_hidden)
 {
 	enum { WARPS_A_WORD = WARP / PLAN_WARP_ROWS };
 	Kernel *k = g->k;
 	Builder *b = k->b;
+	Val rows = visible_rows(g, rows_of_column(k, g->cols, may), row0, has_hidden);
 	Val some = val_compare(b, IR_NE, rows, val_i32(b, 0));
 	some = val_and(b, some, val_compare(b, IR_LT, k->lane, val_i32(b, g->cols)));
 	for (If f = if_begin(b, some, NULL, 0); if_next(&f);) {

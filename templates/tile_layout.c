@@ -117,7 +117,7 @@ Val column_bits(Kernel *k, Val bits)
 	return val_shl(b, bits, first);
 }
 
-/* What is an entry apart for a bit of the lane, of `count` entries from x on, `apart` from one to the next. */
+/* Entry n of `count`, which lie so far apart from x on: n is the number that the lane's bits from `bit` downwards spell. */
 static Val by_lane(Kernel *k, const Val *x, int count, int apart, int bit)
 {
 	if (count == 1)
@@ -145,7 +145,7 @@ Val rows_of_column(Kernel *k, int cols, const Val *lanes)
 	Builder *b = k->b;
 	Val half[2], quad_lane = val_rem_i32(b, val_div_i32(b, k->lane, 2), QUAD);
 	for (int h = 0; h < 2; h++) {
-		Val pair[SPEC_MAX_HEAD_DIM / 8];
+		Val pair[WARP / 8];
 		for (int n = 0; n < cols / 8; n++)
 			pair[n] = by_lane(k, lanes + 4 * n + 2 * h, 2, 1, 1);
 		Val all = by_lane(k, pair, cols / 8, 1, cols / 2);
@@ -322,4 +322,22 @@ void tile_store(Kernel *k, Matrix m, Val row0, Tile t)
 void tile_store_f32(Kernel *k, Matrix m, Val row0, Tile t)
 {
 	store_elements(k, m, row0, t, sizeof(float));
+}
+
+void zero_rows(Kernel *k, Matrix m, Val row0)
+{
+	Builder *b = k->b;
+	int chunks = m.cols * dtype_size(k->spec->dtype) / CHUNK, all = chunks * k->launch->rows, threads = k->launch->warps * WARP;
+	Val none = ir_op(b, "llvm.mlir.zero", NULL, IR_V4I32, 0, NULL);
+	for (int first = 0; first < all; first += threads) {
+		Val n = val_add_i32(b, k->thread, first), row = val_add(b, row0, val_div_i32(b, n, chunks));
+		Val exists = val_compare(b, IR_LT, row, m.rows);
+		if (all - first < threads)
+			exists = val_and(b, exists, val_compare(b, IR_LT, n, val_i32(b, all)));
+		Val stride = matrix_stride(k, m, 1);
+		Val at = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), stride));
+		at = val_offset(b, at, val_mul_i32(b, val_rem_i32(b, n, chunks), CHUNK));
+		for (If f = if_begin(b, exists, NULL, 0); if_next(&f);)
+			val_store(b, at, none);
+	}
 }
