@@ -240,11 +240,6 @@ Mark marks_get(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t k
 	return (Mark){ ~(uint64_t)0, ~(uint64_t)0 };
 }
 
-bool marks_has(const ScreenMarks *m, int64_t index, int64_t row_block, int64_t key_tile)
-{
-	return words_of(m, index, row_block)[key_tile / MARK_WORD].tiles >> key_tile % MARK_WORD & 1;
-}
-
 int64_t marks_count(const ScreenMarks *m, int64_t index, int64_t row_block)
 {
 	const MarkWord *words = words_of(m, index, row_block);

@@ -42,8 +42,6 @@ void marks_free(ScreenMarks *marks);
 
 /* What is visited for it: one that is packed and has many bits may have others beside them, one without room is all ones. */
 Mark marks_get(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile);
-/* Did the screen leave one? The forward may have left it no bits. */
-bool marks_has(const ScreenMarks *marks, int64_t index, int64_t row_block, int64_t key_tile);
 /* Marks of a row block, those without room among them. */
 int64_t marks_count(const ScreenMarks *marks, int64_t index, int64_t row_block);
 /* Has a row block a mark without room? */

@@ -6,7 +6,6 @@ typedef struct Counts {
 	int64_t indices, kv_indices, row_blocks, key_tiles;
 	uint32_t *row_keys, *kept_keys;        /* [indices, row_blocks] */
 	uint32_t *key_rows;                    /* [kv_indices, key_tiles] */
-	int64_t *least, *most;                 /* [indices, row_blocks]: of what the screen may have marked */
 } Counts;
 
 static bool fetch(const Problem *p, const char *name, int64_t entries, uint32_t **to)
@@ -26,44 +25,37 @@ static bool fetch_counts(const Problem *p, Counts *c)
 	int64_t each = p->manifest->views * p->shape.batch;
 
 	*c = (Counts){ each * p->shape.heads, each * p->shape.kv_heads, (p->shape.q_len + MARK_SIDE - 1) / MARK_SIDE,
-		(p->shape.k_len + MARK_SIDE - 1) / MARK_SIDE, NULL, NULL, NULL, NULL, NULL };
-	c->least = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->least));
-	c->most = calloc((size_t)(c->indices * c->row_blocks) + 1, sizeof(*c->most));
-	return c->least && c->most && fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
+		(p->shape.k_len + MARK_SIDE - 1) / MARK_SIDE, NULL, NULL, NULL };
+	return fetch(p, "row_keys", c->indices * c->row_blocks, &c->row_keys) &&
 	       fetch(p, "kept_keys", c->indices * c->row_blocks, &c->kept_keys) &&
 	       fetch(p, "key_rows", c->kv_indices * c->key_tiles, &c->key_rows);
 }
 
 static int64_t grouped_marks;
 
-/* Has the mark more keys than are kept one by one, if it was kept at all? */
-static bool may_have_more(Mark mark)
+/* Is it one of many keys that is kept in groups: neither whole nor without room? */
+static bool is_grouped(const ScreenMarks *kept, int64_t index, int64_t row_block, int64_t tile, Mark mark)
 {
-	int keys = __builtin_popcountll(mark.keys);
+	MarkWord word = kept->word[(index * kept->row_blocks + row_block) * kept->words + tile / MARK_WORD];
+	uint32_t below = word.tiles & (((uint32_t)1 << tile % MARK_WORD) - 1);
+	int64_t number = (int64_t)word.first + __builtin_popcount(below);
 
-	grouped_marks += keys > 5 && keys < MARK_SIDE;
-	return keys > 5;
+	return number >= kept->whole[index] && number < kept->room && __builtin_popcountll(mark.keys) > 5;
 }
 
-/* What the counts have to be, by the marks, which are the backward's; subtracted, so that nothing should be left. Those of the forward
- * count what the screen left: what is kept in groups, or not at all, may have had a single key; what was refined, all of them. */
-static void subtract_marks(const Problem *p, const ScreenMarks *marks, Counts *c)
+/* What the counts have to be, by the marks that the screen and the forward left; subtracted, so that nothing should be left. */
+static void subtract_marks(const Problem *p, const ScreenMarks *screened, const ScreenMarks *kept, Counts *c)
 {
-	bool refines = manifest_find_buffer(p->manifest, "refined_marks") >= 0;
-
 	for (int64_t n = 0; n < c->indices; n++)
 		for (int64_t r = 0; r < c->row_blocks; r++)
 			for (int64_t t = 0; t < c->key_tiles; t++) {
-				Mark mark = marks_get(marks, n, r, t);
+				Mark before = marks_get(screened, n, r, t), mark = marks_get(kept, n, r, t);
 				int64_t kv = n / (p->shape.heads / p->shape.kv_heads);
-				uint32_t keys = (uint32_t)__builtin_popcountll(mark.keys);
 
-				c->kept_keys[n * c->row_blocks + r] -= keys;
+				c->row_keys[n * c->row_blocks + r] -= (uint32_t)__builtin_popcountll(before.keys);
+				c->kept_keys[n * c->row_blocks + r] -= (uint32_t)__builtin_popcountll(mark.keys);
 				c->key_rows[kv * c->key_tiles + t] -= (uint32_t)__builtin_popcountll(mark.rows);
-				c->least[n * c->row_blocks + r] += may_have_more(mark) ? 1 : keys;
-				if (refines && marks_has(marks, n, r, t))
-					keys = MARK_SIDE;
-				c->most[n * c->row_blocks + r] += keys;
+				grouped_marks += is_grouped(kept, n, r, t, mark);
 			}
 }
 
@@ -76,37 +68,27 @@ static int64_t count_left(const uint32_t *rest, int64_t entries)
 	return wrong;
 }
 
-static int64_t count_outside(const Counts *c)
-{
-	int64_t wrong = 0;
-
-	for (int64_t n = 0; n < c->indices * c->row_blocks; n++)
-		wrong += c->row_keys[n] < c->least[n] || c->row_keys[n] > c->most[n];
-	return wrong;
-}
-
 int64_t test_grouped_marks(void)
 {
 	return grouped_marks;
 }
 
-void test_counts(const char *name, const Problem *p, const ScreenMarks *marks)
+void test_counts(const char *name, const Problem *p, const ScreenMarks *kept)
 {
 	Counts counts;
-	int64_t wrong = 0;
+	ScreenMarks screened;
 
+	if (!CHECK(marks_fetch(p, MARKS_SCREENED, &screened) == TDA_OK, "'%s': %s", name, tda_error_message()))
+		return;
 	if (fetch_counts(p, &counts)) {
-		int64_t rows = counts.indices * counts.row_blocks, keys = counts.kv_indices * counts.key_tiles;
+		int64_t rows = counts.indices * counts.row_blocks, keys = counts.kv_indices * counts.key_tiles, wrong;
 
-		subtract_marks(p, marks, &counts);
-		wrong += count_outside(&counts);
-		wrong += count_left(counts.kept_keys, rows);
-		wrong += count_left(counts.key_rows, keys);
+		subtract_marks(p, &screened, kept, &counts);
+		wrong = count_left(counts.row_keys, rows) + count_left(counts.kept_keys, rows) + count_left(counts.key_rows, keys);
 		CHECK(wrong == 0, "'%s': %lld counts of keys and rows are not those of the marks", name, (long long)wrong);
 	}
 	free(counts.row_keys);
 	free(counts.kept_keys);
 	free(counts.key_rows);
-	free(counts.least);
-	free(counts.most);
+	marks_free(&screened);
 }

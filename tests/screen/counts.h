@@ -6,7 +6,7 @@
 
 /* Marks of so many keys or rows that groups of them are kept, in all that test_counts looked at. */
 int64_t test_grouped_marks(void);
-/* name: of the case, for what is said where they differ. */
-void test_counts(const char *name, const Problem *problem, const ScreenMarks *marks);
+/* name: of the case, for what is said where they differ. kept: MARKS_KEPT. */
+void test_counts(const char *name, const Problem *problem, const ScreenMarks *kept);
 
 #endif
