@@ -63,23 +63,15 @@ static Val item_at_turn(Kernel *k, Val turn)
 	return val_add(b, val_mul(b, head, blocks), block);
 }
 
-/* The four warps' row block; the view counts as a further batch. */
+/* The view counts as a further batch. */
 static Place find_place(Screen *s)
 {
 	Kernel *k = s->k;
-	Builder *b = k->b;
 	if (k->launch->persistent)
 		k->cta = item_at_turn(k, k->cta);
 	Place place = kernel_place(k, "heads", "q_len", k->launch->rows);
-	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
-	s->warp = val_rem_i32(b, k->warp, PLAN_GROUP_WARPS);
-	s->row0 = val_add(b, place.row0, val_mul_i32(b, group, PLAN_MARK));
 	s->index = place.batch_head;
 	s->kv_index = batch_head(k, "kv_heads", place.batch, key_head(k, place.head));
-	s->tiles = key_tiles(k, place.row0, k->launch->rows, k->launch->cols);
-	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
-	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
-	s->span.end = val_select(b, exists, s->span.end, val_i32(b, 0));
 	return place;
 }
 
@@ -88,10 +80,19 @@ static int row_bytes(const Kernel *k)
 	return TILE_ROWS * ROW_BOUND_BYTES + k->launch->cols / PLAN_BOUND_KEYS * THRESHOLD_BYTES + ROW_PADDING;
 }
 
-static void find_rows(Screen *s)
+/* The four warps' row block, of those from row0 on, and the thread's rows. */
+static void find_rows(Screen *s, Val row0)
 {
-	Builder *b = s->k->b;
-	s->rows = val_offset(b, s->own_rows, val_mul_i32(b, val_div_i32(b, s->k->thread, QUAD), row_bytes(s->k)));
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	Val group = val_div_i32(b, k->warp, PLAN_GROUP_WARPS);
+	s->warp = val_rem_i32(b, k->warp, PLAN_GROUP_WARPS);
+	s->row0 = val_add(b, row0, val_mul_i32(b, group, PLAN_MARK));
+	s->tiles = key_tiles(k, row0, k->launch->rows, k->launch->cols);
+	s->span = key_tiles(k, s->row0, PLAN_MARK, PLAN_MARK);
+	Val exists = val_compare(b, IR_LT, s->row0, kernel_i32(k, "q_len"));
+	s->span.end = val_select(b, exists, s->span.end, val_i32(b, 0));
+	s->rows = val_offset(b, s->own_rows, val_mul_i32(b, val_div_i32(b, k->thread, QUAD), row_bytes(k)));
 }
 
 static Val new_memory(Kernel *k, int bytes)
@@ -493,12 +494,19 @@ static RingTiles begin_item(void *owner)
 	Kernel *k = s->k;
 	kernel_read_thread(k);
 	Place place = find_place(s);
-	find_rows(s);
+	find_rows(s, place.row0);
 	shared_copy(k, s->q, int8_queries(k, s->index), place.row0);
 	copy_row_bounds(s, place.row0);
 	s->keys.matrix = int8_keys(k, s->kv_index);
 	s->keys.terms[0] = tile_bounds(k, s->kv_index);
 	return (RingTiles){ s->tiles.first, s->tiles.end, { s->index, val_div_i32(k->b, place.row0, PLAN_MARK) } };
+}
+
+static void enter_item(void *owner, const Val note[2])
+{
+	Screen *s = owner;
+	kernel_read_thread(s->k);
+	find_rows(s, val_mul_i32(s->k->b, note[1], PLAN_MARK));
 }
 
 static void screen_item(Screen *s)
@@ -534,7 +542,7 @@ bool build_screen(Builder *b, MlirOperation module, const Spec *spec, const Plan
 	s.ring = ring_new(k, &s.keys, 1, launch->cols, launch->slots, 0);
 	k->shared_bytes = (k->shared_bytes + CHUNK - 1) / CHUNK * CHUNK;
 	new_shared(&s);
-	RingItems work = { .begin = begin_item, .done = write_marks, .owner = &s };
+	RingItems work = { .begin = begin_item, .enter = enter_item, .done = write_marks, .owner = &s };
 	if (launch->persistent) {
 		work.counter = kernel_pointer(k, "buffer.screened");
 		work.count = kernel_i32(k, "%d*batch*heads*ceil_div(q_len,%d)", spec->views, launch->rows);

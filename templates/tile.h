@@ -234,8 +234,8 @@ typedef struct RingTile {
 /*
  * Several walks, one for each item of work. A persistent launch's CTAs take items, numbered as CTAs would be, from a counter, so that
  * none is idle while there are any; other launches' CTAs have one each. The producer fetches for the next item while the others are at
- * this one's, so what an item is, `begin`, is emitted for each of them: it copies residents, sets the ring's streams, and returns the
- * tiles of the walk.
+ * this one's: it alone works out what an item is, `begin`, which copies residents, sets the ring's streams, and returns the tiles of
+ * the walk; the others are told by its note, `enter`. Where all warps fetch there is no `enter`.
  *
  *     for (ring_items(&ring, &work); ring_item(&ring);) {
  *             what begin copied is there
@@ -249,7 +249,7 @@ typedef struct RingTile {
  */
 typedef struct RingTiles {
 	Val first, end;
-	Val note[2];                       /* i32: of what item they are, for `done` */
+	Val note[2];                       /* i32: of what item they are, for `enter` and `done` */
 } RingTiles;
 typedef struct RingDone {
 	Val note[2], tile;                 /* i32 */
@@ -260,6 +260,7 @@ typedef struct RingItems {
 	Val counter;                       /* global i32, 0 before the launch */
 	Val count;                         /* i32: items in all */
 	RingTiles (*begin)(void *owner);
+	void (*enter)(void *owner, const Val note[2]);
 	void (*done)(void *owner, const RingDone *round);
 	void *owner;
 } RingItems;
@@ -280,7 +281,7 @@ typedef struct Ring {
 	int read_step, write_step;         /* position in the sequence, known while generating */
 	const RingItems *work;             /* NULL: one walk */
 	Val residents_free;                /* of several: a barrier, */
-	Val item_at;                       /* two shared i32, numbers of items in turn, */
+	Val item_at;                       /* shared: two items' numbers and notes, in turn, */
 	Val item_parity;                   /* the parity of the next item's uses of barriers, carried, */
 	Val *item_carry[3];
 	Val notes;                         /* shared, of each slot: what `done` will be told of its round, */

@@ -243,10 +243,13 @@ static Val wait_for_residents(Ring *ring)
 	return parity;
 }
 
-/* Where the number of an item lies until the next but one: so it can be read again rather than be in a register all the while. */
+/* Where the number of an item lies until the next but one: so it can be read again rather than be in a register all the while. Behind
+ * it, its note. */
+enum { ITEM_NUMBER_BYTES = 16, NUMBER_NOTE = 8 };
+
 static Val item_number_at(Ring *ring, Val parity)
 {
-	return val_offset(ring->k->b, ring->item_at, val_mul_i32(ring->k->b, parity, 4));
+	return val_offset(ring->k->b, ring->item_at, val_mul_i32(ring->k->b, parity, ITEM_NUMBER_BYTES));
 }
 
 static Val item_exists(Ring *ring, Val item)
@@ -257,7 +260,10 @@ static Val item_exists(Ring *ring, Val item)
 static void keep_item(Ring *ring, const RingTiles *tiles)
 {
 	Builder *b = ring->k->b;
-	val_store(b, val_offset_const(b, ring->own_item, ITEM_NOTE), val_vector_pair(b, tiles->note[0], tiles->note[1], IR_V2I32));
+	Val note = val_vector_pair(b, tiles->note[0], tiles->note[1], IR_V2I32);
+	Val parity = val_load(b, val_offset_const(b, ring->own_item, ITEM_PARITY), IR_I32);
+	val_store(b, val_offset_const(b, ring->own_item, ITEM_NOTE), note);
+	val_store(b, val_offset_const(b, item_number_at(ring, parity), NUMBER_NOTE), note);
 	for (int i = 0; i < ring->count; i++) {
 		const Stream *s = &ring->streams[i];
 		val_store(b, item_pointer_at(ring, i, 0), s->matrix.base);
@@ -408,14 +414,6 @@ static void produce_walk(Ring *ring, Val rounds)
 	produce_rounds(ring, rounds, NULL);
 }
 
-static RingTiles begin_item(Ring *ring, Val item)
-{
-	Kernel *k = ring->k;
-	k->resident_count = k->resident_term_count = 0;
-	k->cta = item;
-	return ring->work->begin(ring->work->owner);
-}
-
 /* What of the ring lives from one item to the next, in registers; slot and parity are the producer's or the others'. */
 static void items_loop(Ring *ring, Val *slot, Val *parity, int carried)
 {
@@ -455,7 +453,9 @@ static void produce_item(Ring *ring, Val item)
 	Kernel *k = ring->k;
 	Builder *b = k->b;
 	Kernel outside = *k;
-	RingTiles tiles = begin_item(ring, item);
+	k->resident_count = k->resident_term_count = 0;
+	k->cta = item;
+	RingTiles tiles = ring->work->begin(ring->work->owner);
 	for (If f = if_first_lane(k); if_next(&f);) {
 		keep_item(ring, &tiles);
 		fetch_residents(ring);
@@ -527,9 +527,9 @@ void ring_boxes_items(Ring *ring)
 	Kernel *k = ring->k;
 	ring->residents_free = val_offset_const(k->b, k->shared, k->shared_bytes);
 	ring->item_at = val_offset_const(k->b, ring->residents_free, BARRIER_BYTES);
-	ring->notes = val_offset_const(k->b, ring->item_at, BARRIER_BYTES);
+	ring->notes = val_offset_const(k->b, ring->item_at, 2 * ITEM_NUMBER_BYTES);
 	ring->own_item = val_offset_const(k->b, ring->notes, ring->slots * NOTE_BYTES);
-	k->shared_bytes += 2 * BARRIER_BYTES + ring->slots * NOTE_BYTES + ITEM_BYTES;
+	k->shared_bytes += BARRIER_BYTES + 2 * ITEM_NUMBER_BYTES + ring->slots * NOTE_BYTES + ITEM_BYTES;
 	produce(ring, (Val){ NULL });
 	ring->read_parity = ring->item_parity = val_i32(k->b, 0);
 	items_loop(ring, &ring->read_slot, &ring->read_parity, 3);
@@ -550,12 +550,15 @@ bool ring_boxes_item(Ring *ring)
 	if (!until_next(&ring->items))
 		return false;
 	barrier_wait(k, resident_barrier(ring), ring->item_parity);
-	Val item = val_load(b, item_number_at(ring, ring->item_parity), IR_I32);
+	Val at = item_number_at(ring, ring->item_parity), item = val_load(b, at, IR_I32), note[2];
 	ring->item_parity = taken_again(k, other_parity(k, ring->item_parity));        /* or the number's address would be in one */
 	ring->item = if_begin(b, item_exists(ring, item), ring->item_carry, 3);
 	if (!if_next(&ring->item))
 		return false;
-	begin_item(ring, item);
+	Val both = val_load(b, val_offset_const(b, at, NUMBER_NOTE), IR_V2I32);
+	for (int n = 0; n < 2; n++)
+		note[n] = val_vector_get(b, both, n, IR_I32);
+	ring->work->enter(ring->work->owner, note);
 	return true;
 }
 
