@@ -317,6 +317,11 @@ Val val_to_i64(Builder *b, Val x)
 	return unary(b, "arith.extsi", NULL, IR_I64, x);
 }
 
+Val val_widen_i32(Builder *b, Val x)
+{
+	return unary(b, "arith.extui", NULL, IR_I64, x);
+}
+
 Val val_sign_i32(Builder *b, Val x)
 {
 	return binary(b, "arith.shrsi", NULL, IR_I32, x, val_i32(b, 31));

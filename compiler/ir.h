@@ -89,6 +89,7 @@ Val val_mul_i32(Builder *b, Val x, int32_t y);
 Val val_div_i32(Builder *b, Val x, int32_t y);
 Val val_rem_i32(Builder *b, Val x, int32_t y);
 Val val_to_i64(Builder *b, Val x);                  /* sign-extended */
+Val val_widen_i32(Builder *b, Val x);               /* i64; unsigned */
 Val val_low_i32(Builder *b, Val x);                 /* of an i64 */
 Val val_high_i32(Builder *b, Val x);
 Val val_low_i16(Builder *b, Val x);                 /* of an i32 */

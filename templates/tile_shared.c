@@ -192,12 +192,12 @@ void shared_gather(Kernel *k, Shared to, Matrix from, Val list)
 	CopyShape shape = copy_shape(k, to);
 	Val own_chunk = val_mul_i32(b, shape.chunk, CHUNK);
 	Val into_row = val_mul_i32(b, shape.row, to.row_bytes);
-	Val target = val_offset(b, to.base, val_add(b, into_row, own_chunk));
+	Val target = val_offset(b, to.base, val_add(b, into_row, own_chunk)), base = val_offset(b, from.base, own_chunk);
 	for (int row = 0; row < to.rows; row += shape.down) {
 		Val here = list_entry(k, list, val_add_i32(b, shape.row, row), to.rows);
-		Val row64 = val_to_i64(b, here);
-		Val source = val_offset(b, from.base, val_mul(b, row64, matrix_stride(k, from, 1)));
-		source = val_offset(b, source, own_chunk);
+		/* As an unsigned number, which takes fewer instructions: lists have no rows below 0. */
+		Val row64 = val_widen_i32(b, here);
+		Val source = val_offset(b, base, val_mul(b, row64, matrix_stride(k, from, 1)));
 		copy_pass(k, &shape, to, val_offset_const(b, target, (int64_t)row * to.row_bytes), source, here, from.rows);
 	}
 }
@@ -211,7 +211,7 @@ void shared_gather_terms(Kernel *k, Val to, Val from, Val list, int count, Val r
 		for (If f = if_begin(b, own, NULL, 0); if_next(&f);) {
 			Val offset = val_mul_i32(b, val_add_i32(b, k->thread, first), 4);
 			Val here = val_load(b, val_offset(b, list, offset), IR_I32);
-			Val bytes = val_mul(b, val_to_i64(b, here), val_i64(b, 4));
+			Val bytes = val_mul(b, val_widen_i32(b, here), val_i64(b, 4));
 			Val source = val_offset(b, from, bytes);
 			Val inside = val_compare(b, IR_LT, here, rows);
 			copy_bytes(k, val_offset(b, to, offset), source, inside, 4);
