@@ -267,9 +267,9 @@ static void copy_row_block(Packer *p, Val row_block, Val start)
 		store_word(p, row_block, own, words.end, word, start);
 		Val ends = warp_running_sum(k, val_popc(b, word.bits));
 		Val count = lane_value(k, ends, val_i32(b, WARP - 1));
-		kernel_wait(k);                /* for the forward: what there are of marks is the screen's, what they are may not be */
 		for (Loop m = loop_begin(b, zero, count, WARP, carry, 1); loop_next(&m);) {
 			LaneMark mark = find_mark(p, word, ends, l.index, val_add(b, m.index, k->lane));
+			kernel_wait(k);        /* for the forward: what there are of marks is the screen's, what they are may not be */
 			Visits visits = copy_mark(p, row_block, &mark, start);
 			keys = val_add(b, keys, visits.keys);
 			for (If f = if_begin(b, val_compare(b, IR_GT, visits.rows, zero), NULL, 0); if_next(&f);)
