@@ -134,6 +134,11 @@ int plan_held_keys(const Plan *plan)
 	return plan_int8_lanes(plan->spec, plan_int8_key_bytes(plan)) < 32 ? 4 : 8;
 }
 
+int plan_row_bound_bytes(const Spec *spec)
+{
+	return spec->normalize == NORMALIZE_NONE ? 16 : 8;
+}
+
 int plan_int8_key_bytes(const Plan *plan)
 {
 	return plan->int8_tiles ? plan_int8_tile_bytes(plan->spec) / plan_int8_keys(plan->spec) : plan_int8_bytes(plan->spec);
@@ -304,7 +309,7 @@ static void plan_screen(Plan *plan, Arena *arena)
 	add_buffer(plan, arena, BUFFER_FORWARD, "q8", arena_printf(arena, "%d*%s*%s", bytes, q, q_rows));
 	int group_bytes = plan->int8_tiles ? plan_int8_tile_bytes(spec) : keys * bytes;
 	add_buffer(plan, arena, BUFFER_FORWARD, "k8", arena_printf(arena, "%d*%s*%s", group_bytes, k, groups));
-	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "16*%s*%s", q, q_rows));
+	add_buffer(plan, arena, BUFFER_FORWARD, "row_bound", arena_printf(arena, "%d*%s*%s", plan_row_bound_bytes(spec), q, q_rows));
 	add_buffer(plan, arena, BUFFER_FORWARD, "tile_bound", arena_printf(arena, "%d*%s*%s", 16 * keys / PLAN_BOUND_KEYS, k, groups));
 	add_buffer(plan, arena, BUFFER_SAVED, "row_keys", arena_printf(arena, "4*%s*%s", q, blocks));
 	add_buffer(plan, arena, BUFFER_SAVED, "kept_keys", arena_printf(arena, "4*%s*%s", q, blocks));

@@ -211,6 +211,8 @@ int plan_int8_keys(const Spec *spec);
  * (plan_int8_keys_a_row). templates/quantise.c has the order. */
 int plan_int8_tile_bytes(const Spec *spec);
 int plan_int8_keys_a_row(const Spec *spec);
+/* Bytes of what the screen compares a row's products with: two float32, or, where nothing is normalised, three and padding. */
+int plan_row_bound_bytes(const Spec *spec);
 /* Bytes of an int8 key, with what is beside it in its layout. */
 int plan_int8_key_bytes(const Plan *plan);
 /* Threads that share a row of q or k while its int8 image is made, a power of two: each has two times 16 bytes, most often. */

@@ -255,30 +255,35 @@ Matrix int8_keys(Kernel *k, Val index)
 	return m;
 }
 
-static Val bounds_of(Kernel *k, const char *buffer, Val index, const char *entries)
+enum { TILE_BOUND_BYTES = TILE_BOUND_FLOATS * 4 };
+
+static Val bounds_of(Kernel *k, const char *buffer, Val index, int bytes, const char *entries)
 {
 	Builder *b = k->b;
 	Val pointer = kernel_pointer(k, "buffer.%s", buffer);
-	Val stride = kernel_i64(k, "16*%s", entries);
+	Val stride = kernel_i64(k, "%d*%s", bytes, entries);
 	return val_offset(b, pointer, val_mul(b, val_to_i64(b, index), stride));
 }
 
 Val row_bounds(Kernel *k, Val index)
 {
-	return bounds_of(k, "row_bound", index, arena_printf(k->b->arena, "round_up(q_len,%d)", PLAN_TERM_ROWS));
+	return bounds_of(k, "row_bound", index, plan_row_bound_bytes(k->spec), arena_printf(k->b->arena, "round_up(q_len,%d)", PLAN_TERM_ROWS));
 }
 
 Val tile_bounds(Kernel *k, Val index)
 {
 	int keys = plan_int8_keys(k->spec);
-	return bounds_of(k, "tile_bound", index, arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys));
+	return bounds_of(k, "tile_bound", index, TILE_BOUND_BYTES, arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys));
 }
 
-static void store_bound(Kernel *k, Val bounds, Val entry, Val x, Val y, Val z)
+/* Two or, of 16 bytes, three float32. */
+static void store_bound(Kernel *k, Val bounds, int bytes, Val entry, Val x, Val y, Val z)
 {
 	Builder *b = k->b;
-	Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, entry), val_i64(b, 16)));
+	Val at = val_offset(b, bounds, val_mul(b, val_to_i64(b, entry), val_i64(b, bytes)));
 	val_store(b, at, val_vector_pair(b, x, y, IR_V2F32));
+	if (bytes == 8)
+		return;
 	Val pair = val_vector_pair(b, z, z, IR_V2F32);
 	val_store(b, val_offset_const(b, at, 8), pair);
 }
@@ -367,7 +372,7 @@ static void store_row_bound(Kernel *k, Val bounds, Val row, Val tau, Val step, V
 	limit = val_select(b, never, most, val_select(b, bounded, limit, val_fneg(b, infinity)));
 	slope = val_select(b, never, one, val_select(b, bounded, slope, one));
 	offset = val_select(b, never, one, val_select(b, bounded, offset, one));
-	store_bound(k, bounds, row, limit, slope, offset);
+	store_bound(k, bounds, plan_row_bound_bytes(k->spec), row, limit, slope, offset);
 }
 
 static Val view_index(Kernel *k, int view, const char *heads, Place place)
@@ -556,7 +561,7 @@ void quantise_keys(Kernel *k, Place place)
 			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
 			norm = or_infinite(b, norm);
 			error = or_infinite(b, error);
-			store_bound(k, tile_bounds(k, index), place.block, inverse, error, norm);
+			store_bound(k, tile_bounds(k, index), TILE_BOUND_BYTES, place.block, inverse, error, norm);
 		}
 	}
 }

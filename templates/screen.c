@@ -23,7 +23,7 @@ enum {
 	/* Half of an H100's L2, which is in two parts. */
 	CACHED_BYTES = 24 << 20,
 	/* Of the rows of a tile that a lane has; padding keeps lanes of other rows in other banks. */
-	TILE_ROWS = 2, ROW_BOUND_BYTES = 16, THRESHOLD_BYTES = TILE_ROWS * 4, ROW_PADDING = 8,
+	TILE_ROWS = 2, THRESHOLD_BYTES = TILE_ROWS * 4, ROW_PADDING = 8,
 };
 
 typedef struct Screen {
@@ -77,7 +77,7 @@ static Place find_place(Screen *s)
 
 static int row_bytes(const Kernel *k)
 {
-	return TILE_ROWS * ROW_BOUND_BYTES + k->launch->cols / PLAN_BOUND_KEYS * THRESHOLD_BYTES + ROW_PADDING;
+	return TILE_ROWS * plan_row_bound_bytes(k->spec) + k->launch->cols / PLAN_BOUND_KEYS * THRESHOLD_BYTES + ROW_PADDING;
 }
 
 /* The four warps' row block, of those from row0 on, and the thread's rows. */
@@ -109,7 +109,7 @@ static void new_shared(Screen *s)
 	Builder *b = k->b;
 	int warps = k->launch->warps, tiles = k->launch->cols / PLAN_MARK, buffers = ring_buffers(&s->ring);
 	int found = buffers * warps, states = warps / PLAN_GROUP_WARPS * STATE_BYTES / 4;
-	s->bounds = new_memory(k, k->launch->rows * ROW_BOUND_BYTES);
+	s->bounds = new_memory(k, k->launch->rows * plan_row_bound_bytes(k->spec));
 	s->own_rows = new_memory(k, warps * WARP / QUAD * row_bytes(k));
 	s->masks = new_memory(k, buffers * tiles * warps * MASK_BYTES);
 	s->found = new_memory(k, (found + states) * 4);
@@ -123,12 +123,13 @@ static void copy_row_bounds(Screen *s, Val row0)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
+	int bytes = plan_row_bound_bytes(k->spec);
 	Val bounds = row_bounds(k, s->index);
 	Val last = kernel_i32(k, "round_up(q_len,%d)-%d", PLAN_TERM_ROWS, PLAN_TERM_ROWS);
 	for (int r = 0; r < k->launch->rows; r += PLAN_TERM_ROWS) {
 		Val first = val_min(b, val_add_i32(b, row0, r), last);
-		Val from = val_offset(b, bounds, val_mul(b, val_to_i64(b, first), val_i64(b, ROW_BOUND_BYTES)));
-		shared_copy_terms(k, val_offset_const(b, s->bounds, r * ROW_BOUND_BYTES), from, PLAN_TERM_ROWS * ROW_BOUND_BYTES / 4);
+		Val from = val_offset(b, bounds, val_mul(b, val_to_i64(b, first), val_i64(b, bytes)));
+		shared_copy_terms(k, val_offset_const(b, s->bounds, r * bytes), from, PLAN_TERM_ROWS * bytes / 4);
 	}
 }
 
@@ -137,13 +138,14 @@ static void keep_row_bounds(Screen *s)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
+	int bytes = plan_row_bound_bytes(k->spec);
 	Axis row = axis_index(k, ALONG_ROWS, PLAN_MARK, val_mul_i32(b, k->warp, PLAN_WARP_ROWS));
 	Val first = val_compare(b, IR_EQ, val_rem_i32(b, k->lane, QUAD), val_i32(b, 0));
 	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
 		for (int r = 0; r < TILE_ROWS; r++) {
-			Val from = val_offset(b, s->bounds, val_mul_i32(b, axis_at(row, r), ROW_BOUND_BYTES));
-			for (int half = 0; half < ROW_BOUND_BYTES; half += 8) {
-				Val to = val_offset_const(b, s->rows, r * ROW_BOUND_BYTES + half);
+			Val from = val_offset(b, s->bounds, val_mul_i32(b, axis_at(row, r), bytes));
+			for (int half = 0; half < bytes; half += 8) {
+				Val to = val_offset_const(b, s->rows, r * bytes + half);
 				val_store(b, to, val_load(b, val_offset_const(b, from, half), IR_V2F32));
 			}
 		}
@@ -156,7 +158,7 @@ typedef struct RowBound { Val limit, slope, offset; } RowBound;
 static RowBound read_row_bound(Screen *s, int row)
 {
 	Builder *b = s->k->b;
-	Val at = val_offset_const(b, s->rows, row * ROW_BOUND_BYTES);
+	Val at = val_offset_const(b, s->rows, row * plan_row_bound_bytes(s->k->spec));
 	Val pair = val_load(b, at, IR_V2F32);
 	RowBound bound = { val_vector_get(b, pair, 0, IR_F32), val_vector_get(b, pair, 1, IR_F32), { NULL } };
 	if (s->k->spec->normalize == NORMALIZE_NONE)
@@ -444,7 +446,7 @@ static Val sees(Screen *s, Val first, int skipped, int count)
 static Val thresholds_at(Screen *s, Val pair)
 {
 	Builder *b = s->k->b;
-	Val at = val_offset_const(b, s->rows, TILE_ROWS * ROW_BOUND_BYTES);
+	Val at = val_offset_const(b, s->rows, TILE_ROWS * plan_row_bound_bytes(s->k->spec));
 	return val_offset(b, at, val_mul_i32(b, pair, THRESHOLD_BYTES));
 }
 
