@@ -16,44 +16,58 @@ static const struct Side *side_of(const Kernel *k)
 	return k->launch->role == ROLE_BACKWARD_KV ? &key_side : &row_side;
 }
 
-/* Sums over what counts as one block (i64): keys (or rows) that gathering visits, and those that are there to be visited. */
-typedef struct Density {
-	Val visited, visible;
-} Density;
+/* Of a block that may not exist. */
+static Val last_of(Kernel *k, const struct Side *side)
+{
+	return val_add_i32(k->b, kernel_i32(k, "ceil_div(%s,%d)", side->length, PLAN_MARK), -1);
+}
 
-/* Adds PLAN_MARK of the rows, if they exist. */
-static void add_density(Kernel *k, const struct Side *side, bool backward, Density *sum, Val batch_head, Val block)
+/* Keys (or rows) that gathering visits of PLAN_MARK rows, over all views; i64. */
+static Val visited_of(Kernel *k, const struct Side *side, bool backward, Val batch_head, Val block)
 {
 	Builder *b = k->b;
-	Val last = val_add_i32(b, kernel_i32(k, "ceil_div(%s,%d)", side->length, PLAN_MARK), -1), zero = val_i32(b, 0);
+	Val last = last_of(k, side), zero = val_i32(b, 0), sum = val_i64(b, 0);
 	Val exists = val_compare(b, IR_LE, block, last), within = val_min(b, block, last);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = count_index(k, v, side->heads, batch_head);
 		Val at = side->by_keys ? key_rows_at(k, index, within) : row_keys_at(k, backward, index, within);
 		Val count = val_select(b, exists, val_load(b, at, IR_I32), zero);
-		sum->visited = val_add(b, sum->visited, val_to_i64(b, count));
+		sum = val_add(b, sum, val_to_i64(b, count));
 	}
-	Val first = val_mul_i32(b, within, PLAN_MARK);
-	Span span = side->by_keys ? query_tiles(k, first, PLAN_MARK, PLAN_MARK) : key_tiles(k, first, PLAN_MARK, PLAN_MARK);
-	Val tiles = val_max(b, val_sub(b, span.end, span.first), zero);
-	tiles = val_select(b, exists, tiles, zero);
-	sum->visible = val_add(b, sum->visible, val_to_i64(b, tiles));
+	return sum;
 }
 
-/* Are so many times PLAN_MARK rows a block for the dense kernels, of which this is one? */
+/* Blocks of PLAN_MARK keys (or rows) that are there to be visited; i64. */
+static Val visible_of_block(Kernel *k, const struct Side *side, Val block)
+{
+	Builder *b = k->b;
+	Val last = last_of(k, side), zero = val_i32(b, 0);
+	Val first = val_mul_i32(b, val_min(b, block, last), PLAN_MARK);
+	Span span = side->by_keys ? query_tiles(k, first, PLAN_MARK, PLAN_MARK) : key_tiles(k, first, PLAN_MARK, PLAN_MARK);
+	Val tiles = val_max(b, val_sub(b, span.end, span.first), zero);
+	return val_to_i64(b, val_select(b, val_compare(b, IR_LE, block, last), tiles, zero));
+}
+
+/* Are so many times PLAN_MARK rows a block for the dense kernels, of which this is one? Most have few keys, and then what they see is not
+ * worked out. */
 static Val are_heavy(Kernel *k, const struct Side *side, bool backward, int together, Val batch_head, Val block)
 {
 	Builder *b = k->b;
-	Val first = val_mul_i32(b, val_div_i32(b, block, together), together);
-	Density sum = { val_i64(b, 0), val_i64(b, 0) };
+	Val first = val_mul_i32(b, val_div_i32(b, block, together), together), visited = val_i64(b, 0), heavy = val_false(b);
 	for (int n = 0; n < together; n++)
-		add_density(k, side, backward, &sum, batch_head, val_add_i32(b, first, n));
-	Val a_tile = side->by_keys ? kernel_i64(k, "%d*(heads/kv_heads)", PLAN_MARK * k->spec->views)
-	                           : val_i64(b, PLAN_MARK * k->spec->views);
-	Val visible = val_mul(b, sum.visible, a_tile);
-	Val visited = val_mul(b, sum.visited, val_i64(b, PLAN_HEAVY_PART));
-	Val many = val_compare(b, IR_GE, sum.visited, val_i64(b, (int64_t)plan_heavy_keys(k->plan) * k->spec->views * together));
-	return val_and(b, many, val_compare(b, IR_GE, visited, visible));
+		visited = val_add(b, visited, visited_of(k, side, backward, batch_head, val_add_i32(b, first, n)));
+	Val *changed[] = { &heavy };
+	Val many = val_compare(b, IR_GE, visited, val_i64(b, (int64_t)plan_heavy_keys(k->plan) * k->spec->views * together));
+	for (If f = if_begin(b, many, changed, 1); if_next(&f);) {
+		Val visible = val_i64(b, 0);
+		for (int n = 0; n < together; n++)
+			visible = val_add(b, visible, visible_of_block(k, side, val_add_i32(b, first, n)));
+		Val a_tile = side->by_keys ? kernel_i64(k, "%d*(heads/kv_heads)", PLAN_MARK * k->spec->views)
+		                           : val_i64(b, PLAN_MARK * k->spec->views);
+		visible = val_mul(b, visible, a_tile);
+		heavy = val_compare(b, IR_GE, val_mul(b, visited, val_i64(b, PLAN_HEAVY_PART)), visible);
+	}
+	return heavy;
 }
 
 /* Is the block that k->cta numbers, or the larger one that it is a part of? */
@@ -169,10 +183,12 @@ static Val next_block(Kernel *k, Val *found)
 	Val *changed[] = { &first, &next, found };
 	for (If f = if_begin(b, val_compare(b, IR_EQ, *found, zero), changed, 3); if_next(&f);)
 		look_ahead(k, &first, &next, found);
-	Val lower = val_add_i32(b, *found, -1);                        /* bits up to the lowest change */
-	Val below = val_and(b, lower, val_xor(b, *found, val_i32(b, -1)));
-	Val lane = val_popc(b, below);
-	Val block = block_of_round(k, val_add(b, first, lane), &exists);
+	Val lower = val_add_i32(b, *found, -1), block = zero;          /* bits up to the lowest change */
+	Val *of_found[] = { &block };
+	for (If f = if_begin(b, val_compare(b, IR_NE, *found, zero), of_found, 1); if_next(&f);) {
+		Val below = val_and(b, lower, val_xor(b, *found, val_i32(b, -1)));
+		block = block_of_round(k, val_add(b, first, val_popc(b, below)), &exists);
+	}
 	warp_sync(k);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, zero), NULL, 0); if_next(&f);) {
 		write_state(k, STATE_BLOCK, block);
