@@ -16,13 +16,13 @@ static const struct Side *side_of(const Kernel *k)
 	return k->launch->role == ROLE_BACKWARD_KV ? &key_side : &row_side;
 }
 
-/* Of a block that may not exist. */
+/* The last block of PLAN_MARK rows. */
 static Val last_of(Kernel *k, const struct Side *side)
 {
 	return val_add_i32(k->b, kernel_i32(k, "ceil_div(%s,%d)", side->length, PLAN_MARK), -1);
 }
 
-/* Keys (or rows) that gathering visits of PLAN_MARK rows, over all views; i64. */
+/* Keys (or rows) that gathering visits for such a block, over all views; 0 of one that does not exist. i64. */
 static Val visited_of(Kernel *k, const struct Side *side, bool backward, Val batch_head, Val block)
 {
 	Builder *b = k->b;
@@ -37,7 +37,7 @@ static Val visited_of(Kernel *k, const struct Side *side, bool backward, Val bat
 	return sum;
 }
 
-/* Blocks of PLAN_MARK keys (or rows) that are there to be visited; i64. */
+/* Blocks of keys (or rows) that are there to be visited; likewise. */
 static Val visible_of_block(Kernel *k, const struct Side *side, Val block)
 {
 	Builder *b = k->b;

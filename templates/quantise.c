@@ -267,16 +267,18 @@ static Val bounds_of(Kernel *k, const char *buffer, Val index, int bytes, const 
 
 Val row_bounds(Kernel *k, Val index)
 {
-	return bounds_of(k, "row_bound", index, plan_row_bound_bytes(k->spec), arena_printf(k->b->arena, "round_up(q_len,%d)", PLAN_TERM_ROWS));
+	const char *entries = arena_printf(k->b->arena, "round_up(q_len,%d)", PLAN_TERM_ROWS);
+	return bounds_of(k, "row_bound", index, plan_row_bound_bytes(k->spec), entries);
 }
 
 Val tile_bounds(Kernel *k, Val index)
 {
 	int keys = plan_int8_keys(k->spec);
-	return bounds_of(k, "tile_bound", index, TILE_BOUND_BYTES, arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys));
+	const char *entries = arena_printf(k->b->arena, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
+	return bounds_of(k, "tile_bound", index, TILE_BOUND_BYTES, entries);
 }
 
-/* Two or, of 16 bytes, three float32. */
+/* Two float32 in 8 bytes, or three in 16. */
 static void store_bound(Kernel *k, Val bounds, int bytes, Val entry, Val x, Val y, Val z)
 {
 	Builder *b = k->b;
