@@ -123,6 +123,22 @@ static int table_names(lua_State *L, int index, const char **names)
 	return count;
 }
 
+/* Adds those of the function that asked: its arguments and locals so far, and what it uses of the functions around it. */
+static int local_names(lua_State *L, const char **names, int count)
+{
+	lua_Debug caller;
+	const char *name;
+	if (!lua_getstack(L, 1, &caller) || !lua_getinfo(L, "f", &caller))
+		return count;
+	for (int n = 1; (name = lua_getlocal(L, &caller, n)) != NULL && count < MAX_NAMES; n++, lua_pop(L, 1))
+		if (name[0] != '(')                    /* a value without a name */
+			names[count++] = name;
+	for (int n = 1; (name = lua_getupvalue(L, -1, n)) != NULL && count < MAX_NAMES; n++, lua_pop(L, 1))
+		if (strcmp(name, "_ENV") != 0)
+			names[count++] = name;
+	return count;
+}
+
 /* unknown_name(environment, name): __index of the environment. */
 static int unknown_name(lua_State *L)
 {
@@ -131,7 +147,8 @@ static int unknown_name(lua_State *L)
 		if (strcmp(name, forbidden[k].name) == 0)
 			dsl_fail(L, dsl_here(L, name), arena_printf(loader_of(L)->arena, "a spec only describes: %s",
 			         forbidden[k].why), "specs can't use '%s'", name);
-	const char *hint = dsl_did_you_mean(loader_of(L), name, names, table_names(L, 1, names));
+	int count = local_names(L, names, table_names(L, 1, names));
+	const char *hint = dsl_did_you_mean(loader_of(L), name, names, count);
 	dsl_fail(L, dsl_here(L, name), "docs/spec.md lists what a spec may use", "unknown name '%s'%s", name, hint);
 }
 
