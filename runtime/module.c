@@ -188,7 +188,7 @@ static bool starts_early(const ModuleLaunch *launch, const Manifest *m, int kern
 {
 	const ManifestKernel *entry = &m->kernels[kernel];
 
-	return launch->cuda->cuLaunchKernelEx && launch->last < kernel &&
+	return !launch->serial && launch->cuda->cuLaunchKernelEx && launch->last < kernel &&
 	       (launch->last >= entry->leader || (entry->follows && launch->last >= 0));
 }
 
@@ -269,7 +269,8 @@ tda_status module_sizes(tda_kernel *kernel, const int64_t *vars, int64_t sizes[B
 tda_status module_launch(tda_kernel *kernel, Phase phase, Binding *binding, void *stream)
 {
 	const Manifest *m = kernel->manifest;
-	ModuleLaunch launch = { .stream = stream, .last = -1 };
+	const char *serial = getenv("TDA_SERIAL");
+	ModuleLaunch launch = { .stream = stream, .last = -1, .serial = serial && strcmp(serial, "0") != 0 };
 	LoadedModule *loaded;
 	bool ready;
 	tda_status status;

@@ -47,6 +47,7 @@ typedef struct ModuleLaunch {
 	const LoadedModule *loaded;
 	CUstream stream;
 	int last;                      /* the kernel launched before, with nothing else in between; -1: none */
+	bool serial;                   /* TDA_SERIAL: each kernel waits for the one before it */
 	Prepared *prepared;            /* whose maps are used; NULL: none */
 } ModuleLaunch;
 /* CUtensorMapDataType of the tensors' elements. */

@@ -209,7 +209,7 @@ def ours_at(input, length, forward, backward, **other):
     record = {"of": "ours", "input": input, "dtype": "bf16", "dim": 64, "length": length, "spec": "tda", "plan": "sparse",
               "target": "sm_80", "precision": "", "label": "tda sparse sm_80", "bounds": [5e-3, 1e-2], "errors": {"o": 1e-3},
               "stream": {"forward": forward, "backward": backward}, "memory": {"peak": 105, "results": 100},
-              "split": [["screen", 0.4]]}
+              "split": [["terms", 0.2], ["screen", 0.4], ["forward", 0.4]]}
     return {**record, **other}
 
 
@@ -217,7 +217,7 @@ def test_goals():
     peer = {"of": "peer", "peer": "cudnn", "dtype": "bf16", "dim": 64, "length": 16384,
             "stream": {"forward": 1.0, "backward": 3.0}}
     records = [peer, ours_at("mixed", 16384, 0.5, 0.5), ours_at("mixed", 16384, 0.1, 0.1, errors={"o": 1.0}),
-               ours_at("rows", 16384, 0.5, 0.5), ours_at("rows", 65536, 4.4, 4.4, split=[["screen", 6.4]]),
+               ours_at("rows", 16384, 0.5, 0.5), ours_at("rows", 65536, 4.4, 4.4, split=[["screen", 6.4], ["forward", 2.4]]),
                ours_at("one-head", 4096, 0.5, 0.5), ours_at("one-head-alone", 4096, 0.4, 0.4, plan="dense")]
     found = {goal.what: goal for goal in goals.all_goals(records)}
 

@@ -140,6 +140,11 @@ static void expect_early(const char *kernels)
 	args.shape.q_len = args.shape.k_len = 65;
 	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK, "%s", tda_error_message());
 	CHECK(fake->early == early + 4 && fake->stream == at(0x55), "%d early of three", fake->early - early - 1);
+	setenv("TDA_SERIAL", "1", 1);
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK && fake->early == early + 4, "one by one: %d early", fake->early - early - 4);
+	setenv("TDA_SERIAL", "0", 1);
+	CHECK(tda_forward(kernel, &args, at(0x55)) == TDA_OK && fake->early == early + 7, "%d early again", fake->early - early - 4);
+	unsetenv("TDA_SERIAL");
 	tda_close(kernel);
 }
 

@@ -3,6 +3,7 @@
 All work is on one stream of its own, captures too, so that autograd's backward stays on it.
 """
 import gc
+import os
 import statistics
 
 import torch
@@ -103,13 +104,18 @@ def first_line(error):
 
 
 def split(runs):
-    """[(kernel, ms)] of one forward and backward in launch order, the mean over the runs, from PyTorch's profiler."""
+    """[(kernel, ms)] of one forward and backward in launch order, the mean over the runs, from PyTorch's profiler. Each kernel runs
+    by itself, so together they take longer than they do beside one another."""
     from torch.profiler import ProfilerActivity, profile
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        for run in runs:
-            run.forward()
-            run.backward()
-        torch.cuda.synchronize()
+    os.environ["TDA_SERIAL"] = "1"
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            for run in runs:
+                run.forward()
+                run.backward()
+            torch.cuda.synchronize()
+    finally:
+        del os.environ["TDA_SERIAL"]
     events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     total = {}
     for event in sorted(events, key=lambda event: event.time_range.start):
