@@ -550,6 +550,16 @@ Val val_vector_pair(Builder *b, Val x, Val y, IrType type)
 	return ir_op(b, "llvm.insertelement", NULL, type, 3, (Val[]){ half, y, one });
 }
 
+Val val_vector_four(Builder *b, const Val x[4])
+{
+	Val vector = ir_op(b, "llvm.mlir.poison", NULL, IR_V4I32, 0, NULL);
+	for (int i = 0; i < 4; i++) {
+		Val at = val_i32(b, i);
+		vector = ir_op(b, "llvm.insertelement", NULL, IR_V4I32, 3, (Val[]){ vector, x[i], at });
+	}
+	return vector;
+}
+
 Val val_is_null_pointer(Builder *b, Val pointer)
 {
 	Val null = ir_op(b, "llvm.mlir.zero", NULL, IR_GLOBAL, 0, NULL);

@@ -135,6 +135,7 @@ void val_store(Builder *b, Val pointer, Val value);
 Val val_extract(Builder *b, Val structure, int index, IrType type);
 Val val_vector_get(Builder *b, Val vector, int index, IrType type);
 Val val_vector_pair(Builder *b, Val x, Val y, IrType type);
+Val val_vector_four(Builder *b, const Val x[4]);                /* IR_V4I32 */
 Val val_is_null_pointer(Builder *b, Val pointer);               /* i1 */
 
 /*

@@ -96,7 +96,8 @@ int plan_panel_row_bytes(const Spec *spec, int cols)
 
 int plan_threads(const Launch *launch)
 {
-	return (launch->warps + launch->producer_warps) * 32;
+	int teams = launch->teams > 0 ? launch->teams : 1;
+	return (launch->warps * teams + launch->producer_warps) * 32;
 }
 
 int plan_int8_bytes(const Spec *spec)
@@ -121,17 +122,12 @@ int plan_int8_tile_bytes(const Spec *spec)
 	return plan_int8_keys(spec) / plan_int8_keys_a_row(spec) * PLAN_PANEL_BYTES * panels;
 }
 
-int plan_int8_lanes(const Spec *spec, int int8_bytes)
+int plan_int8_lanes(int int8_bytes)
 {
-	int warp = 32, chunks = int8_bytes * dtype_size(spec->dtype) / 16, lanes = 2;
-	while (2 * lanes < chunks && lanes < warp)
+	int pieces = int8_bytes / 16, lanes = 2;        /* so that the threads of q_terms have one row each at a time, at most */
+	while (2 * lanes < pieces)
 		lanes *= 2;
 	return lanes;
-}
-
-int plan_held_keys(const Plan *plan)
-{
-	return plan_int8_lanes(plan->spec, plan_int8_key_bytes(plan)) < 32 ? 4 : 8;
 }
 
 int plan_row_bound_bytes(const Spec *spec)
@@ -263,6 +259,25 @@ static void add_buffer(Plan *plan, Arena *arena, BufferKind kind, const char *na
 	plan->buffers[plan->buffer_count++] = (Buffer){ arena_strdup(arena, name), kind, arena_strdup(arena, bytes) };
 }
 
+/*
+ * Terms that a screen beside them reads as they are made: they wait for memory, the screen for tensor cores, so together they take less
+ * time than one after the other. A CTA has a multiprocessor to itself. The launches of q and k share all of them by rows, and when the
+ * first blocks are done, some go on: as large a part as terms are of the work, but two in five at least, so that the screen need not wait.
+ */
+static void spread_terms(Launch *launch, Arena *arena, const char *rows, int registers)
+{
+	enum { LEAST_PERCENT = 40, PAIRS_A_ROW = 1024, PARTS = 4 };    /* pairs: which the screen takes as long for as terms do for a row */
+	const char *all = "(batch*heads*q_len+batch*kv_heads*k_len)";
+	int warps = PLAN_SM_REGISTERS / PARTS / (registers * 32) * PARTS;       /* a multiprocessor is four parts with registers of their own */
+	launch->teams = warps / launch->warps;
+	launch->register_limit = registers;
+	launch->all_blocks = launch->grid;
+	launch->staying = arena_printf(arena, "max(%d,%d*%s/max(1,%d*%s+batch*heads*q_len*k_len))", LEAST_PERCENT, 100 * PAIRS_A_ROW,
+	                               all, PAIRS_A_ROW, all);
+	const char *needed = arena_printf(arena, "min(ceil_div(%s,%d),%d)", launch->grid, launch->teams, PLAN_MAX_TEAMS / launch->teams);
+	launch->grid = arena_printf(arena, "max(1,min(%s,multiprocessors*%s/max(1,%s)))", needed, rows, all);
+}
+
 static void plan_terms(Plan *plan, Arena *arena)
 {
 	const Spec *spec = plan->spec;
@@ -283,10 +298,16 @@ static void plan_terms(Plan *plan, Arena *arena)
 		int keys = plan_int8_keys(spec);
 		Launch *k = add_launch(plan, arena, ROLE_K_TERMS, "");
 		k->rows = PLAN_BOUND_KEYS;
-		k->warps = plan_int8_lanes(spec, plan_int8_key_bytes(plan)) * k->rows / plan_held_keys(plan) / 32;
+		k->warps = plan_int8_lanes(plan_int8_key_bytes(plan)) * k->rows / PLAN_HELD_KEYS / 32;
 		/* Left to itself ptxas takes twice as many, and half as many threads wait for memory. */
 		k->register_limit = min_int(PLAN_HALF_REGISTERS, PLAN_SM_REGISTERS / plan_threads(k));
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
+		if (plan->int8_tiles) {
+			/* As few as it does with. */
+			spread_terms(q, arena, "batch*heads*q_len", spec->views > 2 ? PLAN_HALF_REGISTERS : PLAN_HALF_REGISTERS * 3 / 4);
+			spread_terms(k, arena, "batch*kv_heads*k_len", PLAN_HALF_REGISTERS);
+			add_buffer(plan, arena, BUFFER_FORWARD, "progress", arena_printf(arena, "%d", 2 * 4 * PLAN_PROGRESS_WORDS));
+		}
 	}
 	for (int v = 0; has_norms && v < spec->views; v++) {
 		add_buffer(plan, arena, kind, arena_printf(arena, "inv_q%d", v + 1), q_bytes);
@@ -513,7 +534,8 @@ static void plan_overlap(Plan *plan)
 	for (int i = 1; i < plan->launch_count; i++) {
 		Launch *launch = &plan->launches[i];
 		bool overlaps = targets[plan->options.target].overlaps && launch->backward == launch[-1].backward;
-		launch->beside = overlaps && roles[launch->role].stage == roles[launch[-1].role].stage;
+		/* The screen waits for each head's terms by itself. */
+		launch->beside = overlaps && (roles[launch->role].stage == roles[launch[-1].role].stage || launch[-1].teams > 0);
 		launch->follows = overlaps && !launch->beside;
 	}
 }

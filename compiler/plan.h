@@ -58,7 +58,10 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
+	PLAN_MAX_TEAMS = 2044,             /* of a launch whose teams tell how far they are (templates/progress.h) */
+	PLAN_PROGRESS_WORDS = PLAN_MAX_TEAMS + 4,
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
+	PLAN_HELD_KEYS = 2,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */
 	PLAN_PACKED_MARKS = 62,            /* the same from forward to backward, on average over a head's row blocks */
 	PLAN_GATHER_SPAN = 4,              /* blocks whose marks a thread of a kernel that gathers looks for at once (templates/tile_gather.c) */
@@ -109,6 +112,10 @@ typedef struct Launch {
 	Engine engine;
 	int warps;                         /* each owns 16 rows of the CTA's tile */
 	int producer_warps;                /* more of them, which only fetch */
+	int teams;                         /* of `warps` warps each, which take one block after the other and tell others how far they are */
+	                                   /* (templates/progress.h); 0: the CTA has one block */
+	const char *all_blocks;            /* formula: of all teams */
+	const char *staying;               /* formula: percent of the CTAs whose teams take more than one */
 	bool persistent;                   /* a CTA for each multiprocessor, which takes items of work while there are any (ring_items) */
 	bool turns;                        /* warp groups take turns at starting products of rows: all do the same rounds */
 	int rows;                          /* of the CTA's tile */
@@ -215,10 +222,8 @@ int plan_int8_keys_a_row(const Spec *spec);
 int plan_row_bound_bytes(const Spec *spec);
 /* Bytes of an int8 key, with what is beside it in its layout. */
 int plan_int8_key_bytes(const Plan *plan);
-/* Threads that share a row of q or k while its int8 image is made, a power of two: each has two times 16 bytes, most often. */
-int plan_int8_lanes(const Spec *spec, int int8_bytes);
-/* Of the PLAN_BOUND_KEYS, each thread of k_terms holds its part of so many in registers. */
-int plan_held_keys(const Plan *plan);
+/* Threads that share a row of q or k while its int8 image is made, a power of two: each has two times 16 elements, most often. */
+int plan_int8_lanes(int int8_bytes);
 /* Rows of the forward that are heavy together, of a sparse plan. */
 int plan_heavy_rows(const Plan *plan);
 int plan_heavy_keys(const Plan *plan);

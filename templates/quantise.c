@@ -6,34 +6,44 @@
 #include "quantise.h"
 
 #include <math.h>
+#include "progress.h"
 #include "tile_parts.h"
 
-enum { MAX_WORDS = 8, MAX_ELEMENTS = 2 * MAX_WORDS, MAX_HELD = 8, LEVELS = 127 };     /* of a row, a thread's: two chunks at most */
+enum {
+	PIECE = 16,                        /* elements of a row that a thread has in a row: 16 bytes of int8 */
+	MAX_ELEMENTS = 2 * PIECE,          /* of a row, a thread's */
+	MAX_WORDS = MAX_ELEMENTS,          /* likewise, in memory */
+	LEVELS = 127
+};
 
 /* Sums of squares and square roots in float32 are off by less than 300 * 2^-24; this covers it, and a few roundings more. */
 static const double UP = 1.0001;
 /* What squares below float32's range may hide of a norm. */
 static const double HIDDEN = 0x1p-58;
+/* By how much of a unit row its step and what the row's step was before, times 1/|x|, are apart at most, and twice that. */
+static const double STEPS_APART = 0x1p-21;
 
-/* How the CTA's threads share out the rows of its block: `lanes` threads a row, each taking every lanes-th chunk. */
+/* How threads share out the rows of their block: `lanes` threads a row, each taking every lanes-th piece. */
 typedef struct Share {
 	int lanes, rows_at_once;
-	int chunks, stored;                /* of 16 bytes a row: with the padding of the int8 row, and in memory */
-	int elements;                      /* of a chunk */
-	Val chunk, row;                    /* this thread's first chunk; its row among those at once */
+	int pieces;                        /* of a row, with the padding of the int8 row */
+	Val piece, row;                    /* this thread's first piece; its row among those at once */
 } Share;
 
 /* bytes: of an int8 row, with its padding. */
 static Share share_of(Kernel *k, int bytes)
 {
-	int size = dtype_size(k->spec->dtype);
-	Share s = { .lanes = plan_int8_lanes(k->spec, bytes), .elements = CHUNK / size };
-	s.chunks = bytes / s.elements;
-	s.stored = k->spec->head_dim / s.elements;
+	Share s = { .lanes = plan_int8_lanes(bytes), .pieces = bytes / PIECE };
 	s.rows_at_once = k->launch->warps * WARP / s.lanes;
-	s.chunk = val_rem_i32(k->b, k->thread, s.lanes);
+	s.piece = val_rem_i32(k->b, k->thread, s.lanes);
 	s.row = val_div_i32(k->b, k->thread, s.lanes);
 	return s;
+}
+
+/* Of a row, each thread's. */
+static int share_pieces(const Share *s)
+{
+	return (s->pieces + s->lanes - 1) / s->lanes;
 }
 
 /* A thread's part of a row as it lies in memory; 0 beyond the row's and the matrix's end. */
@@ -47,16 +57,22 @@ static Words load_words(Kernel *k, const Share *s, Matrix m, Val row)
 	enum { CHUNK_WORDS = CHUNK / 4 };
 	Builder *b = k->b;
 	Words words = { 0 };
+	int chunks = PIECE * dtype_size(k->spec->dtype) / CHUNK, stored = k->spec->head_dim * chunks / PIECE;
 	Val exists = val_compare(b, IR_LT, row, m.rows), zero = val_i32(b, 0);
 	Val start = val_offset(b, m.base, val_mul(b, val_to_i64(b, row), matrix_stride(k, m, 1)));
-	start = val_offset(b, start, val_mul_i32(b, s->chunk, CHUNK));
-	for (int c = 0; c < s->chunks; c += s->lanes, words.count += CHUNK_WORDS) {
+	start = val_offset(b, start, val_mul_i32(b, s->piece, chunks * CHUNK));
+	for (int n = 0; n < share_pieces(s) * chunks; n++, words.count += CHUNK_WORDS) {
+		int c = n / chunks * s->lanes * chunks + n % chunks;
 		Val *changed[CHUNK_WORDS];
 		for (int i = 0; i < CHUNK_WORDS; i++) {
 			words.at[words.count + i] = zero;
 			changed[i] = &words.at[words.count + i];
 		}
-		Val inside = val_and(b, exists, val_compare(b, IR_LT, s->chunk, val_i32(b, s->stored - c)));
+		Val inside = exists;
+		if (c + (s->lanes - 1) * chunks >= stored) {
+			Val own = val_add_i32(b, val_mul_i32(b, s->piece, chunks), c);
+			inside = val_and(b, exists, val_compare(b, IR_LT, own, val_i32(b, stored)));
+		}
 		for (If f = if_begin(b, inside, changed, CHUNK_WORDS); if_next(&f);) {
 			Val chunk = val_load(b, val_offset_const(b, start, c * CHUNK), IR_V4I32);
 			for (int i = 0; i < CHUNK_WORDS; i++)
@@ -64,6 +80,12 @@ static Words load_words(Kernel *k, const Share *s, Matrix m, Val row)
 		}
 	}
 	return words;
+}
+
+/* Is the next view read while this one is rounded? Where registers have room for both. */
+static bool reads_early(const Kernel *k)
+{
+	return dtype_size(k->spec->dtype) < 4;
 }
 
 /* Their elements, float32. Returns how many. */
@@ -84,6 +106,7 @@ static int unpack_words(Kernel *k, const Words *words, Val *x)
 /* Of one row, in every thread that shares it. */
 typedef struct RowFacts {
 	Val inverse;                       /* what its elements are multiplied by: 1/|x|, or 1 */
+	Val length;                        /* and divided by: |x|, or 1 */
 	Val norm;                          /* at least the 2-norm of the row after that */
 	Val largest;                       /* the largest element after that */
 } RowFacts;
@@ -91,17 +114,22 @@ typedef struct RowFacts {
 static RowFacts facts_of(Kernel *k, const Share *s, const Val *x, int count)
 {
 	Builder *b = k->b;
-	Val squares = val_f32(b, 0), largest = squares, one = val_f32(b, 1);
+	enum { SUMS = 4 };                 /* so that few additions wait for others */
+	Val sum[SUMS], most[SUMS], one = val_f32(b, 1);
 	for (int i = 0; i < count; i++) {
 		Val size = val_fabs(b, x[i]);
-		squares = val_fma(b, x[i], x[i], squares);
-		largest = val_fmax(b, largest, size);
+		int n = i % SUMS;
+		sum[n] = i < SUMS ? val_fmul(b, x[i], x[i]) : val_fma(b, x[i], x[i], sum[n]);
+		most[n] = i < SUMS ? size : val_fmax(b, most[n], size);
 	}
-	squares = lane_sum(k, squares, s->lanes);
-	largest = lane_max(k, largest, s->lanes);
-	RowFacts facts = { .inverse = one, .largest = largest };
+	Val upper = val_fadd(b, sum[0], sum[1]), lower = val_fadd(b, sum[2], sum[3]);
+	Val squares = lane_sum(k, val_fadd(b, upper, lower), s->lanes);
+	upper = val_fmax(b, most[0], most[1]), lower = val_fmax(b, most[2], most[3]);
+	Val largest = lane_max(k, val_fmax(b, upper, lower), s->lanes);
+	RowFacts facts = { .inverse = one, .length = one, .largest = largest };
 	Val norm = val_fsqrt(b, squares);
 	if (k->spec->normalize == NORMALIZE_L2) {
+		facts.length = norm;
 		facts.inverse = inverse_norm(k, squares, largest);
 		facts.largest = val_fmul(b, largest, facts.inverse);
 		norm = val_fmul(b, norm, facts.inverse);
@@ -154,47 +182,50 @@ static Val chunk_address(Kernel *k, Matrix to, Val row, Val byte)
 	return val_offset(b, start, at);
 }
 
-/* Writes this thread's part of an int8 row; returns the sum of the squares of what rounding left of the whole row. */
+/* Writes this thread's part of an int8 row; returns the sum of the squares of what rounding left of the whole row, normalised. It is the
+ * row as it was that is rounded, which takes a multiplication less for each element. */
 static Val store_int8(Kernel *k, const Share *s, Matrix to, Val row, const Val *x, int count, RowFacts facts, Scale scale)
 {
+	enum { SUMS = 2 };
 	Builder *b = k->b;
 	/* Adding it rounds to an integer, which then stands in the low bits. */
-	Val magic = val_f32(b, 0x1.8p23);
-	Val minus = val_fneg(b, scale.step), error = val_f32(b, 0);
-	Val bytes[MAX_ELEMENTS];
+	Val magic = val_f32(b, 0x1.8p23), inverse = val_fmul_alone(b, facts.inverse, scale.inverse);
+	Val minus = val_fneg(b, val_fmul_alone(b, scale.step, facts.length)), error[SUMS], bytes[MAX_ELEMENTS];
 	for (int i = 0; i < count; i++) {
-		Val unit = val_fmul_alone(b, x[i], facts.inverse);
-		Val shifted = val_fma(b, unit, scale.inverse, magic);
+		Val shifted = val_fma(b, x[i], inverse, magic);
 		bytes[i] = val_bitcast(b, shifted, IR_I32);
 		Val level = val_fsub_alone(b, shifted, magic);
-		Val rest = val_fma(b, level, minus, unit);
-		error = val_fma(b, rest, rest, error);
+		Val rest = val_fma(b, level, minus, x[i]);
+		error[i % SUMS] = i < SUMS ? val_fmul(b, rest, rest) : val_fma(b, rest, rest, error[i % SUMS]);
 	}
-	for (int c = 0, at = 0; c < s->chunks; c += s->lanes, at += s->elements) {
-		Val inside = val_compare(b, IR_LT, s->chunk, val_i32(b, s->chunks - c));
+	for (int p = 0, at = 0; p < s->pieces; p += s->lanes, at += PIECE) {
+		Val inside = val_compare(b, IR_LT, s->piece, val_i32(b, s->pieces - p)), words[PIECE / 4];
 		for (If f = if_begin(b, inside, NULL, 0); if_next(&f);) {
-			Val to_chunk = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->chunk, c), s->elements));
-			Val stored = val_low_bytes(b, bytes + at);
-			if (s->elements == 8)
-				stored = val_vector_pair(b, stored, val_low_bytes(b, bytes + at + 4), IR_V2I32);
-			val_store(b, to_chunk, stored);
+			Val to_piece = chunk_address(k, to, row, val_mul_i32(b, val_add_i32(b, s->piece, p), PIECE));
+			for (int i = 0; i < PIECE / 4; i++)
+				words[i] = val_low_bytes(b, bytes + at + 4 * i);
+			val_store(b, to_piece, val_vector_four(b, words));
 		}
 	}
-	return lane_sum(k, error, s->lanes);
+	Val squares = lane_sum(k, val_fadd(b, error[0], error[1]), s->lanes);
+	if (k->spec->normalize == NORMALIZE_NONE)
+		return squares;
+	squares = val_fmul(b, val_fadd(b, squares, val_f32(b, HIDDEN * HIDDEN)), facts.inverse);
+	return val_fmul(b, squares, facts.inverse);
 }
 
-/* At least the 2-norm. */
-static Val error_norm(Builder *b, Val squares)
+/* At least the 2-norm of an error. */
+static Val error_norm(Kernel *k, Val squares)
 {
-	return val_fma(b, val_fsqrt_near(b, squares), val_f32(b, UP), val_f32(b, HIDDEN));
+	Builder *b = k->b;
+	Val more = val_f32(b, k->spec->normalize == NORMALIZE_L2 ? STEPS_APART + HIDDEN : HIDDEN);
+	return val_fma(b, val_fsqrt_near(b, squares), val_f32(b, UP), more);
 }
 
 /* Float32 values for each row of the CTA's block, in shared memory. */
 static Val row_values(Kernel *k)
 {
-	Val values = val_offset_const(k->b, k->shared, k->shared_bytes);
-	k->shared_bytes += 4 * k->launch->rows;
-	return values;
+	return team_memory(k, 4 * k->launch->rows);
 }
 
 static Val row_value_at(Kernel *k, Val values, Val row)
@@ -202,13 +233,13 @@ static Val row_value_at(Kernel *k, Val values, Val row)
 	return val_offset(k->b, values, val_mul_i32(k->b, row, 4));
 }
 
-/* The largest x of the CTA, NaN if any is. */
-static Val cta_max(Kernel *k, Val x)
+/* The largest x of all threads that share a block, NaN if any is. x is not negative, so its bits are in the same order; NaN's are above. */
+static Val block_max(Kernel *k, Val x)
 {
 	Builder *b = k->b;
-	x = lane_max(k, x, WARP);
-	Val sums = val_offset_const(b, k->shared, k->shared_bytes);
-	k->shared_bytes += 4 * k->launch->warps;
+	Val bits = warp_max(k, val_bitcast(b, x, IR_I32));
+	x = val_bitcast(b, bits, IR_F32);
+	Val sums = team_memory(k, 4 * k->launch->warps);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&f);)
 		val_store(b, val_offset(b, sums, val_mul_i32(b, k->warp, 4)), x);
 	kernel_barrier(k);
@@ -382,36 +413,6 @@ static Val view_index(Kernel *k, int view, const char *heads, Place place)
 	return val_add(k->b, place.batch_head, kernel_i32(k, "%d*batch*%s", view, heads));
 }
 
-/* A few rows of each thread, so that their loads are under way together. */
-enum { BATCH = 4 };
-
-typedef struct Batch {
-	int rows;                          /* of each thread */
-	Val in_block[BATCH], row[BATCH];
-	Val x[BATCH][MAX_ELEMENTS];
-	int count;                         /* elements of a row that a thread has */
-} Batch;
-
-static int batch_rows(const Share *s)
-{
-	int rounds = PLAN_TERM_ROWS / s->rows_at_once;
-	return rounds < BATCH ? rounds : BATCH;
-}
-
-/* first: the batch's first row in the block. */
-static Batch load_batch(Kernel *k, const Share *s, Matrix m, Val row0, Val first)
-{
-	Builder *b = k->b;
-	Batch batch = { .rows = batch_rows(s) };
-	for (int r = 0; r < batch.rows; r++) {
-		batch.in_block[r] = val_add(b, first, val_add_i32(b, s->row, r * s->rows_at_once));
-		batch.row[r] = val_add(b, row0, batch.in_block[r]);
-		Words words = load_words(k, s, m, batch.row[r]);
-		batch.count = unpack_words(k, &words, batch.x[r]);
-	}
-	return batch;
-}
-
 /* What a row's loop leaves of it for its bound, in shared memory. */
 typedef struct RowParts {
 	Val steps, errors, norms;
@@ -426,30 +427,29 @@ static RowParts row_parts(Kernel *k)
 	return parts;
 }
 
-/* int8 images of a view's rows, and their inverse norms. */
-static void quantise_rows(Kernel *k, const Share *share, Place place, int v, const RowParts *parts)
+/* A view's row `in_block` of the block. */
+static Words load_row(Kernel *k, const Share *share, Place place, int v, Val in_block)
+{
+	Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
+	return load_words(k, share, from, val_add(k->b, place.row0, in_block));
+}
+
+/* The int8 image of a view's row, its inverse norm, and what its bound needs. */
+static void quantise_row(Kernel *k, const Share *share, Place place, int v, Val in_block, const Words *words, const RowParts *parts)
 {
 	Builder *b = k->b;
-	int step = share->rows_at_once * batch_rows(share);
-	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
-	Matrix from = matrix_of(k, view_name(k, "q", v), place.batch, place.head, "q_len", k->spec->head_dim);
-	Matrix to = int8_queries(k, view_index(k, v, "heads", place));
-	for (Loop l = loop_begin(b, zero, past, step, NULL, 0); loop_next(&l);) {
-		Batch batch = load_batch(k, share, from, place.row0, l.index);
-		for (int r = 0; r < batch.rows; r++) {
-			RowFacts facts = facts_of(k, share, batch.x[r], batch.count);
-			Scale scale = scale_of(k, facts.largest);
-			Val squares = store_int8(k, share, to, batch.row[r], batch.x[r], batch.count, facts, scale);
-			Val error = error_norm(b, squares);
-			for (If f = if_begin(b, val_compare(b, IR_EQ, share->chunk, zero), NULL, 0); if_next(&f);) {
-				if (k->spec->normalize == NORMALIZE_L2)
-					store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), batch.row[r],
-					           facts.inverse);
-				val_store(b, row_value_at(k, parts->steps, batch.in_block[r]), scale.step);
-				val_store(b, row_value_at(k, parts->errors, batch.in_block[r]), error);
-				val_store(b, row_value_at(k, parts->norms, batch.in_block[r]), facts.norm);
-			}
-		}
+	Val row = val_add(b, place.row0, in_block), x[MAX_ELEMENTS];
+	int count = unpack_words(k, words, x);
+	RowFacts facts = facts_of(k, share, x, count);
+	Scale scale = scale_of(k, facts.largest);
+	Val squares = store_int8(k, share, int8_queries(k, view_index(k, v, "heads", place)), row, x, count, facts, scale);
+	Val error = error_norm(k, squares);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, share->piece, val_i32(b, 0)), NULL, 0); if_next(&f);) {
+		if (k->spec->normalize == NORMALIZE_L2)
+			store_term(k, terms_of(k, view_name(k, "inv_q", v), place.batch_head, "q_len"), row, facts.inverse);
+		val_store(b, row_value_at(k, parts->steps, in_block), scale.step);
+		val_store(b, row_value_at(k, parts->errors, in_block), error);
+		val_store(b, row_value_at(k, parts->norms, in_block), facts.norm);
 	}
 }
 
@@ -475,9 +475,21 @@ void quantise_queries(Kernel *k, const Scope *head, Place place)
 	Share share = share_of(k, plan_int8_bytes(k->spec));
 	RowParts parts[SPEC_MAX_VIEWS];
 	int together = k->launch->warps * WARP / PLAN_TERM_ROWS;
-	for (int v = 0; v < k->spec->views; v++) {
+	for (int v = 0; v < k->spec->views; v++)
 		parts[v] = row_parts(k);
-		quantise_rows(k, &share, place, v, &parts[v]);
+	Val zero = val_i32(b, 0), past = val_i32(b, PLAN_TERM_ROWS);
+	bool early = reads_early(k);
+	for (Loop l = loop_begin(b, zero, past, share.rows_at_once, NULL, 0); loop_next(&l);) {
+		Val in_block = val_add(b, l.index, share.row);
+		Words next = load_row(k, &share, place, 0, in_block);
+		for (If f = if_begin(b, val_compare(b, IR_EQ, l.index, zero), NULL, 0); if_next(&f);)
+			progress_tell(k);
+		for (int v = 0; v < k->spec->views; v++) {
+			Words words = early || v == 0 ? next : load_row(k, &share, place, v, in_block);
+			if (early && v + 1 < k->spec->views)
+				next = load_row(k, &share, place, v + 1, in_block);
+			quantise_row(k, &share, place, v, in_block, &words, &parts[v]);
+		}
 	}
 	kernel_barrier(k);
 	Val part = val_div_i32(b, k->thread, PLAN_TERM_ROWS), in_block = val_rem_i32(b, k->thread, PLAN_TERM_ROWS);
@@ -495,73 +507,79 @@ static Val or_infinite(Builder *b, Val x)
 
 /* The keys of which a thread holds its part, from their first reading on. */
 typedef struct Held {
-	int keys;
-	Words words[MAX_HELD];
-	Val row[MAX_HELD], inverse[MAX_HELD];
+	Words words[PLAN_HELD_KEYS];
+	Val row[PLAN_HELD_KEYS], inverse[PLAN_HELD_KEYS], length[PLAN_HELD_KEYS];
 } Held;
 
-static Held hold_keys(Kernel *k, const Share *s, Matrix m, Val row0)
+static Held hold_keys(Kernel *k, const Share *s, Place place, int v)
 {
-	Held held = { .keys = plan_held_keys(k->plan) };
-	for (int r = 0; r < held.keys; r++) {
-		held.row[r] = val_add(k->b, row0, val_add_i32(k->b, s->row, r * s->rows_at_once));
+	Matrix m = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
+	Held held;
+	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
+		held.row[r] = val_add(k->b, place.row0, val_add_i32(k->b, s->row, r * s->rows_at_once));
 		held.words[r] = load_words(k, s, m, held.row[r]);
 	}
 	return held;
 }
 
-/* Writes int8 keys with one scale; returns at least the largest error of this thread's. */
+/* Writes int8 keys with one scale; returns the square of the largest error of this thread's. */
 static Val store_keys(Kernel *k, const Share *s, const Held *held, Matrix to, Scale scale)
 {
 	Val squares = val_f32(k->b, 0), x[MAX_ELEMENTS];
-	for (int r = 0; r < held->keys; r++) {
+	for (int r = 0; r < PLAN_HELD_KEYS; r++) {
 		/* Unpacked again, as twice as many registers would be in use between. */
 		Words words = held->words[r];
 		for (int i = 0; i < words.count; i++)
 			words.at[i] = taken_again(k, words.at[i]);
 		int count = unpack_words(k, &words, x);
-		RowFacts facts = { .inverse = held->inverse[r] };
+		RowFacts facts = { .inverse = held->inverse[r], .length = held->length[r] };
 		Val rest = store_int8(k, s, to, held->row[r], x, count, facts, scale);
 		squares = val_fmax(k->b, squares, rest);
 	}
-	return error_norm(k->b, squares);
+	return squares;
 }
 
 void quantise_keys(Kernel *k, Place place)
 {
 	Builder *b = k->b;
 	Share share = share_of(k, plan_int8_key_bytes(k->plan));
-	Val zero = val_f32(b, 0), first = val_i32(b, 0), x[MAX_ELEMENTS];
-	Val first_chunk = val_compare(b, IR_EQ, share.chunk, first);
+	Val zero = val_f32(b, 0), one = val_f32(b, 1), first = val_i32(b, 0), x[MAX_ELEMENTS];
+	bool normalised = k->spec->normalize == NORMALIZE_L2;
+	bool early = reads_early(k);
+	Val first_piece = val_compare(b, IR_EQ, share.piece, first);
 	/* Keys up to a whole group are made as well, of zeros: without row terms. */
 	Val terms_end = kernel_i32(k, "round_up(k_len,%d)", PLAN_TERM_ROWS);
+	Held next = hold_keys(k, &share, place, 0);
+	progress_tell(k);
 	for (int v = 0; v < k->spec->views; v++) {
 		Val index = view_index(k, v, "kv_heads", place);
-		Matrix from = matrix_of(k, view_name(k, "k", v), place.batch, place.head, "k_len", k->spec->head_dim);
-		Held held = hold_keys(k, &share, from, place.row0);
-		Val largest = zero, norm = zero;
-		for (int r = 0; r < held.keys; r++) {
+		Held held = early || v == 0 ? next : hold_keys(k, &share, place, v);
+		Val largest = zero, norm = one;
+		for (int r = 0; r < PLAN_HELD_KEYS; r++) {
 			int count = unpack_words(k, &held.words[r], x);
 			RowFacts facts = facts_of(k, &share, x, count);
 			held.inverse[r] = facts.inverse;
+			held.length[r] = facts.length;
 			largest = val_fmax(b, largest, facts.largest);
-			norm = val_fmax(b, norm, facts.norm);
-			Val own = val_and(b, first_chunk, val_compare(b, IR_LT, held.row[r], terms_end));
-			for (If f = if_begin(b, own, NULL, 0); k->spec->normalize == NORMALIZE_L2 && if_next(&f);)
+			if (!normalised)
+				norm = r == 0 ? facts.norm : val_fmax(b, norm, facts.norm);
+			Val own = val_and(b, first_piece, val_compare(b, IR_LT, held.row[r], terms_end));
+			for (If f = if_begin(b, own, NULL, 0); normalised && if_next(&f);)
 				store_term(k, terms_of(k, view_name(k, "inv_k", v), place.batch_head, "k_len"), held.row[r], facts.inverse);
 		}
-		Scale scale = scale_of(k, cta_max(k, largest));
+		Scale scale = scale_of(k, block_max(k, largest));
 		/* Found again, or what follows from it would be in registers all the while. */
 		kernel_read_thread(k);
 		share = share_of(k, plan_int8_key_bytes(k->plan));
-		Val error = store_keys(k, &share, &held, int8_keys(k, index), scale);
-		error = cta_max(k, error);
-		norm = cta_max(k, norm);
+		if (early && v + 1 < k->spec->views)
+			next = hold_keys(k, &share, place, v + 1);
+		Val squares = block_max(k, store_keys(k, &share, &held, int8_keys(k, index), scale));
+		Val error = error_norm(k, squares);
+		if (!normalised)
+			norm = or_infinite(b, block_max(k, norm));
 		for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, first), NULL, 0); if_next(&f);) {
-			Val one = val_f32(b, 1);
 			Val has_step = val_fcompare(b, IR_GT, scale.step, zero);
 			Val inverse = val_select(b, has_step, val_fdiv(b, one, scale.step), one);
-			norm = or_infinite(b, norm);
 			error = or_infinite(b, error);
 			store_bound(k, tile_bounds(k, index), TILE_BOUND_BYTES, place.block, inverse, error, norm);
 		}

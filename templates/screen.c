@@ -11,6 +11,7 @@
  * warps left, and writes marks and words (marks.h).
  */
 #include "counts.h"
+#include "progress.h"
 #include "quantise.h"
 #include "tile_parts.h"
 
@@ -22,6 +23,8 @@ enum {
 	STATE_BYTES = 8,
 	/* Half of an H100's L2, which is in two parts. */
 	CACHED_BYTES = 24 << 20,
+	/* Heads of which the long items come first, at least, however few there are. */
+	LAST_HEADS = 8,
 	/* Of the rows of a tile that a lane has; padding keeps lanes of other rows in other banks. */
 	TILE_ROWS = 2, THRESHOLD_BYTES = TILE_ROWS * 4, ROW_PADDING = 8,
 };
@@ -42,25 +45,35 @@ typedef struct Screen {
 	Val masks;                         /* shared: [buffers of the ring][key tiles of a round][warps] */
 	Val found;                         /* shared i32: a bit for each key tile of a round that has a mask, [buffers][warps] */
 	Val states;                        /* shared: of each four warps */
+	Val known;                         /* shared: progress_wait's */
 } Screen;
 
 /*
- * Of a persistent launch the item that comes so-and-so-many-th, numbered as CTAs are. Items of a head become shorter under a causal
- * mask; of as many heads as the L2 cache has room for the keys of, all that are as long follow each other, so that the last items of
- * all are short.
+ * Of a persistent launch the item that comes so-and-so-many-th, numbered as CTAs are. Heads come in the order in which their terms are
+ * made, all views of one together. Items of a head become shorter under a causal mask; of the last quarter of the heads, as many as the
+ * L2 cache has room for the keys of, all that are as long follow each other, so that the last items of all are short.
  */
 static Val item_at_turn(Kernel *k, Val turn)
 {
 	Builder *b = k->b;
 	int views = k->spec->views;
-	const char *cached = arena_printf(b->arena, "max(1,min(%d*batch*heads,%d/(%d*(k_len+1))))", views, CACHED_BYTES,
-	                                  plan_int8_key_bytes(k->plan));
-	Val heads = kernel_i32(k, "%d*batch*heads", views), blocks = kernel_i32(k, "ceil_div(q_len,%d)", k->launch->rows);
-	Val most = kernel_i32(k, "%s", cached), together = kernel_i32(k, "%s*ceil_div(q_len,%d)", cached, k->launch->rows);
-	Val first_head = val_mul(b, val_div(b, turn, together), most);
-	Val within = val_rem(b, turn, together), count = val_min(b, most, val_sub(b, heads, first_head));
-	Val head = val_add(b, first_head, val_rem(b, within, count)), block = val_div(b, within, count);
-	return val_add(b, val_mul(b, head, blocks), block);
+	const char *last = arena_printf(b->arena, "min(batch*heads,max(%d,ceil_div(batch*heads,4)))", LAST_HEADS);
+	const char *cached = arena_printf(b->arena, "max(1,min(%s,%d/(%d*(k_len+1))))", last, CACHED_BYTES,
+	                                  views * plan_int8_key_bytes(k->plan));
+	Val heads = kernel_i32(k, "batch*heads"), blocks = kernel_i32(k, "ceil_div(q_len,%d)", k->launch->rows);
+	Val last_head = kernel_i32(k, "batch*heads-%s", last);
+	Val last_turn = val_mul(b, last_head, val_mul_i32(b, blocks, views));
+	Val is_last = val_compare(b, IR_GE, turn, last_turn), zero = val_i32(b, 0);
+	Val most = val_select(b, is_last, kernel_i32(k, "%s", cached), val_i32(b, 1));
+	Val turn_before = val_select(b, is_last, last_turn, zero), head_before = val_select(b, is_last, last_head, zero);
+	Val together = val_mul(b, most, val_mul_i32(b, blocks, views)), after = val_sub(b, turn, turn_before);
+	Val first_head = val_add(b, head_before, val_mul(b, val_div(b, after, together), most));
+	Val within = val_rem(b, after, together);
+	Val count = val_mul_i32(b, val_min(b, most, val_sub(b, heads, first_head)), views);
+	Val one = val_rem(b, within, count), block = val_div(b, within, count);
+	Val head = val_add(b, first_head, val_div_i32(b, one, views));
+	Val view_head = val_add(b, val_mul(b, val_rem_i32(b, one, views), heads), head);
+	return val_add(b, val_mul(b, view_head, blocks), block);
 }
 
 /* The view counts as a further batch. */
@@ -102,19 +115,20 @@ static Val new_memory(Kernel *k, int bytes)
 	return at;
 }
 
-/* What was found is 0, and so are the states. */
+/* What was found is 0, and so are the states, and what is known. */
 static void new_shared(Screen *s)
 {
 	Kernel *k = s->k;
 	Builder *b = k->b;
 	int warps = k->launch->warps, tiles = k->launch->cols / PLAN_MARK, buffers = ring_buffers(&s->ring);
-	int found = buffers * warps, states = warps / PLAN_GROUP_WARPS * STATE_BYTES / 4;
+	int found = buffers * warps, states = warps / PLAN_GROUP_WARPS * STATE_BYTES / 4, known = PROGRESS_KNOWN_BYTES / 4;
 	s->bounds = new_memory(k, k->launch->rows * plan_row_bound_bytes(k->spec));
 	s->own_rows = new_memory(k, warps * WARP / QUAD * row_bytes(k));
 	s->masks = new_memory(k, buffers * tiles * warps * MASK_BYTES);
-	s->found = new_memory(k, (found + states) * 4);
+	s->found = new_memory(k, (found + states + known) * 4);
 	s->states = val_offset_const(b, s->found, found * 4);
-	for (If f = if_begin(b, val_compare(b, IR_LT, k->thread, val_i32(b, found + states)), NULL, 0); if_next(&f);)
+	s->known = val_offset_const(b, s->states, states * 4);
+	for (If f = if_begin(b, val_compare(b, IR_LT, k->thread, val_i32(b, found + states + known)), NULL, 0); if_next(&f);)
 		val_store(b, val_offset(b, s->found, val_mul_i32(b, k->thread, 4)), val_i32(b, 0));
 }
 
@@ -488,6 +502,19 @@ static void screen_round(Screen *s, Int8Rows rows, RingTile keys, Axis row, Val 
 	}
 }
 
+/* The item's head and the heads before it: terms are made in that order. */
+static void wait_for_terms(Screen *s)
+{
+	Kernel *k = s->k;
+	Builder *b = k->b;
+	int keys = plan_int8_keys(k->spec);
+	Val head = val_rem(b, s->index, kernel_i32(k, "batch*heads")), kv_head = val_rem(b, s->kv_index, kernel_i32(k, "batch*kv_heads"));
+	Val q_blocks = val_mul(b, val_add_i32(b, head, 1), kernel_i32(k, "ceil_div(q_len,%d)", PLAN_TERM_ROWS));
+	Val a_head = kernel_i32(k, "%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
+	Val k_blocks = val_mul(b, val_add_i32(b, kv_head, 1), a_head);
+	progress_wait(k, s->known, q_blocks, k_blocks);
+}
+
 /* The item at hand: queries and their bounds to shared memory, and the keys that they see. The thread is read anew, as what
  * follows from it alone would be kept in registers from one item to the next. */
 static RingTiles begin_item(void *owner)
@@ -497,6 +524,8 @@ static RingTiles begin_item(void *owner)
 	kernel_read_thread(k);
 	Place place = find_place(s);
 	find_rows(s, place.row0);
+	if (k->launch->persistent)
+		wait_for_terms(s);
 	shared_copy(k, s->q, int8_queries(k, s->index), place.row0);
 	copy_row_bounds(s, place.row0);
 	s->keys.matrix = int8_keys(k, s->kv_index);

@@ -5,6 +5,7 @@
  */
 #include "counts.h"
 #include "kernels_parts.h"
+#include "progress.h"
 #include "quantise.h"
 #include "tile_parts.h"
 
@@ -175,24 +176,34 @@ bool build_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan 
 	return kernel_end(k);
 }
 
+static void make_query_terms(Kernel *k)
+{
+	Place place = kernel_place(k, "heads", "q_len", k->launch->rows);
+	Scope head = head_scope(k, place.head);
+	clear_row_keys(k, place);
+	quantise_queries(k, &head, place);
+}
+
+static void make_key_terms(Kernel *k)
+{
+	const char *length = arena_printf(k->b->arena, "round_up(k_len,%d)", plan_int8_keys(k->spec));
+	Place place = kernel_place(k, "kv_heads", length, k->launch->rows);
+	clear_key_rows(k, place);
+	quantise_keys(k, place);
+}
+
 bool build_q_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	Place place = kernel_place(k, "heads", "q_len", launch->rows);
-	Scope head = head_scope(k, place.head);
 	if (plan_launch(plan, ROLE_SCREEN)->persistent)
 		reset_counter(k, "screened");
-	clear_row_keys(k, place);
-	quantise_queries(k, &head, place);
+	progress_blocks(k, make_query_terms);
 	return kernel_end(k);
 }
 
 bool build_k_terms(Builder *b, MlirOperation module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel kernel = kernel_begin(b, module, spec, plan, launch), *k = &kernel;
-	const char *length = arena_printf(b->arena, "round_up(k_len,%d)", plan_int8_keys(spec));
-	Place place = kernel_place(k, "kv_heads", length, launch->rows);
-	clear_key_rows(k, place);
-	quantise_keys(k, place);
+	progress_blocks(k, make_key_terms);
 	return kernel_end(k);
 }

@@ -32,7 +32,8 @@ typedef struct Kernel {
 	const Spec *spec;
 	const Plan *plan;
 	Launch *launch;
-	Val thread, lane, warp;            /* i32 */
+	Val thread, lane, warp;            /* i32: of the CTA, or of the team (Launch.teams) */
+	Val team;                          /* i32: null without teams */
 	Val cta;                           /* i32: index in the grid; of a persistent launch, number of the item at hand; of BLOCKS_HEAVY, */
 	                                   /* of the block at hand */
 	Val shared;                        /* base of dynamic shared memory */
@@ -68,7 +69,7 @@ Val kernel_i32(Kernel *k, const char *format, ...) __attribute__((format(printf,
 Val kernel_i64(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* A tensor map; the text is what follows "map" in the manifest. */
 Val kernel_map(Kernel *k, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Of all warps, or of those that compute once the ring's walk has begun. */
+/* Of all warps, or of those that compute once the ring's walk has begun, or of the team. */
 void kernel_barrier(Kernel *k);
 /* Of the four warps that share 64 rows. */
 void kernel_group_barrier(Kernel *k);

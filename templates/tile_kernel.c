@@ -25,6 +25,10 @@ Val taken_again(Kernel *k, Val x)
 
 static void split_thread(Kernel *k)
 {
+	if (k->launch->teams > 0) {
+		k->team = val_div_i32(k->b, k->thread, k->launch->warps * WARP);
+		k->thread = val_rem_i32(k->b, k->thread, k->launch->warps * WARP);
+	}
 	k->lane = val_rem_i32(k->b, k->thread, WARP);
 	k->warp = val_div_i32(k->b, k->thread, WARP);
 }
@@ -63,6 +67,7 @@ void kernel_as_before(Kernel *k, const Kernel *before)
 	k->thread = before->thread;
 	k->lane = before->lane;
 	k->warp = before->warp;
+	k->team = before->team;
 	k->cta = before->cta;
 }
 
@@ -77,6 +82,19 @@ void kernel_wait(Kernel *k)
 		wait_for_launch_before(k->b);
 }
 
+void kernel_lets_next_start(Kernel *k)
+{
+	if (plan_is_followed(k->plan, k->launch))
+		ir_op(k->b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action launch_dependents>", IR_TYPE_COUNT, 0, NULL);
+}
+
+Val team_memory(Kernel *k, int bytes)
+{
+	Val at = val_offset_const(k->b, k->shared, k->shared_bytes);
+	k->shared_bytes += bytes * (k->launch->teams > 0 ? k->launch->teams : 1);
+	return k->launch->teams > 0 ? val_offset(k->b, at, val_mul_i32(k->b, k->team, bytes)) : at;
+}
+
 Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, const Plan *plan, Launch *launch)
 {
 	Kernel k = { .b = b, .spec = spec, .plan = plan, .launch = launch, .gpu_module = gpu_module };
@@ -89,11 +107,13 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	k.thread = coordinate(b, "gpu.thread_id");
 	k.cta = coordinate(b, "gpu.block_id");
 	split_thread(&k);
+	if (launch->teams > 0)
+		k.cta = val_add(b, val_mul_i32(b, k.cta, launch->teams), k.team);
 	/* In this order: what comes beside this launch does not wait by itself. */
 	if (!launch->begins_early)
 		kernel_wait(&k);
-	if (plan_is_followed(plan, launch))
-		ir_op(b, "nvvm.griddepcontrol", "kind = #nvvm<grid_dep_action launch_dependents>", IR_TYPE_COUNT, 0, NULL);
+	if (launch->teams == 0)
+		kernel_lets_next_start(&k);
 	k.shared = ir_op(b, "llvm.mlir.addressof", "global_name = @dynamic_shared", IR_SHARED, 0, NULL);
 	blocks_begin(&k);
 	if (kernel_uses_groups(&k)) {
@@ -106,13 +126,13 @@ Kernel kernel_begin(Builder *b, MlirOperation gpu_module, const Spec *spec, cons
 	return k;
 }
 
-/* A launch that ran beside others does not end before them, so that what comes next waits for all. One CTA is enough for that, and
- * the last one keeps no other from starting. */
+/* A launch that ran beside others does not end before them, so that what comes next waits for all. One CTA is enough for that: the
+ * last one keeps no other from starting, and of those with teams the first one goes on for long. */
 static void wait_for_others(Kernel *k)
 {
 	Builder *b = k->b;
-	Val last = val_add_i32(b, kernel_grid(k), -1);
-	for (If f = if_begin(b, val_compare(b, IR_EQ, kernel_cta(k), last), NULL, 0); if_next(&f);)
+	Val waits = k->launch->teams > 0 ? val_i32(b, 0) : val_add_i32(b, kernel_grid(k), -1);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, kernel_cta(k), waits), NULL, 0); if_next(&f);)
 		wait_for_launch_before(b);
 }
 
@@ -207,7 +227,7 @@ ARGUMENT(kernel_i32, ARG_I32, IR_I32)
 ARGUMENT(kernel_i64, ARG_I64, IR_I64)
 ARGUMENT(kernel_map, ARG_MAP, IR_POINTER)
 
-enum { CONSUMERS = 1, FIRST_GROUP = 2, FIRST_TURN = 6 };       /* named barriers; 0 is everyone's */
+enum { CONSUMERS = 1, FIRST_TEAM = 1, FIRST_GROUP = 2, FIRST_TURN = 6 };       /* named barriers; 0 is everyone's */
 
 static void named_barrier(Kernel *k, Val id, int warps)
 {
@@ -238,6 +258,13 @@ void kernel_group_barrier(Kernel *k)
 void kernel_barrier(Kernel *k)
 {
 	Builder *b = k->b;
+	if (k->launch->teams > 0) {
+		if (k->launch->warps == 1)
+			warp_sync(k);
+		else
+			named_barrier(k, val_add_i32(b, k->team, FIRST_TEAM), k->launch->warps);
+		return;
+	}
 	if (!k->consumer.entered) {
 		ir_op(b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
 		return;

@@ -195,6 +195,18 @@ Val warp_or(Kernel *k, Val x)
 	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind or>", IR_I32, 2, (Val[]){ x, all });
 }
 
+Val warp_min(Kernel *k, Val x)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind min>", IR_I32, 2, (Val[]){ x, all });
+}
+
+Val warp_max(Kernel *k, Val x)
+{
+	Val all = val_i32(k->b, -1);
+	return ir_op(k->b, "nvvm.redux.sync", "kind = #nvvm<redux_kind umax>", IR_I32, 2, (Val[]){ x, all });
+}
+
 Val warp_sum(Kernel *k, Val x)
 {
 	Val all = val_i32(k->b, -1);

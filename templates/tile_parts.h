@@ -97,10 +97,16 @@ Val lane_sum(Kernel *k, Val x, int lanes);
 Val warp_any(Kernel *k, Val condition);
 Val warp_ballot(Kernel *k, Val condition);
 Val warp_or(Kernel *k, Val x);
-Val warp_sum(Kernel *k, Val x);              /* of i32 values, in every lane */
+Val warp_min(Kernel *k, Val x);              /* of i32 values, in every lane; */
+Val warp_max(Kernel *k, Val x);              /* unsigned; */
+Val warp_sum(Kernel *k, Val x);
 Val warp_running_sum(Kernel *k, Val x);      /* over this lane and those below it */
 Val lane_value(Kernel *k, Val x, Val lane);  /* the i32 of a lane, which each lane names for itself */
 void warp_sync(Kernel *k);
+/* Shared memory of the team's own, or the CTA's. */
+Val team_memory(Kernel *k, int bytes);
+/* The next launch may start once all CTAs have called it. */
+void kernel_lets_next_start(Kernel *k);
 /* Of all warps, those that only fetch too, wherever they are. */
 void kernel_meet(Kernel *k);
 Val kernel_grid(Kernel *k);                  /* i32: how many CTAs there are; and which one this is, whatever k->cta says */

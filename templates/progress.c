@@ -1,0 +1,170 @@
+#include "progress.h"
+#include "tile_parts.h"
+
+enum { WORD = 4, VECTOR = 4, HEADER = VECTOR };
+static const int32_t EVERY = INT32_MAX;
+
+static Val row_at(Kernel *k, Role role)
+{
+	Val rows = kernel_pointer(k, "buffer.progress");
+	return val_offset_const(k->b, rows, role == ROLE_K_TERMS ? WORD * PLAN_PROGRESS_WORDS : 0);
+}
+
+static Val word_of_team(Kernel *k, Role role, Val team)
+{
+	Val bytes = val_mul_i32(k->b, val_add_i32(k->b, team, HEADER), WORD);
+	return val_offset(k->b, row_at(k, role), val_to_i64(k->b, bytes));
+}
+
+/* order: how much of what the thread wrote, or saw written, is seen with it. */
+static void store_word(Kernel *k, const char *order, Val at, Val x)
+{
+	const char *text = arena_printf(k->b->arena, "st.%s.gpu.global.u32 [$0], $1;", order);
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
+	ir_asm(k->b, text, "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, x });
+}
+
+static Val load_word(Kernel *k, Val at)
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at), x;
+	ir_asm(k->b, "ld.relaxed.gpu.global.u32 $0, [$1];", "=r,l", IR_I32, 1, &x, 1, &address);
+	return x;
+}
+
+static void load_words(Kernel *k, Val at, Val x[VECTOR])
+{
+	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
+	ir_asm(k->b, "ld.relaxed.gpu.global.v4.u32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l", IR_I32, VECTOR, x, 1, &address);
+}
+
+static void fence(Kernel *k, const char *text)
+{
+	ir_asm(k->b, text, "", IR_I32, 0, NULL, 0, NULL);
+}
+
+/* ---- who makes them ---- */
+
+static Val own_number(Kernel *k)
+{
+	Builder *b = k->b;
+	return val_add(b, val_mul_i32(b, kernel_cta(k), k->launch->teams), k->team);
+}
+
+static Val team_count(Kernel *k)
+{
+	return val_mul_i32(k->b, kernel_grid(k), k->launch->teams);
+}
+
+/* The words of a vector beyond the last team's are those of one that has nothing to do. */
+static void begin(Kernel *k)
+{
+	Builder *b = k->b;
+	Role role = k->launch->role;
+	Val number = own_number(k), zero = val_i32(b, 0);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, zero), NULL, 0); if_next(&f);) {
+		store_word(k, "relaxed", word_of_team(k, role, number), number);
+		for (If first = if_begin(b, val_compare(b, IR_EQ, number, zero), NULL, 0); if_next(&first);) {
+			Val count = team_count(k);
+			store_word(k, "relaxed", row_at(k, role), count);
+			for (int n = 0; n < VECTOR - 1; n++)
+				store_word(k, "relaxed", word_of_team(k, role, val_add_i32(b, count, n)), val_i32(b, EVERY));
+		}
+		fence(k, "fence.acq_rel.gpu;");
+	}
+	kernel_meet(k);
+	kernel_lets_next_start(k);
+}
+
+/* From the second one on, of the teams that go on. */
+static Val block_after(Kernel *k, Val block)
+{
+	Builder *b = k->b;
+	Val staying = val_div_i32(b, val_mul(b, kernel_grid(k), kernel_i32(k, "%s", k->launch->staying)), 100);
+	Val stay = val_mul_i32(b, val_max(b, staying, val_i32(b, 1)), k->launch->teams), count = team_count(k);
+	Val step = val_select(b, val_compare(b, IR_LT, block, count), count, stay);
+	return val_select(b, val_compare(b, IR_LT, own_number(k), stay), val_add(b, block, step), val_i32(b, EVERY));
+}
+
+static void tell(Kernel *k, Val block)
+{
+	Builder *b = k->b;
+	kernel_barrier(k);
+	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, val_i32(b, 0)), NULL, 0); if_next(&f);)
+		store_word(k, "release", word_of_team(k, k->launch->role, own_number(k)), block);
+}
+
+void progress_tell(Kernel *k)
+{
+	if (k->launch->teams > 0)
+		tell(k, k->cta);
+}
+
+void progress_blocks(Kernel *k, void (*make)(Kernel *k))
+{
+	Builder *b = k->b;
+	if (k->launch->teams == 0) {
+		make(k);
+		return;
+	}
+	begin(k);
+	Kernel outside = *k;
+	Val block = k->cta, all = kernel_i32(k, "%s", k->launch->all_blocks);
+	Val *carry[] = { &block };
+	for (Until u = until_begin(b, carry, 1); until_next(&u);) {
+		kernel_read_thread(k);
+		k->cta = block;
+		for (If f = if_begin(b, val_compare(b, IR_LT, block, all), NULL, 0); if_next(&f);)
+			make(k);
+		kernel_read_thread(k);
+		block = block_after(k, block);
+		u.done = val_compare(b, IR_GE, block, all);
+	}
+	kernel_as_before(k, &outside);
+	tell(k, val_i32(b, EVERY));
+}
+
+/* ---- who waits for them ---- */
+
+/* So many blocks of each launch are done, from the first on. Words of both are read together, as each takes long. */
+static void find_done(Kernel *k, Val done[2])
+{
+	static const Role roles[2] = { ROLE_Q_TERMS, ROLE_K_TERMS };
+	Builder *b = k->b;
+	Val last[2], every = val_i32(b, EVERY), *carry[] = { &done[0], &done[1] };
+	for (int r = 0; r < 2; r++) {
+		Val count = load_word(k, row_at(k, roles[r]));
+		last[r] = val_mul_i32(b, val_div_i32(b, val_add_i32(b, count, -1), VECTOR), VECTOR);
+		done[r] = every;
+	}
+	Val first = val_mul_i32(b, k->lane, VECTOR), end = val_add_i32(b, val_max(b, last[0], last[1]), 1);
+	for (Loop l = loop_begin(b, first, end, WARP * VECTOR, carry, 2); loop_next(&l);) {
+		Val word[2][VECTOR];
+		for (int r = 0; r < 2; r++)
+			load_words(k, word_of_team(k, roles[r], val_min(b, l.index, last[r])), word[r]);
+		for (int n = 0; n < 2 * VECTOR; n++)
+			done[n / VECTOR] = val_min(b, done[n / VECTOR], word[n / VECTOR][n % VECTOR]);
+	}
+	for (int r = 0; r < 2; r++)
+		done[r] = warp_min(k, done[r]);
+}
+
+void progress_wait(Kernel *k, Val known, Val q_blocks, Val k_blocks)
+{
+	Builder *b = k->b;
+	Val pair[2];
+	shared_read_pair_anew(k, known, pair);
+	Val lacks = val_or(b, val_compare(b, IR_LT, pair[0], q_blocks), val_compare(b, IR_LT, pair[1], k_blocks));
+	for (If f = if_begin(b, lacks, NULL, 0); if_next(&f);) {
+		Val done[2] = { pair[0], pair[1] }, *carry[] = { &done[0], &done[1] };
+		for (Until u = until_begin(b, carry, 2); until_next(&u);) {
+			find_done(k, done);
+			u.done = val_and(b, val_compare(b, IR_GE, done[0], q_blocks), val_compare(b, IR_GE, done[1], k_blocks));
+		}
+		fence(k, "fence.acq_rel.gpu;");
+		warp_sync(k);
+		for (If first = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&first);)
+			val_store(b, known, val_vector_pair(b, done[0], done[1], IR_V2I32));
+		fence(k, "fence.proxy.async.global;");
+		warp_sync(k);
+	}
+}
