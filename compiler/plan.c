@@ -264,16 +264,18 @@ static void add_buffer(Plan *plan, Arena *arena, BufferKind kind, const char *na
  * time than one after the other. A CTA has a multiprocessor to itself. The launches of q and k share all of them by rows, and when the
  * first blocks are done, some go on: as large a part as terms are of the work, but two in five at least, so that the screen need not wait.
  */
-static void spread_terms(Launch *launch, Arena *arena, const char *rows, int registers)
+static void spread_terms(const Spec *spec, Launch *launch, Arena *arena, const char *rows, int registers)
 {
-	enum { LEAST_PERCENT = 40, PAIRS_A_ROW = 1024, PARTS = 4 };    /* pairs: which the screen takes as long for as terms do for a row */
+	enum { LEAST_PERCENT = 40, PARTS = 4 };
+	enum { PAIRS_A_ROW = 1024 };       /* of a causal mask, seen or not, which the screen takes as long for as terms do for a row */
 	const char *all = "(batch*heads*q_len+batch*kv_heads*k_len)";
+	const char *keys = spec->window > 0 ? arena_printf(arena, "min(k_len,%lld)", 2 * (long long)spec->window) : "k_len";
 	int warps = PLAN_SM_REGISTERS / PARTS / (registers * 32) * PARTS;       /* a multiprocessor is four parts with registers of their own */
 	launch->teams = warps / launch->warps;
 	launch->register_limit = registers;
 	launch->all_blocks = launch->grid;
-	launch->staying = arena_printf(arena, "max(%d,%d*%s/max(1,%d*%s+batch*heads*q_len*k_len))", LEAST_PERCENT, 100 * PAIRS_A_ROW,
-	                               all, PAIRS_A_ROW, all);
+	launch->staying = arena_printf(arena, "max(%d,%d*%s/max(1,%d*%s+batch*heads*q_len*%s))", LEAST_PERCENT, 100 * PAIRS_A_ROW,
+	                               all, PAIRS_A_ROW, all, keys);
 	const char *needed = arena_printf(arena, "min(ceil_div(%s,%d),%d)", launch->grid, launch->teams, PLAN_MAX_TEAMS / launch->teams);
 	launch->grid = arena_printf(arena, "max(1,min(%s,multiprocessors*%s/max(1,%s)))", needed, rows, all);
 }
@@ -304,8 +306,8 @@ static void plan_terms(Plan *plan, Arena *arena)
 		k->grid = arena_printf(arena, "batch*kv_heads*%d*ceil_div(k_len,%d)", keys / PLAN_BOUND_KEYS, keys);
 		if (plan->int8_tiles) {
 			/* As few as it does with. */
-			spread_terms(q, arena, "batch*heads*q_len", spec->views > 2 ? PLAN_HALF_REGISTERS : PLAN_HALF_REGISTERS * 3 / 4);
-			spread_terms(k, arena, "batch*kv_heads*k_len", PLAN_HALF_REGISTERS);
+			spread_terms(spec, q, arena, "batch*heads*q_len", spec->views > 2 ? PLAN_HALF_REGISTERS : PLAN_HALF_REGISTERS * 3 / 4);
+			spread_terms(spec, k, arena, "batch*kv_heads*k_len", PLAN_HALF_REGISTERS);
 			add_buffer(plan, arena, BUFFER_FORWARD, "progress", arena_printf(arena, "%d", 2 * 4 * PLAN_PROGRESS_WORDS));
 		}
 	}
