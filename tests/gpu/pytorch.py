@@ -2,7 +2,7 @@
 """pytorch.py ROOT TDAGEN LIBRARY [--only TEST]... [--spec SPEC]... [--target TARGET] [--steps N] [--device DEVICE]: the package
 tda on a GPU, what the CPU can't show.
 
-Tests: specs, graphs, streams, memory, arrays, libraries, training, times. --spec: of the tests that take several specs, these
+Tests: specs, graphs, streams, at_once, memory, arrays, libraries, training, times. --spec: of the tests that take several specs, these
 alone. --steps: of training, 500 by default. --device cpu tries the script itself on CPU tensors, as far as that goes: specs,
 training. Ends with "N passed, N failed"; a check that fails hides no other.
 """
@@ -230,6 +230,24 @@ def test_streams():
         moved = [x.to("cuda:1") for x in plain]
         o = case.attn(q=moved[:2], k=moved[2:4], v=moved[4], beta=moved[5], lam=moved[6])
         expect(o.device.index == 1 and torch.equal(o.to("cuda:0"), wanted[0]), "tensors of a GPU that is not current")
+
+
+def test_at_once():
+    """Launches that wait for others beside them find them running whatever else runs: results are those of calls one by one."""
+    attn = compiled("tda")
+    shapes = (1, 16, 16, 2048, 2048), (2, 8, 2, 700, 1300), (3, 4, 4, 512, 4096), (1, 64, 64, 640, 640), (8, 4, 1, 1030, 1030)
+    cases = [Case(attn, *shape, seed=n) for n, shape in enumerate(shapes)]
+    wanted = [case.results() for case in cases]
+    streams = [torch.cuda.Stream() for _ in cases]
+    torch.cuda.synchronize()
+    for again in range(20):
+        got = []
+        for case, stream in zip(cases, streams):
+            with torch.cuda.stream(stream):
+                got.append(case.results())
+        torch.cuda.synchronize()
+        for shape, results, one_by_one in zip(shapes, got, wanted):
+            expect(same(results, one_by_one), f"batch, heads, lengths {shape}, round {again}")
 
 
 def test_memory():
