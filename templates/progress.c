@@ -12,8 +12,8 @@ static Val row_at(Kernel *k, Role role)
 
 static Val word_of_team(Kernel *k, Role role, Val team)
 {
-	Val bytes = val_mul_i32(k->b, val_add_i32(k->b, team, HEADER), WORD);
-	return val_offset(k->b, row_at(k, role), val_to_i64(k->b, bytes));
+	Val bytes = val_to_i64(k->b, val_mul_i32(k->b, val_add_i32(k->b, team, HEADER), WORD));
+	return val_offset(k->b, row_at(k, role), bytes);
 }
 
 /* order: how much of what the thread wrote, or saw written, is seen with it. */
@@ -81,8 +81,8 @@ static Val block_after(Kernel *k, Val block)
 	Builder *b = k->b;
 	Val staying = val_div_i32(b, val_mul(b, kernel_grid(k), kernel_i32(k, "%s", k->launch->staying)), 100);
 	Val stay = val_mul_i32(b, val_max(b, staying, val_i32(b, 1)), k->launch->teams), count = team_count(k);
-	Val step = val_select(b, val_compare(b, IR_LT, block, count), count, stay);
-	return val_select(b, val_compare(b, IR_LT, own_number(k), stay), val_add(b, block, step), val_i32(b, EVERY));
+	Val step = val_select(b, val_compare(b, IR_LT, block, count), count, stay), next = val_add(b, block, step);
+	return val_select(b, val_compare(b, IR_LT, own_number(k), stay), next, val_i32(b, EVERY));
 }
 
 static void tell(Kernel *k, Val block)
@@ -153,12 +153,13 @@ void progress_wait(Kernel *k, Val known, Val q_blocks, Val k_blocks)
 	Builder *b = k->b;
 	Val pair[2];
 	shared_read_pair_anew(k, known, pair);
-	Val lacks = val_or(b, val_compare(b, IR_LT, pair[0], q_blocks), val_compare(b, IR_LT, pair[1], k_blocks));
-	for (If f = if_begin(b, lacks, NULL, 0); if_next(&f);) {
+	Val lacks_k = val_compare(b, IR_LT, pair[1], k_blocks), lacks_q = val_compare(b, IR_LT, pair[0], q_blocks);
+	for (If f = if_begin(b, val_or(b, lacks_q, lacks_k), NULL, 0); if_next(&f);) {
 		Val done[2] = { pair[0], pair[1] }, *carry[] = { &done[0], &done[1] };
 		for (Until u = until_begin(b, carry, 2); until_next(&u);) {
 			find_done(k, done);
-			u.done = val_and(b, val_compare(b, IR_GE, done[0], q_blocks), val_compare(b, IR_GE, done[1], k_blocks));
+			Val has_k = val_compare(b, IR_GE, done[1], k_blocks), has_q = val_compare(b, IR_GE, done[0], q_blocks);
+			u.done = val_and(b, has_q, has_k);
 		}
 		fence(k, "fence.acq_rel.gpu;");
 		warp_sync(k);

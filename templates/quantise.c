@@ -124,7 +124,8 @@ static RowFacts facts_of(Kernel *k, const Share *s, const Val *x, int count)
 	}
 	Val upper = val_fadd(b, sum[0], sum[1]), lower = val_fadd(b, sum[2], sum[3]);
 	Val squares = lane_sum(k, val_fadd(b, upper, lower), s->lanes);
-	upper = val_fmax(b, most[0], most[1]), lower = val_fmax(b, most[2], most[3]);
+	upper = val_fmax(b, most[0], most[1]);
+	lower = val_fmax(b, most[2], most[3]);
 	Val largest = lane_max(k, val_fmax(b, upper, lower), s->lanes);
 	RowFacts facts = { .inverse = one, .length = one, .largest = largest };
 	Val norm = val_fsqrt(b, squares);

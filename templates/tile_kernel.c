@@ -259,10 +259,7 @@ void kernel_barrier(Kernel *k)
 {
 	Builder *b = k->b;
 	if (k->launch->teams > 0) {
-		if (k->launch->warps == 1)
-			warp_sync(k);
-		else
-			named_barrier(k, val_add_i32(b, k->team, FIRST_TEAM), k->launch->warps);
+		named_barrier(k, val_add_i32(b, k->team, FIRST_TEAM), k->launch->warps);
 		return;
 	}
 	if (!k->consumer.entered) {
