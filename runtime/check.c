@@ -7,9 +7,9 @@
  *     weight near the threshold.
  *   - c is how far the reference itself moves with the rounding of scores and thresholds (Reference.change): the
  *     weight and derivatives of a pair are evaluated again at s + d and s - d, and what that changes of a product,
- *     behind an output norm also through the norm, is summed as the noise is. d is slack / 4 (reference_delta), 5e-7
- *     where sums are float32's. It counts where a derivative is steep or jumps at the threshold, such as
- *     1.5 sqrt(s - tau); it is no margin for a threshold that is wrong by many times d.
+ *     behind an output norm also through the norm (there with the rounding of weights to factors, too), is summed as the
+ *     noise is. d is slack / 4 (reference_delta), 5e-7 where sums are float32's. It counts where a derivative is steep or
+ *     jumps at the threshold, such as 1.5 sqrt(s - tau); it is no margin for a threshold that is wrong by many times d.
  *   - A row without a survivor is exactly 0.
  *   - Rows with a pair within `slack` of the threshold are left out of the two rules for rows, but counted: more such
  *     pairs than 1e-4 + 100 * slack of the survivors, and 2, fail the case. (Up to about 50 scores in a unit of score

@@ -346,9 +346,20 @@ static double square_sum(const double *a, const double *b, int count)
 	return sum;
 }
 
+/* What a weight is off by, relatively, as a factor of the product with v: half of the most that rounding to the factors' dtype may
+ * leave, as its errors are spread. */
+static double weight_rounding(const Manifest *m)
+{
+	if (m->dtype == TDA_F32)
+		return m->tf32 ? 0x1p-12 : 0;
+	return m->dtype == TDA_F16 ? 0x1p-12 : 0x1p-9;
+}
+
 /*
  * How far the norm moves with the weights, to first order and in root sums of squares: a row o that moves by x has its
- * 1 / rms change by the share scale * (normed.x) / value_dim, its normed row by scale * x less that share of itself.
+ * 1 / rms change by the share scale * (normed.x) / value_dim, its normed row by scale * x less that share of itself. A weight moves
+ * with its score, and where it becomes a factor. What that does to o itself is part of the tolerance; but behind the norm, where the
+ * gradient is orthogonal to o, it may be most of what cancelling leaves of a product.
  */
 static void norm_change(Worker *w, const RowPlace *at)
 {
@@ -360,9 +371,8 @@ static void norm_change(Worker *w, const RowPlace *at)
 	for (int v = 0; v < m->views; v++)
 		for (int64_t n = 0; n < w->live[v].count; n++) {
 			const double *value = ref->v + (at->group * ref->k_len + w->live[v].key[n]) * m->value_dim;
-			double moved = w->scale * w->live[v].coefficient * w->live[v].weight_change[n];
-
-			double by_normed = 0;
+			double change = hypot(w->live[v].weight_change[n], weight_rounding(m) * w->live[v].weight[n]);
+			double moved = w->scale * w->live[v].coefficient * change, by_normed = 0;
 
 			for (int d = 0; d < m->value_dim; d++) {
 				by_normed += w->normed[d] * value[d];
