@@ -16,32 +16,6 @@ static Val word_of_team(Kernel *k, Role role, Val team)
 	return val_offset(k->b, row_at(k, role), bytes);
 }
 
-/* order: how much of what the thread wrote, or saw written, is seen with it. */
-static void store_word(Kernel *k, const char *order, Val at, Val x)
-{
-	const char *text = arena_printf(k->b->arena, "st.%s.gpu.global.u32 [$0], $1;", order);
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, text, "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, x });
-}
-
-static Val load_word(Kernel *k, Val at)
-{
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at), x;
-	ir_asm(k->b, "ld.relaxed.gpu.global.u32 $0, [$1];", "=r,l", IR_I32, 1, &x, 1, &address);
-	return x;
-}
-
-static void load_words(Kernel *k, Val at, Val x[VECTOR])
-{
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, "ld.relaxed.gpu.global.v4.u32 {$0, $1, $2, $3}, [$4];", "=r,=r,=r,=r,l", IR_I32, VECTOR, x, 1, &address);
-}
-
-static void fence(Kernel *k, const char *text)
-{
-	ir_asm(k->b, text, "", IR_I32, 0, NULL, 0, NULL);
-}
-
 /* ---- who makes them ---- */
 
 static Val own_number(Kernel *k)
@@ -62,14 +36,14 @@ static void begin(Kernel *k)
 	Role role = k->launch->role;
 	Val number = own_number(k), zero = val_i32(b, 0);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, zero), NULL, 0); if_next(&f);) {
-		store_word(k, "relaxed", word_of_team(k, role, number), number);
+		word_write(k, word_of_team(k, role, number), number);
 		for (If first = if_begin(b, val_compare(b, IR_EQ, number, zero), NULL, 0); if_next(&first);) {
 			Val count = team_count(k);
-			store_word(k, "relaxed", row_at(k, role), count);
+			word_write(k, row_at(k, role), count);
 			for (int n = 0; n < VECTOR - 1; n++)
-				store_word(k, "relaxed", word_of_team(k, role, val_add_i32(b, count, n)), val_i32(b, EVERY));
+				word_write(k, word_of_team(k, role, val_add_i32(b, count, n)), val_i32(b, EVERY));
 		}
-		fence(k, "fence.acq_rel.gpu;");
+		global_fence(k);
 	}
 	kernel_meet(k);
 	kernel_lets_next_start(k);
@@ -90,7 +64,7 @@ static void tell(Kernel *k, Val block)
 	Builder *b = k->b;
 	kernel_barrier(k);
 	for (If f = if_begin(b, val_compare(b, IR_EQ, k->thread, val_i32(b, 0)), NULL, 0); if_next(&f);)
-		store_word(k, "release", word_of_team(k, k->launch->role, own_number(k)), block);
+		word_publish(k, word_of_team(k, k->launch->role, own_number(k)), block);
 }
 
 void progress_tell(Kernel *k)
@@ -132,7 +106,7 @@ static void find_done(Kernel *k, Val done[2])
 	Builder *b = k->b;
 	Val last[2], every = val_i32(b, EVERY), *carry[] = { &done[0], &done[1] };
 	for (int r = 0; r < 2; r++) {
-		Val count = load_word(k, row_at(k, roles[r]));
+		Val count = word_read(k, row_at(k, roles[r]));
 		last[r] = val_mul_i32(b, val_div_i32(b, val_add_i32(b, count, -1), VECTOR), VECTOR);
 		done[r] = every;
 	}
@@ -140,7 +114,7 @@ static void find_done(Kernel *k, Val done[2])
 	for (Loop l = loop_begin(b, first, end, WARP * VECTOR, carry, 2); loop_next(&l);) {
 		Val word[2][VECTOR];
 		for (int r = 0; r < 2; r++)
-			load_words(k, word_of_team(k, roles[r], val_min(b, l.index, last[r])), word[r]);
+			word_read_four(k, word_of_team(k, roles[r], val_min(b, l.index, last[r])), word[r]);
 		for (int n = 0; n < 2 * VECTOR; n++)
 			done[n / VECTOR] = val_min(b, done[n / VECTOR], word[n / VECTOR][n % VECTOR]);
 	}
@@ -161,11 +135,11 @@ void progress_wait(Kernel *k, Val known, Val q_blocks, Val k_blocks)
 			Val has_k = val_compare(b, IR_GE, done[1], k_blocks), has_q = val_compare(b, IR_GE, done[0], q_blocks);
 			u.done = val_and(b, has_q, has_k);
 		}
-		fence(k, "fence.acq_rel.gpu;");
+		global_fence(k);
 		warp_sync(k);
 		for (If first = if_begin(b, val_compare(b, IR_EQ, k->lane, val_i32(b, 0)), NULL, 0); if_next(&first);)
 			val_store(b, known, val_vector_pair(b, done[0], done[1], IR_V2I32));
-		fence(k, "fence.proxy.async.global;");
+		global_fence_copies(k);
 		warp_sync(k);
 	}
 }

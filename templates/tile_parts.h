@@ -115,10 +115,18 @@ Val kernel_cta(Kernel *k);
 Val shared_read_anew(Kernel *k, Val at);
 void shared_read_pair_anew(Kernel *k, Val at, Val pair[2]);
 void shared_write_through(Kernel *k, Val at, Val value);
-/* Adds an i32 at a global pointer. */
+/* An i32 at a global pointer that several CTAs use while they run: adds to it; sets bits of it; */
 void add_atomically(Kernel *k, Val at, Val value);
-/* Sets bits of one. */
 void or_atomically(Kernel *k, Val at, Val bits);
+/* writes it; and so that whoever reads this value, and then calls global_fence, sees what the thread wrote or saw before; */
+void word_write(Kernel *k, Val at, Val value);
+void word_publish(Kernel *k, Val at, Val value);
+/* reads it each time it is asked for; and four in a row, at a multiple of 16 bytes. */
+Val word_read(Kernel *k, Val at);
+void word_read_four(Kernel *k, Val at, Val values[4]);
+/* What the thread wrote or saw before comes before what it writes or reads afterwards; bulk copies that it starts see that, too. */
+void global_fence(Kernel *k);
+void global_fence_copies(Kernel *k);
 Val lane_max(Kernel *k, Val x, int lanes);   /* NaN if any is */
 
 #endif

@@ -274,15 +274,3 @@ void shared_write_through(Kernel *k, Val at, Val value)
 	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I32, 1, &at);
 	ir_asm(k->b, "st.volatile.shared.u32 [$0], $1;", "r,r", IR_I32, 0, NULL, 2, (Val[]){ address, value });
 }
-
-void add_atomically(Kernel *k, Val at, Val value)
-{
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, "red.relaxed.gpu.global.add.u32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, value });
-}
-
-void or_atomically(Kernel *k, Val at, Val bits)
-{
-	Val address = ir_op(k->b, "llvm.ptrtoint", NULL, IR_I64, 1, &at);
-	ir_asm(k->b, "red.relaxed.gpu.global.or.b32 [$0], $1;", "l,r", IR_I32, 0, NULL, 2, (Val[]){ address, bits });
-}
