@@ -99,27 +99,19 @@ void progress_blocks(Kernel *k, void (*make)(Kernel *k))
 
 /* ---- who waits for them ---- */
 
-/* So many blocks of each launch are done, from the first on. Words of both are read together, as each takes long. */
-static void find_done(Kernel *k, Val done[2])
+/* So many blocks of the launch are done, from the first on. */
+static Val find_done(Kernel *k, Role role)
 {
-	static const Role roles[2] = { ROLE_Q_TERMS, ROLE_K_TERMS };
 	Builder *b = k->b;
-	Val last[2], every = val_i32(b, EVERY), *carry[] = { &done[0], &done[1] };
-	for (int r = 0; r < 2; r++) {
-		Val count = word_read(k, row_at(k, roles[r]));
-		last[r] = val_mul_i32(b, val_div_i32(b, val_add_i32(b, count, -1), VECTOR), VECTOR);
-		done[r] = every;
+	Val count = word_read(k, row_at(k, role)), done = val_i32(b, EVERY), *carry[] = { &done };
+	Val first = val_mul_i32(b, k->lane, VECTOR);
+	for (Loop l = loop_begin(b, first, count, WARP * VECTOR, carry, 1); loop_next(&l);) {
+		Val word[VECTOR];
+		word_read_four(k, word_of_team(k, role, l.index), word);
+		for (int n = 0; n < VECTOR; n++)
+			done = val_min(b, done, word[n]);
 	}
-	Val first = val_mul_i32(b, k->lane, VECTOR), end = val_add_i32(b, val_max(b, last[0], last[1]), 1);
-	for (Loop l = loop_begin(b, first, end, WARP * VECTOR, carry, 2); loop_next(&l);) {
-		Val word[2][VECTOR];
-		for (int r = 0; r < 2; r++)
-			word_read_four(k, word_of_team(k, roles[r], val_min(b, l.index, last[r])), word[r]);
-		for (int n = 0; n < 2 * VECTOR; n++)
-			done[n / VECTOR] = val_min(b, done[n / VECTOR], word[n / VECTOR][n % VECTOR]);
-	}
-	for (int r = 0; r < 2; r++)
-		done[r] = warp_min(k, done[r]);
+	return warp_min(k, done);
 }
 
 void progress_wait(Kernel *k, Val known, Val q_blocks, Val k_blocks)
@@ -131,7 +123,9 @@ void progress_wait(Kernel *k, Val known, Val q_blocks, Val k_blocks)
 	for (If f = if_begin(b, val_or(b, lacks_q, lacks_k), NULL, 0); if_next(&f);) {
 		Val done[2] = { pair[0], pair[1] }, *carry[] = { &done[0], &done[1] };
 		for (Until u = until_begin(b, carry, 2); until_next(&u);) {
-			find_done(k, done);
+			/* One after the other: the warp that waits has few registers. */
+			done[0] = find_done(k, ROLE_Q_TERMS);
+			done[1] = find_done(k, ROLE_K_TERMS);
 			Val has_k = val_compare(b, IR_GE, done[1], k_blocks), has_q = val_compare(b, IR_GE, done[0], q_blocks);
 			u.done = val_and(b, has_q, has_k);
 		}
