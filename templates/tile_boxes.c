@@ -3,9 +3,12 @@
  * bytes, and rings that a producer fills.
  *
  * A ring's slot holds one round. Of each slot there is a barrier for every stream, complete when its tile is there, and
- * one that is complete when every warp that computes is done with the round. A barrier's phases alternate in parity: the
+ * one that is complete when every thread that computes is done with the round. A barrier's phases alternate in parity: the
  * n-th use of a slot waits for the phase of parity n % 2, and to write it for the first time needs no waiting, which a
  * barrier answers to parity 1 before its first phase is over.
+ *
+ * Each thread tells that it is done for itself. One lane could for its warp, behind a warp barrier, but compute-sanitizer's racecheck
+ * does not follow that and reports what the other lanes have read; and it is no faster.
  */
 #include "blocks.h"
 #include "tile.h"
@@ -154,20 +157,27 @@ static void next_slot(Ring *ring, Val *slot, Val *parity)
 	*parity = val_select(b, past, other, *parity);
 }
 
+/* Threads that fill a slot: one, or, where rounds are followed up, the warp that does that too. */
+static int producers(const Ring *ring)
+{
+	return ring->work ? WARP : 1;
+}
+
 static void init_barriers(Ring *ring)
 {
 	Kernel *k = ring->k;
 	Builder *b = k->b;
+	int readers = k->launch->warps * WARP;
 	Val first = val_compare(b, IR_EQ, k->thread, val_i32(b, 0));
 	for (If f = if_begin(b, first, NULL, 0); if_next(&f);) {
 		barrier_init(k, resident_barrier(ring), 1);
 		if (ring->work)
-			barrier_init(k, ring->residents_free, k->launch->warps);
+			barrier_init(k, ring->residents_free, readers);
 		for (int s = 0; s < ring->slots; s++) {
 			Val slot = val_i32(b, s);
 			for (int i = 0; i < ring->count; i++)
-				barrier_init(k, slot_barrier(ring, slot, i), 1);
-			barrier_init(k, slot_barrier(ring, slot, ring->count), k->launch->warps);
+				barrier_init(k, slot_barrier(ring, slot, i), producers(ring));
+			barrier_init(k, slot_barrier(ring, slot, ring->count), readers);
 		}
 		ir_op(b, "nvvm.fence.mbarrier.init", NULL, IR_TYPE_COUNT, 0, NULL);
 		ir_op(b, "nvvm.fence.proxy", "kind = #nvvm.proxy_kind<async.shared>, space = #nvvm.shared_space<cta>",
@@ -213,9 +223,14 @@ static Val item_pointer_at(Ring *ring, int stream, int n)
 	return val_offset_const(ring->k->b, ring->own_item, ITEM_POINTERS + (stream * STREAM_POINTERS + n) * POINTER_BYTES);
 }
 
+static Val is_first_lane(Kernel *k)
+{
+	return val_compare(k->b, IR_EQ, k->lane, val_i32(k->b, 0));
+}
+
 static If if_first_lane(Kernel *k)
 {
-	return if_begin(k->b, val_compare(k->b, IR_EQ, k->lane, val_i32(k->b, 0)), NULL, 0);
+	return if_begin(k->b, is_first_lane(k), NULL, 0);
 }
 
 static Val other_parity(Kernel *k, Val parity)
@@ -383,6 +398,13 @@ static void end_round(Ring *ring)
 	warp_sync(k);
 }
 
+/* What the lanes that fetch nothing did to the slot before is behind them. */
+static void others_arrive(Ring *ring)
+{
+	for (int i = 0; i < ring->count; i++)
+		barrier_arrive(ring->k, slot_barrier(ring, ring->write_slot, i));
+}
+
 /* Everything that a walk will read, in order, as slots become free. tiles: those of an item, of which a whole warp takes care; or
  * NULL. */
 static void produce_rounds(Ring *ring, Val rounds, const RingTiles *tiles)
@@ -394,7 +416,11 @@ static void produce_rounds(Ring *ring, Val rounds, const RingTiles *tiles)
 		barrier_wait(k, slot_barrier(ring, ring->write_slot, ring->count), ring->write_parity);
 		if (tiles) {
 			end_round(ring);
-			for (If f = if_first_lane(k); if_next(&f);) {
+			for (Either e = either_begin(b, is_first_lane(k), NULL, 0); either_next(&e);) {
+				if (e.otherwise) {
+					others_arrive(ring);
+					continue;
+				}
 				write_note(ring, tiles);
 				fetch_round(ring);
 			}
@@ -508,7 +534,7 @@ static void produce(Ring *ring, Val rounds)
 	Kernel outside = *k;
 	for (If f = if_begin(b, fetches, NULL, 0); if_next(&f);) {
 		change_registers(k, "decrease", k->launch->producer_registers);
-		Val chosen = val_compare(b, IR_LT, k->thread, val_i32(b, first_thread + (ring->work ? WARP : 1)));
+		Val chosen = val_compare(b, IR_LT, k->thread, val_i32(b, first_thread + producers(ring)));
 		for (If one = if_begin(b, chosen, NULL, 0); if_next(&one);) {
 			if (ring->work)
 				produce_items(ring);
@@ -562,21 +588,12 @@ bool ring_boxes_item(Ring *ring)
 	return true;
 }
 
-static void warp_arrives(Kernel *k, Val barrier)
-{
-	Builder *b = k->b;
-	warp_sync(k);
-	Val first = val_compare(b, IR_EQ, k->lane, val_i32(b, 0));
-	for (If f = if_begin(b, first, NULL, 0); if_next(&f);)
-		barrier_arrive(k, barrier);
-}
-
 void ring_residents_done(Ring *ring)
 {
 	Kernel *k = ring->k;
 	if (!kernel_uses_groups(k))
 		return;
-	warp_arrives(k, ring->residents_free);
+	barrier_arrive(k, ring->residents_free);
 }
 
 void ring_boxes_walk(Ring *ring, Val rounds, Val **carry, int carry_count)
@@ -595,7 +612,7 @@ bool ring_boxes_round(Ring *ring)
 	if (ring->loop.entered && !b->failed) {
 		wgmma_finish(k);
 		mma_wait(k);
-		warp_arrives(k, slot_barrier(ring, ring->read_slot, ring->count));
+		barrier_arrive(k, slot_barrier(ring, ring->read_slot, ring->count));
 		next_slot(ring, &ring->read_slot, &ring->read_parity);
 		ring_advance(ring, &ring->read_tile, &ring->read_group);
 	}
