@@ -269,9 +269,11 @@ void kernel_barrier(Kernel *k)
 	named_barrier(k, val_i32(b, CONSUMERS), k->launch->warps);
 }
 
+/* Not the aligned bar.sync, of which synccheck wants all warps of a CTA to execute the same one. */
 void kernel_meet(Kernel *k)
 {
-	ir_op(k->b, "gpu.barrier", NULL, IR_TYPE_COUNT, 0, NULL);
+	Val everyone = val_i32(k->b, 0);
+	val_intrinsic(k->b, "llvm.nvvm.barrier.cta.sync.all", IR_TYPE_COUNT, 1, &everyone);
 }
 
 Val kernel_grid(Kernel *k)

@@ -107,7 +107,7 @@ void warp_sync(Kernel *k);
 Val team_memory(Kernel *k, int bytes);
 /* The next launch may start once all CTAs have called it. */
 void kernel_lets_next_start(Kernel *k);
-/* Of all warps, those that only fetch too, wherever they are. */
+/* Of all warps, those that only fetch too, wherever they are: each may come from an instruction of its own. */
 void kernel_meet(Kernel *k);
 Val kernel_grid(Kernel *k);                  /* i32: how many CTAs there are; and which one this is, whatever k->cta says */
 Val kernel_cta(Kernel *k);
