@@ -58,8 +58,8 @@ enum {
 	PLAN_PANEL_BYTES = 128,            /* a row of a panel of a swizzled matrix */
 	PLAN_MARK = 64,                    /* rows, and keys, of a mark of the screen (templates/marks.h) */
 	PLAN_WORD_MARKS = 32,              /* key tiles of a word of marks */
-	PLAN_MAX_TEAMS = 2044,             /* of a launch whose teams tell how far they are (templates/progress.h) */
-	PLAN_PROGRESS_WORDS = PLAN_MAX_TEAMS + 4,
+	PLAN_MAX_TEAMS = 2040,             /* of a launch whose teams tell how far they are (templates/progress.h) */
+	PLAN_PROGRESS_WORDS = PLAN_MAX_TEAMS + 8,
 	PLAN_BOUND_KEYS = 128,             /* keys whose int8 images share a scale, and one bound in the screen */
 	PLAN_HELD_KEYS = 2,                /* of those, each thread of k_terms holds its part of so many in registers */
 	PLAN_MARK_CAPACITY = 128,          /* marks kept for a row block; key tiles beyond are visited whole */

@@ -3,6 +3,7 @@
 
 enum { WORD = 4, VECTOR = 4, HEADER = VECTOR };
 static const int32_t EVERY = INT32_MAX;
+_Static_assert(HEADER + PLAN_MAX_TEAMS + VECTOR - 1 <= PLAN_PROGRESS_WORDS, "the last team's vector, which begin() fills");
 
 static Val row_at(Kernel *k, Role role)
 {

@@ -1,7 +1,8 @@
 /*
  * How far launches of terms are, for a launch beside them that reads what they make as they make it.
  *
- *     progress   u32 [q_terms, k_terms][4 + PLAN_MAX_TEAMS]: how many teams there are, padding; then of each the block that it is at
+ *     progress   u32 [q_terms, k_terms][4 + PLAN_MAX_TEAMS + 4]: how many teams there are, padding; then of each the block that it is at,
+ *                and padding
  *
  * A team takes its blocks in ascending order, so all blocks below the least of these numbers are done. The first block of team t is t.
  * Then the last CTAs end, so that the launch beside has their multiprocessors; the teams of the others share out what is left in turn.
